@@ -1,0 +1,48 @@
+"""Every pass by name, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+from onnxfold.passes.base import Pass
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.spec import build_pass, parse_pipeline
+from onnxfold.passes.suggest import did_you_mean
+
+PASSES: dict[str, str] = {
+    # simplify: float, exact
+    # fuse: float, reassociated
+    # quantize
+    # fold
+    # bridge
+}
+"""Pass name -> ``module:Class`` below ``onnxfold.passes``."""
+
+
+def pass_names() -> tuple[str, ...]:
+    """The names of all passes, sorted."""
+    return tuple(sorted(PASSES))
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The class of the pass called ``name``.
+
+    Raises:
+        UsageError: There is no such pass; suggests the nearest name.
+    """
+    if name not in PASSES:
+        raise UsageError(f"no pass '{name}'{did_you_mean(name, PASSES)}")
+    module, class_name = PASSES[name].split(":")
+    return cast(
+        "type[Pass]", getattr(importlib.import_module(f"onnxfold.passes.{module}"), class_name)
+    )
+
+
+def parse_passes(text: str) -> tuple[Pass, ...]:
+    """The passes of a textual pipeline.
+
+    Raises:
+        UsageError: The text is malformed, or names an unknown pass or option.
+    """
+    return tuple(build_pass(pass_class(spec.name), spec) for spec in parse_pipeline(text))

@@ -1,0 +1,544 @@
+"""The one gate through which every mutation of a model goes.
+
+The gate names new values uniquely and deterministically, merges metadata, records provenance,
+counts what was done and tells its listeners. Mutations happen inside a *step*, the unit that is
+counted, listened to and bisected::
+
+    with rewriter.step("merge-transposes", node):
+        merged = rewriter.insert(node, "Transpose", [source], name="merged", attributes=...)
+        rewriter.replace_node(node, [merged])
+
+A listener may refuse a step: its first mutation then leaves the ``with`` block without a trace.
+So a rule decides completely before it mutates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxfold.passes.errors import PassError
+from onnxfold.passes.provenance import record_provenance
+from onnxfold.passes.walk import Scopes, all_graphs, iterate_graphs, label, nested_graphs
+
+AttributeValue = (
+    int
+    | float
+    | str
+    | Sequence[int]
+    | Sequence[float]
+    | Sequence[str]
+    | ir.TensorProtocol
+    | ir.Attr
+)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something a pass could have done and did not, in words a user can act on.
+
+    Attributes:
+        pass_name: The pass that speaks.
+        node: Name of the node (or of its first output where the node has no name).
+        op_type: The node's operator.
+        reason: Why the rewrite did not happen.
+        advice: What would make it happen; empty where nothing would.
+    """
+
+    pass_name: str
+    node: str
+    op_type: str
+    reason: str
+    advice: str = ""
+
+
+@dataclass
+class Step:
+    """One rewrite: a rule applied at a node."""
+
+    rule: str
+    node: ir.Node | None
+    sources: tuple[ir.Node, ...] = ()
+    applied: bool = False
+    counts: Counter[str] = field(default_factory=Counter[str])
+
+
+class RewriteListener:
+    """Hears every mutation. All methods do nothing by default."""
+
+    def permits(self, pass_name: str, step: Step) -> bool:
+        """Whether ``step`` may mutate the model; asked once a step, at its first mutation."""
+        return True
+
+    def node_inserted(self, node: ir.Node) -> None:
+        """``node`` was inserted."""
+
+    def node_erased(self, node: ir.Node, inputs: Sequence[ir.Value]) -> None:
+        """``node`` was erased; ``inputs`` are the values it read (nested bodies included)."""
+
+    def node_modified(self, node: ir.Node) -> None:
+        """An input or attribute of ``node`` changed."""
+
+    def value_replaced(self, old: ir.Value, new: ir.Value) -> None:
+        """All uses of ``old`` now read ``new``, which computes the same real value."""
+
+    def step_applied(self, pass_name: str, step: Step) -> None:
+        """``step`` mutated the model and is complete."""
+
+
+class StepRefusedError(Exception):
+    """A listener refused the current step; never leaves ``Rewriter.step``."""
+
+
+class Rewriter:
+    """Mutates one model on behalf of one pass.
+
+    Attributes:
+        model: The model; ``replace_model`` may put another one in its place.
+        statistics: Counts of ``inserted``, ``erased``, ``modified``, ``replaced`` and so on.
+        rules: How often each rule was applied.
+        remarks: What the pass had to say.
+    """
+
+    def __init__(
+        self, model: ir.Model, pass_name: str, listeners: Sequence[RewriteListener] = ()
+    ) -> None:
+        self.model = model
+        self.pass_name = pass_name
+        self.statistics: Counter[str] = Counter()
+        self.rules: Counter[str] = Counter()
+        self.remarks: list[Remark] = []
+        self._listeners = list(listeners)
+        self._step: Step | None = None
+        self._last_step: Step | None = None
+        self._names: set[str] | None = None
+        self._scopes: Scopes | None = None
+        self._next_suffix: dict[str, int] = {}
+
+    @property
+    def modified(self) -> bool:
+        """Whether any step mutated the model."""
+        return self.rules.total() > 0
+
+    def add_listener(self, listener: RewriteListener) -> None:
+        """Tell ``listener`` about every mutation from now on."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: RewriteListener) -> None:
+        """Stop telling ``listener``."""
+        self._listeners.remove(listener)
+
+    # Steps
+
+    @contextmanager
+    def step(
+        self, rule: str, node: ir.Node | None = None, *, sources: Iterable[ir.Node] = ()
+    ) -> Generator[Step]:
+        """Open the step in which ``rule`` rewrites ``node``.
+
+        Args:
+            rule: Name of the rule, counted and shown in statistics and bisection.
+            node: The node the rule looks at.
+            sources: Further nodes that the inserted ones are derived from.
+
+        Yields:
+            The step; after the block, ``applied`` says whether anything was mutated.
+        """
+        if self._step is not None:
+            raise PassError(f"pass {self.pass_name}: steps do not nest ({rule})")
+        all_sources = ((node,) if node is not None else ()) + tuple(sources)
+        step = Step(rule, node, all_sources)
+        self._step = self._last_step = step
+        try:
+            yield step
+        except StepRefusedError:
+            return
+        finally:
+            self._step = None
+        if not step.applied:
+            return
+        self.rules[rule] += 1
+        self.statistics.update(step.counts)
+        for listener in self._listeners:
+            listener.step_applied(self.pass_name, step)
+
+    def describe_step(self) -> str:
+        """The step last opened, for error messages; empty before the first."""
+        step = self._last_step
+        if step is None:
+            return ""
+        return f"{step.rule} on {label(step.node)}" if step.node is not None else step.rule
+
+    def add_source(self, *nodes: ir.Node) -> None:
+        """Name further nodes that what this step inserts is derived from."""
+        if self._step is None:
+            raise PassError(f"pass {self.pass_name}: add_source outside a step")
+        self._step.sources += nodes
+
+    def remark(self, node: ir.Node, reason: str, advice: str = "") -> None:
+        """Say why ``node`` was left as it is."""
+        name = node.name or next((o.name for o in node.outputs if o.name), "") or "(unnamed)"
+        self.remarks.append(Remark(self.pass_name, name, node.op_type, reason, advice))
+
+    # Mutations
+
+    def insert_node(
+        self,
+        anchor: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        name: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        domain: str = "",
+        outputs: int = 1,
+        after: bool = False,
+    ) -> ir.Node:
+        """Insert a node before (or after) ``anchor``, in the anchor's graph.
+
+        Args:
+            anchor: An existing node; decides graph and position.
+            op_type: The operator.
+            inputs: Input values; None for an absent optional input.
+            name: Base of the names of the node and its outputs, made unique.
+            attributes: Attribute values by name.
+            domain: Operator domain; imported at version 1 if it is not yet.
+            outputs: Number of outputs.
+            after: Insert after the anchor.
+
+        Returns:
+            The node. Types and shapes of its outputs are unknown until set or inferred.
+        """
+        step = self._mutate("inserted")
+        if anchor.graph is None:
+            raise PassError(f"pass {self.pass_name}: anchor {label(anchor)} is not in a graph")
+        self._import_domain(anchor.graph, domain)
+        unique = self.unique_name(name)
+        output_names = [unique] + [self.unique_name(f"{name}_{i}") for i in range(1, outputs)]
+        node = ir.Node(
+            domain,
+            op_type,
+            inputs,
+            [_as_attribute(key, value) for key, value in (attributes or {}).items()],
+            outputs=[ir.Value(name=output) for output in output_names],
+            name=unique,
+        )
+        record_provenance(node, self.pass_name, step.sources)
+        place = anchor.append if after else anchor.prepend
+        place(node)
+        self.scopes.add(node)
+        for listener in self._listeners:
+            listener.node_inserted(node)
+        return node
+
+    def insert(
+        self,
+        anchor: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        name: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        domain: str = "",
+        dtype: ir.DataType | None = None,
+        shape: ir.Shape | Sequence[int | str | None] | None = None,
+        after: bool = False,
+    ) -> ir.Value:
+        """Insert a node with one output and return that output, typed where the type is known."""
+        node = self.insert_node(
+            anchor, op_type, inputs, name=name, attributes=attributes, domain=domain, after=after
+        )
+        value = node.outputs[0]
+        if dtype is not None:
+            value.type = ir.TensorType(dtype)
+        if shape is not None:
+            value.shape = ir.Shape(shape)
+        return value
+
+    def constant(
+        self, anchor: ir.Node, data: npt.NDArray[Any] | ir.TensorProtocol, *, name: str
+    ) -> ir.Value:
+        """Add a constant that ``anchor`` (and what follows it) can read.
+
+        An initializer of the anchor's graph; inside a local function, which can hold none, a
+        Constant node.
+        """
+        if anchor.graph is None:
+            raise PassError(f"pass {self.pass_name}: anchor {label(anchor)} is not in a graph")
+        if self.scopes.in_function(anchor.graph):
+            return self._constant_node(anchor, data, name)
+        return self.add_initializer(anchor.graph, data, name=name)
+
+    def add_initializer(
+        self,
+        graph: ir.Graph,
+        data: npt.NDArray[Any] | ir.TensorProtocol,
+        *,
+        name: str,
+    ) -> ir.Value:
+        """Add an initializer to ``graph`` under a unique name based on ``name``."""
+        self._mutate("initializers_added")
+        unique = self.unique_name(name)
+        tensor = ir.tensor(data, name=unique)
+        value = ir.Value(
+            name=unique,
+            shape=_static_shape(tensor),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        graph.register_initializer(value)
+        return value
+
+    def remove_initializer(self, value: ir.Value) -> None:
+        """Remove an initializer that nothing reads.
+
+        Raises:
+            PassError: Something still reads it, or it is a graph input or output.
+        """
+        self._mutate("initializers_removed")
+        graph = value.graph
+        if graph is None or value.uses() or value.is_graph_input() or value.is_graph_output():
+            raise PassError(f"pass {self.pass_name}: initializer {value.name} is still in use")
+        graph.initializers.pop(value.name or "")
+
+    def replace_node(self, node: ir.Node, new_values: Sequence[ir.Value | None]) -> None:
+        """Replace every output of ``node`` and erase it.
+
+        Args:
+            node: The node to replace.
+            new_values: One value per output; None for an output that nothing reads.
+        """
+        for old, new in zip(node.outputs, new_values, strict=True):
+            if new is not None:
+                self.replace_value(old, new)
+        self.erase(node)
+
+    def replace_value(
+        self, old: ir.Value, new: ir.Value, *, keep: Collection[ir.Node] = ()
+    ) -> None:
+        """Let everything that reads ``old`` read ``new``. Graph outputs keep their names.
+
+        Args:
+            old: The value to take out of use.
+            new: The value that computes the same (or its rewritten form).
+            keep: Nodes that go on reading ``old``; the producer of ``new`` always does.
+        """
+        if old is new:
+            return
+        self._mutate("replaced")
+        if old.is_graph_output():
+            new = self._take_over_output(old, new)
+        for node, index in tuple(old.uses()):
+            if node is not new.producer() and node not in keep:
+                node.replace_input_with(index, new)
+        if new.shape is None:
+            new.shape = old.shape
+        if new.type is None:
+            new.type = old.type
+        for listener in self._listeners:
+            listener.value_replaced(old, new)
+
+    def erase(self, node: ir.Node) -> None:
+        """Erase a node whose outputs nothing reads.
+
+        Raises:
+            PassError: An output is still read or is a graph output.
+        """
+        self._mutate("erased")
+        if any(output.uses() or output.is_graph_output() for output in node.outputs):
+            raise PassError(f"pass {self.pass_name}: {label(node)} is still in use")
+        if node.graph is None:
+            raise PassError(f"pass {self.pass_name}: {label(node)} is not in a graph")
+        nested = [inner for graph in _bodies(node) for inner in graph]
+        read = [value for each in (node, *nested) for value in each.inputs if value is not None]
+        for graph in _bodies(node):
+            graph.outputs.clear()
+        for inner in nested:
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+        node.graph.remove(node, safe=True)
+        for listener in self._listeners:
+            listener.node_erased(node, read)
+
+    def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
+        """Let input ``index`` of ``node`` read ``value``, growing the input list if needed."""
+        self._mutate("modified")
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, value)
+        self._modified(node)
+
+    def truncate_inputs(self, node: ir.Node, count: int) -> None:
+        """Drop all inputs of ``node`` from position ``count`` on."""
+        self._mutate("modified")
+        node.resize_inputs(count)
+        self._modified(node)
+
+    def truncate_outputs(self, node: ir.Node, count: int) -> None:
+        """Drop the outputs of ``node``, which nothing reads, from position ``count`` on."""
+        self._mutate("modified")
+        node.resize_outputs(count)
+        self._modified(node)
+
+    def set_attribute(self, node: ir.Node, name: str, value: AttributeValue | None) -> None:
+        """Set an attribute, or remove it (None)."""
+        self._mutate("modified")
+        if value is None:
+            node.attributes.pop(name, None)
+        else:
+            node.attributes[name] = _as_attribute(name, value)
+        self._modified(node)
+
+    def set_type(
+        self,
+        value: ir.Value,
+        dtype: ir.DataType | None = None,
+        shape: ir.Shape | Sequence[int | str | None] | None = None,
+    ) -> None:
+        """Set what is known of the type of ``value``."""
+        self._mutate("types_set")
+        if dtype is not None:
+            value.type = ir.TensorType(dtype)
+        if shape is not None:
+            value.shape = ir.Shape(shape)
+
+    def rename(self, value: ir.Value, name: str) -> None:
+        """Give ``value`` a new name, which must be free."""
+        self._mutate("renamed")
+        if name in self._all_names():
+            raise PassError(f"pass {self.pass_name}: the name {name} is taken")
+        self._all_names().add(name)
+        value.name = name
+
+    def set_opset(self, version: int, domain: str = "") -> None:
+        """Declare the opset version of the main graph for ``domain``."""
+        self._mutate("opsets_set")
+        self.model.opset_imports[domain] = version
+
+    def replace_model(self, model: ir.Model) -> None:
+        """Put a whole new model in place of the current one (conversion by another library)."""
+        self._mutate("models_replaced")
+        self.model = model
+        self._names = None
+        self._scopes = None
+
+    # Scopes
+
+    @property
+    def scopes(self) -> Scopes:
+        """Which node holds each body, and the opsets each graph is read under."""
+        if self._scopes is None:
+            self._scopes = Scopes(self.model)
+        return self._scopes
+
+    def opset(self, node: ir.Node, domain: str = "") -> int:
+        """The opset version that ``node`` is read under, for ``domain``; 0 if not imported."""
+        return self.scopes.opset(node.graph, domain) if node.graph is not None else 0
+
+    # Names
+
+    def unique_name(self, base: str) -> str:
+        """A name that no node or value of the model has: ``base``, or ``base_1``, ``base_2`` ..."""
+        names = self._all_names()
+        name = base
+        while name in names:
+            self._next_suffix[base] = self._next_suffix.get(base, 0) + 1
+            name = f"{base}_{self._next_suffix[base]}"
+        names.add(name)
+        return name
+
+    def _all_names(self) -> set[str]:
+        if self._names is None:
+            self._names = set(_names_of(self.model))
+        return self._names
+
+    # Internals
+
+    def _mutate(self, kind: str) -> Step:
+        step = self._step
+        if step is None:
+            raise PassError(f"pass {self.pass_name} mutated the model outside a step")
+        if not step.applied:
+            if not all(listener.permits(self.pass_name, step) for listener in self._listeners):
+                raise StepRefusedError
+            step.applied = True
+        step.counts[kind] += 1
+        return step
+
+    def _modified(self, node: ir.Node) -> None:
+        for listener in self._listeners:
+            listener.node_modified(node)
+
+    def _import_domain(self, graph: ir.Graph, domain: str) -> None:
+        self.scopes.root(graph).opset_imports.setdefault(domain, 1)
+        self.model.opset_imports.setdefault(domain, 1)
+
+    def _constant_node(
+        self, anchor: ir.Node, data: npt.NDArray[Any] | ir.TensorProtocol, name: str
+    ) -> ir.Value:
+        tensor = ir.tensor(data, name=name)
+        value = self.insert(
+            anchor,
+            "Constant",
+            [],
+            name=name,
+            attributes={"value": tensor},
+            dtype=tensor.dtype,
+            shape=_static_shape(tensor),
+        )
+        value.const_value = tensor
+        return value
+
+    def _take_over_output(self, old: ir.Value, new: ir.Value) -> ir.Value:
+        """Let ``new`` stand where ``old`` is a graph output; an Identity where it cannot."""
+        graph = old.graph
+        producer = new.producer()
+        if graph is None:
+            raise PassError(f"pass {self.pass_name}: output {old.name} is in no graph")
+        if producer is None or producer.graph is not graph or new.is_graph_output():
+            anchor = old.producer()
+            if anchor is None:
+                raise PassError(f"pass {self.pass_name}: output {old.name} has no producer")
+            new = self.insert(
+                anchor, "Identity", [new], name=f"{old.name}_copy", dtype=new.dtype, after=True
+            )
+        name = old.name
+        old.name = self.unique_name(f"{name}_original")
+        new.name = name
+        new.type = old.type or new.type
+        new.shape = old.shape or new.shape
+        new.metadata_props.update(old.metadata_props)
+        for index, output in enumerate(graph.outputs):
+            if output is old:
+                graph.outputs[index] = new
+        return new
+
+
+def _as_attribute(name: str, value: AttributeValue) -> ir.Attr:
+    if isinstance(value, ir.Attr):
+        return value
+    return ir.convenience.convert_attribute(name, value)
+
+
+def _static_shape(tensor: ir.TensorProtocol) -> ir.Shape:
+    return ir.Shape(tensor.shape.numpy())
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs nested in ``node``, at any depth."""
+    return [graph for body in iterate_graphs(node) for graph in (body, *nested_graphs(body))]
+
+
+def _names_of(model: ir.Model) -> Iterator[str]:
+    for graph in all_graphs(model):
+        yield from (value.name or "" for value in graph.inputs)
+        yield from graph.initializers
+        for node in graph:
+            yield node.name or ""
+            yield from (output.name or "" for output in node.outputs)
