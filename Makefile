@@ -1,0 +1,53 @@
+# onnxfold: every target sets up .venv itself and reuses it.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures
+
+.PHONY: help setup demo test test-fast check format bench fixtures wheel-check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv with onnxfold and its development tools
+
+$(READY): pyproject.toml
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing onnxfold and its dependencies into $(VENV) ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Compile a real file-type classifier to int8 on real files, and prove it
+	@$(RUN) examples/magika/run.py
+
+test: $(READY) ## Run the whole test suite
+	@$(RUN) -m pytest
+
+test-fast: $(READY) ## Run the tests that take seconds
+	@$(RUN) -m pytest -m 'not slow and not network'
+
+check: $(READY) ## Lint, formatting and strict types
+	@$(VENV)/bin/ruff check $(SOURCES)
+	@$(VENV)/bin/ruff format --check $(SOURCES)
+	@$(VENV)/bin/pyright
+
+format: $(READY) ## Format the code
+	@$(VENV)/bin/ruff check --fix $(SOURCES)
+	@$(VENV)/bin/ruff format $(SOURCES)
+
+bench: $(READY) ## Measure side by side: graph edits, calibration, fold
+	@$(RUN) benchmarks/bench_graph_edits.py
+	@$(RUN) benchmarks/bench_calibration.py
+	@$(RUN) benchmarks/bench_fold.py
+
+fixtures: $(READY) ## Regenerate the committed fixture models
+	@$(RUN) fixtures/generate.py
+
+wheel-check: $(READY) ## Build the wheel through the sdist and import all of it in a clean environment
+	@$(RUN) tests/packaging/wheel_check.py
+
+clean: ## Remove .venv and everything generated
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .onnxfold
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
