@@ -1,0 +1,149 @@
+"""The report as Markdown, for people and pull requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_MAX_ISLANDS = 50
+
+
+def to_markdown(report: dict[str, Any]) -> str:
+    """Render a report (as ``Report.to_json`` gives it) as a Markdown document."""
+    verdict = report["verdict"]
+    lines = [
+        f"# onnxfold {report['command']}: {'passed' if verdict['passed'] else 'FAILED'}",
+        "",
+        *(f"- {escape(reason)}" for reason in verdict["reasons"]),
+        *_models(report),
+        *_latency(report["latency"]),
+        *_equivalence(report["equivalence"]),
+        *_passes(report["passes"]),
+        *_decisions(report["decisions"]),
+        *_islands(report["islands"]),
+        *_versions(report),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def escape(text: object) -> str:
+    """``text`` with everything taken out of it that Markdown or HTML would act on."""
+    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
+    for mark in "|`*_[]#":
+        escaped = escaped.replace(mark, "\\" + mark)
+    return " ".join(escaped.split())
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table, followed by an empty one."""
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join(' --- ' for _ in header)}|"]
+    lines += [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows]
+    return [*lines, ""]
+
+
+def _models(report: dict[str, Any]) -> list[str]:
+    rows: list[tuple[object, ...]] = []
+    for role in ("source", "result"):
+        facts = report[role]
+        if facts is None:
+            continue
+        census = facts["census"]
+        integer = f"{census.get('integer_share', 0.0):.1%}"
+        nodes = sum(census.get("ops", {}).values())
+        rows.append(
+            (role, facts["path"] or "(in memory)", facts["bytes"], nodes, integer, facts["sha256"])
+        )
+    return ["## Models", "", *table(("", "path", "bytes", "nodes", "integer MACs", "sha256"), rows)]
+
+
+def _latency(latency: dict[str, Any]) -> list[str]:
+    if not latency:
+        return []
+    rows = [
+        (name, f"{row['median_ms']:.3f}", f"{row['relative']:.3f}")
+        for name, row in latency["models"].items()
+    ]
+    note = f"Interleaved medians over {latency['rounds']} rounds."
+    header = ("model", "median ms", "of the original")
+    return ["## Latency", "", note, "", *table(header, rows)]
+
+
+def _equivalence(equivalence: dict[str, Any]) -> list[str]:
+    if not equivalence:
+        return []
+    rows = [
+        (
+            output["name"],
+            _number(output.get("sqnr_db"), ".1f"),
+            _number(output.get("cosine"), ".6f"),
+            _number(output.get("max_abs"), ".3g"),
+            _number(output.get("top1_agreement"), ".2%"),
+        )
+        for output in equivalence["outputs"]
+    ]
+    header = ("output", "SQNR dB", "cosine", "max error", "top-1 agreement")
+    note = f"Against the original, on {equivalence['samples']} samples."
+    return ["## Equivalence", "", note, "", *table(header, rows)]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _passes(passes: list[dict[str, Any]]) -> list[str]:
+    if not passes:
+        return []
+    rows = [
+        (
+            row["pass"],
+            row["contract"],
+            ", ".join(f"{rule} x{count}" for rule, count in row["rules"].items()) or "no change",
+            f"{row['seconds']:.3f}",
+            _evidence(row["evidence"]),
+        )
+        for row in passes
+    ]
+    return ["## Passes", "", *table(("pass", "contract", "rewrites", "seconds", "gate"), rows)]
+
+
+def _evidence(evidence: dict[str, Any]) -> str:
+    if not evidence:
+        return ""
+    return "passed" if evidence.get("verdict", {}).get("passed") else "FAILED"
+
+
+def _decisions(decisions: list[dict[str, Any]]) -> list[str]:
+    if not decisions:
+        return []
+    rows = [
+        (
+            row["candidate"],
+            _number(row.get("median_ms"), ".3f"),
+            _number(row.get("relative"), ".3f"),
+            row.get("quality", ""),
+            row["outcome"],
+        )
+        for row in decisions
+    ]
+    header = ("candidate", "median ms", "of the original", "quality", "outcome")
+    return ["## What was measured and chosen", "", *table(header, rows)]
+
+
+def _islands(islands: list[dict[str, str]]) -> list[str]:
+    if not islands:
+        return []
+    rows = [
+        (row["node"], row["op_type"], row["reason"], row["advice"])
+        for row in islands[:_MAX_ISLANDS]
+    ]
+    more = len(islands) - len(rows)
+    note = [f"... and {more} more, in report.json.", ""] if more else []
+    header = ("node", "operator", "reason", "what would change it")
+    return ["## Left in float", "", *table(header, rows), *note]
+
+
+def _versions(report: dict[str, Any]) -> list[str]:
+    data = report["data"]
+    samples = f"Data: {escape(data.get('description', ''))}." if data else ""
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    return ["## Made with", "", versions, "", samples]

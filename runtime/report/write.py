@@ -1,0 +1,39 @@
+"""Writing report.json and report.md into a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from onnxfold.passes.errors import UsageError
+from onnxfold.runtime.report.markdown import to_markdown
+
+
+def write_report(report: dict[str, Any], directory: Path) -> None:
+    """Write ``report.json`` and ``report.md``, each all at once.
+
+    Raises:
+        UsageError: The folder cannot be made or written to.
+    """
+    write_text(directory / "report.json", json.dumps(report, indent=2, allow_nan=True) + "\n")
+    write_text(directory / "report.md", to_markdown(report))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to a file beside ``path`` and rename it, so that no half file is ever seen.
+
+    Raises:
+        UsageError: The place is not writable.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose another place") from error
