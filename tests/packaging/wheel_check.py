@@ -19,11 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 def expected_modules() -> list[str]:
     """Every module of the product, read from the source tree."""
     modules = ["onnxfold"]
-    for folder, prefix in (("src/onnxfold", "onnxfold"), ("passes", "onnxfold.passes"), ("runtime", "onnxfold.runtime")):
+    for folder, prefix in (
+        ("src/onnxfold", "onnxfold"),
+        ("passes", "onnxfold.passes"),
+        ("runtime", "onnxfold.runtime"),
+    ):
         base = ROOT / folder
         for path in sorted(base.rglob("*.py")):
             parts = path.relative_to(base).with_suffix("").parts
-            if path.name == "__main__.py" or (folder.startswith("src") and parts[0] in ("passes", "runtime")):
+            if path.name == "__main__.py" or (
+                folder.startswith("src") and parts[0] in ("passes", "runtime")
+            ):
                 continue
             names = parts[:-1] if parts[-1] == "__init__" else parts
             modules.append(".".join((prefix, *names)))
@@ -44,7 +50,9 @@ def main() -> None:
         names = zipfile.ZipFile(wheel).namelist()
         leaked = [name for name in names if name.startswith(("passes/", "runtime/", "tests/"))]
         if leaked or "onnxfold/py.typed" not in names:
-            raise SystemExit(f"wheel: leaked {leaked}, py.typed in it: {'onnxfold/py.typed' in names}")
+            raise SystemExit(
+                f"wheel: leaked {leaked}, py.typed in it: {'onnxfold/py.typed' in names}"
+            )
         environment = scratch / "venv"
         venv.create(environment, with_pip=True)
         python = environment / "bin" / "python"
