@@ -21,7 +21,7 @@ from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import NonConvergenceError, UsageError
 from onnxfold.passes.rewriter import RewriteListener, Rewriter, Step
 from onnxfold.passes.suggest import did_you_mean
-from onnxfold.passes.walk import all_nodes, label
+from onnxfold.passes.walk import all_nodes, label, use_count
 
 MAX_REWRITES_PER_NODE = 100
 """How often one rule may rewrite one node and its descendants without removing any node."""
@@ -159,7 +159,7 @@ class _Worklist(RewriteListener):
         for value in inputs:
             self.push(value.producer())
             # A value left with one consumer may now be fused into it.
-            if len(value.uses()) == 1:
+            if use_count(value) == 1:
                 self.push(next(iter(value.uses())).node)
 
     def node_modified(self, node: ir.Node) -> None:
@@ -167,8 +167,9 @@ class _Worklist(RewriteListener):
         for output in node.outputs:
             self._push_consumers(output)
 
-    def value_replaced(self, old: ir.Value, new: ir.Value) -> None:
-        self._push_consumers(new)
+    def uses_moved(self, nodes: Sequence[ir.Node]) -> None:
+        for node in nodes:
+            self.push(node)
 
     def _push_consumers(self, value: ir.Value) -> None:
         for usage in value.uses():

@@ -25,7 +25,14 @@ import onnx_ir as ir
 
 from onnxfold.passes.errors import PassError
 from onnxfold.passes.provenance import record_provenance
-from onnxfold.passes.walk import Scopes, all_graphs, iterate_graphs, label, nested_graphs
+from onnxfold.passes.walk import (
+    Scopes,
+    all_graphs,
+    iterate_graphs,
+    label,
+    nested_graphs,
+    use_count,
+)
 
 AttributeValue = (
     int
@@ -87,6 +94,9 @@ class RewriteListener:
 
     def value_replaced(self, old: ir.Value, new: ir.Value) -> None:
         """All uses of ``old`` now read ``new``, which computes the same real value."""
+
+    def uses_moved(self, nodes: Sequence[ir.Node]) -> None:
+        """``nodes`` read another value than before: what replaced the one they read."""
 
     def step_applied(self, pass_name: str, step: Step) -> None:
         """``step`` mutated the model and is complete."""
@@ -303,7 +313,7 @@ class Rewriter:
         """
         self._mutate("initializers_removed")
         graph = value.graph
-        if graph is None or value.uses() or value.is_graph_input() or value.is_graph_output():
+        if graph is None or use_count(value) or value.is_graph_input() or value.is_graph_output():
             raise PassError(f"pass {self.pass_name}: initializer {value.name} is still in use")
         graph.initializers.pop(value.name or "")
 
@@ -334,15 +344,18 @@ class Rewriter:
         self._mutate("replaced")
         if old.is_graph_output():
             new = self._take_over_output(old, new)
-        for node, index in tuple(old.uses()):
+        moved: dict[ir.Node, None] = {}
+        for node, index in old.uses():
             if node is not new.producer() and node not in keep:
                 node.replace_input_with(index, new)
+                moved[node] = None
         if new.shape is None:
             new.shape = old.shape
         if new.type is None:
             new.type = old.type
         for listener in self._listeners:
             listener.value_replaced(old, new)
+            listener.uses_moved(tuple(moved))
 
     def erase(self, node: ir.Node) -> None:
         """Erase a node whose outputs nothing reads.
@@ -351,7 +364,7 @@ class Rewriter:
             PassError: An output is still read or is a graph output.
         """
         self._mutate("erased")
-        if any(output.uses() or output.is_graph_output() for output in node.outputs):
+        if any(use_count(output) or output.is_graph_output() for output in node.outputs):
             raise PassError(f"pass {self.pass_name}: {label(node)} is still in use")
         if node.graph is None:
             raise PassError(f"pass {self.pass_name}: {label(node)} is not in a graph")
@@ -415,6 +428,29 @@ class Rewriter:
             raise PassError(f"pass {self.pass_name}: the name {name} is taken")
         self._all_names().add(name)
         value.name = name
+
+    def swap_names(self, first: ir.Value, second: ir.Value) -> None:
+        """Let two values of one scope exchange names: a replacement takes over the name."""
+        self._mutate("renamed")
+        names = first.name, second.name
+        # Through a free name: initializers of one graph may not share one, even for a moment.
+        first.name = self.unique_name(f"{names[0]}_swapped")
+        second.name, first.name = names
+
+    def remove_function(self, identifier: ir.OperatorIdentifier) -> None:
+        """Remove a local function that no node calls."""
+        self._mutate("functions_removed")
+        del self.model.functions[identifier]
+
+    def remove_opset(self, graph: ir.Graph, domain: str) -> None:
+        """Stop importing ``domain`` into ``graph`` (the main graph, or a function's)."""
+        self._mutate("opsets_removed")
+        del graph.opset_imports[domain]
+
+    def set_ir_version(self, version: int) -> None:
+        """Declare the IR version of the model."""
+        self._mutate("ir_versions_set")
+        self.model.ir_version = version
 
     def set_opset(self, version: int, domain: str = "") -> None:
         """Declare the opset version of the main graph for ``domain``."""

@@ -77,6 +77,12 @@ class Scopes:
         return self.root(graph).opset_imports.get(domain, 0)
 
 
+def use_count(value: ir.Value) -> int:
+    """How many node inputs read ``value``, in constant time."""
+    # uses() copies: quadratic where thousands of nodes share one scale.
+    return len(value._uses)  # pyright: ignore[reportPrivateUsage]
+
+
 def label(node: ir.Node) -> str:
     """``Conv 'name'``, for messages; the first output stands in for a missing name."""
     name = node.name or next((output.name for output in node.outputs if output.name), None)
