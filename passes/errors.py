@@ -36,6 +36,18 @@ class PassError(OnnxfoldError):
     """A pass failed, or left the model in a state the verifier rejects (exit code 4)."""
 
 
+class VerificationError(PassError):
+    """A model breaks an invariant of the IR.
+
+    Attributes:
+        detail: The neighbourhood of the failing node as ONNX-like text, several lines; may be empty.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
 class NonConvergenceError(PassError):
     """Rules kept rewriting each other's results; names the rules that do."""
 
