@@ -1,0 +1,1 @@
+"""onnxfold at work on real models and real data."""

@@ -1,0 +1,144 @@
+"""Render text lines, upright and upside down, for the PP-OCR direction classifier.
+
+Calibration and evaluation share neither a string nor a font size. Images become model inputs as
+rapidocr does it: resized to a height of 48 keeping the aspect, normalized to [-1, 1], padded with
+zeros to a width of 192.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+HEIGHT, WIDTH = 48, 192
+CALIBRATION_LINES = 128
+EVALUATION_LINES = 512
+CALIBRATION_SIZES = (16, 20, 26, 34)
+EVALUATION_SIZES = (15, 18, 23, 30)
+FONT_FAMILIES = ("DejaVuSans", "DejaVuSerif", "Liberation", "FreeSans", "FreeSerif", "NotoSans-")
+
+WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Model inputs and their true classes.
+
+    Attributes:
+        inputs: float32 [N, 3, 48, 192].
+        labels: int64 [N], 0 for an upright line and 1 for one turned by 180 degrees.
+    """
+
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def save(self, path: Path) -> None:
+        """Write the samples as an .npz with the arrays `x` (the model's input) and `labels`."""
+        np.savez(path, x=self.inputs, labels=self.labels)
+
+
+def system_fonts(root: Path = Path("/usr/share/fonts")) -> list[Path]:
+    """Return the Latin text fonts installed on the machine, in a fixed order, possibly none."""
+    found = [path for path in root.rglob("*.ttf") if path.name.startswith(FONT_FAMILIES)]
+    return sorted(found)
+
+
+def preprocess(line: Image.Image) -> NDArray[np.float32]:
+    """Return the classifier's input for one image of a text line: float32 [3, 48, 192]."""
+    width = min(WIDTH, math.ceil(HEIGHT * line.width / line.height))
+    resized = line.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR)
+    pixels = np.frombuffer(resized.tobytes(), np.uint8).reshape(HEIGHT, width, 3).transpose(2, 0, 1)
+    padded = np.zeros((3, HEIGHT, WIDTH), dtype=np.float32)
+    padded[:, :, :width] = (pixels / np.float32(255) - 0.5) / 0.5
+    return padded
+
+
+def build(fonts: Sequence[Path]) -> tuple[Samples, Samples]:
+    """Return the calibration and the evaluation set. The same fonts give the same sets.
+
+    Args:
+        fonts: font files to draw with; Pillow's own scalable font when empty.
+    """
+    rng = np.random.default_rng(0)
+    lines = _lines(rng, CALIBRATION_LINES + EVALUATION_LINES)
+    calibration = _render(lines[:CALIBRATION_LINES], fonts, CALIBRATION_SIZES, rng)
+    return calibration, _render(lines[CALIBRATION_LINES:], fonts, EVALUATION_SIZES, rng)
+
+
+def _lines(rng: np.random.Generator, count: int) -> list[str]:
+    """Return `count` different lines of one to three words, some with a number."""
+    lines: dict[str, None] = {}
+    while len(lines) < count:
+        words = [WORDS[int(rng.integers(len(WORDS)))] for _ in range(int(rng.integers(1, 4)))]
+        style = rng.random()
+        if style < 0.1:
+            words = [word.upper() for word in words]
+        elif style < 0.5:
+            words[0] = words[0].capitalize()
+        if rng.random() < 0.3:
+            words.append(str(rng.integers(10, 10_000)))
+        lines[" ".join(words)] = None
+    return list(lines)
+
+
+def _render(
+    lines: Sequence[str], fonts: Sequence[Path], sizes: Sequence[int], rng: np.random.Generator
+) -> Samples:
+    inputs: list[NDArray[np.float32]] = []
+    for text in lines:
+        image = _draw(text, _font(fonts, sizes, rng), rng)
+        inputs += [preprocess(image), preprocess(image.transpose(Image.Transpose.ROTATE_180))]
+    return Samples(np.stack(inputs), np.tile(np.array([0, 1], dtype=np.int64), len(lines)))
+
+
+def _font(fonts: Sequence[Path], sizes: Sequence[int], rng: np.random.Generator) -> Font:
+    size = int(rng.choice(sizes))
+    if not fonts:
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(fonts[int(rng.integers(len(fonts)))], size)
+
+
+def _draw(text: str, font: Font, rng: np.random.Generator) -> Image.Image:
+    """Return one line of text as a cheap camera sees it: tilted, blurred and noisy."""
+    left, top, right, bottom = font.getbbox(text)
+    margin = int(rng.integers(2, 8))
+    size = (math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin)
+    dark = rng.integers(0, 110, size=3)
+    bright = rng.integers(150, 256, size=3)
+    ink, paper = (dark, bright) if rng.random() < 0.8 else (bright, dark)
+    image = Image.new("RGB", size, _rgb(paper))
+    ImageDraw.Draw(image).text((margin - left, margin - top), text, fill=_rgb(ink), font=font)
+    tilt = float(rng.uniform(-3, 3))
+    image = image.rotate(tilt, Image.Resampling.BILINEAR, expand=True, fillcolor=_rgb(paper))
+    image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.8))))
+    noise = rng.normal(0, rng.uniform(0, 10), size=(image.height, image.width, 1))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+
+def _rgb(color: NDArray[np.int64]) -> tuple[int, int, int]:
+    return int(color[0]), int(color[1]), int(color[2])
+
+
+def main() -> None:
+    """Write calibration.npz and evaluation.npz into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the two files go")
+    folder: Path = parser.parse_args().folder
+    calibration, evaluation = build(system_fonts())
+    folder.mkdir(parents=True, exist_ok=True)
+    calibration.save(folder / "calibration.npz")
+    evaluation.save(folder / "evaluation.npz")
+    print(f"{len(calibration.labels)} calibration and {len(evaluation.labels)} evaluation samples")
+
+
+if __name__ == "__main__":
+    main()
