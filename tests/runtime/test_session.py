@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import ExecutionError, InvalidModelError, UsageError
 from onnxfold.runtime.profile import execution_profile, optimized_op_census
 from onnxfold.runtime.session import (
@@ -125,7 +126,7 @@ def test_versions_are_found_by_trying() -> None:
     ],
 )
 def test_element_types_survive(element_type: int, dtype: type) -> None:
-    values = np.array([[0, 1, 3], [1, 0, 2]]).astype(dtype)
+    values: Array = np.array([[0, 1, 3], [1, 0, 2]], dtype=np.dtype(dtype))
     if dtype is object:
         values = np.array([["a", "b", "ü"]], object)
     result = Session(identity(element_type)).run({"x": values})["y"]
@@ -218,7 +219,7 @@ def test_matmulnbits_keeps_float_activations() -> None:
         d = DequantizeLinear(w, s) y = MatMul(x, d) }""")
     weights = rng.integers(-127, 127, (64, 32)).astype(np.int8)
     proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
-    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.01), "s"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0.01, np.float32), "s"))
     feed = {"x": rng.normal(size=(4, 64)).astype(np.float32)}
 
     reference, deployed = (Session(proto, c).run(feed)["y"] for c in (REFERENCE, DEPLOYMENT))

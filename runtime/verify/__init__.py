@@ -1,0 +1,1 @@
+"""Evidence that a rewritten model still computes what the original computed."""

@@ -1,0 +1,120 @@
+"""Finds what goes into the softmax behind an output, and adds it to the outputs of a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxfold.passes.errors import OnnxfoldError
+from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
+from onnxfold.runtime.specs import ModelLike, load_ir
+
+_SUFFIX = " (before softmax)"
+
+
+def softmax_inputs(model: ir.Model) -> dict[str, str]:
+    """For each output of the main graph that a softmax computes: the value before the softmax.
+
+    Softmax itself is recognized, and Exp(z) / ReduceSum(Exp(z)) with or without the usual
+    subtraction of ReduceMax. Outputs whose softmax input is an output anyway are left out.
+    """
+    visible = {value.name for value in model.graph.outputs}
+    found: dict[str, str] = {}
+    for output in model.graph.outputs:
+        before = _softmax_input(output)
+        if before is None or before.is_graph_input() or before.is_initializer():
+            continue
+        if output.name and before.name and before.name not in visible:
+            found[output.name] = before.name
+    return found
+
+
+@dataclass(frozen=True)
+class LogitsSession:
+    """A session that also returns, by a name of its own, what goes into the softmaxes.
+
+    Attributes:
+        session: The session of the copy with the added outputs.
+        names: Output name -> the value before its softmax, where it was added.
+    """
+
+    session: Session
+    names: Mapping[str, str]
+
+    @classmethod
+    def open(
+        cls, model: ModelLike, config: SessionConfig = REFERENCE, only: frozenset[str] | None = None
+    ) -> LogitsSession:
+        """Load a copy of ``model`` with the added outputs; ``model`` itself is not changed.
+
+        Args:
+            model: The model.
+            config: How it runs. Added outputs change what optimizations do: none should be on.
+            only: The outputs to do it for; all that are behind a softmax if None.
+
+        Raises:
+            ExecutionError: ONNX Runtime refuses the model.
+        """
+        source = load_ir(model)
+        names = softmax_inputs(source)
+        names = {name: z for name, z in names.items() if only is None or name in only}
+        if not names:
+            return cls(Session(model, config), {})
+        try:
+            return cls(Session(_exposed(source, names), config), names)
+        except OnnxfoldError:
+            # A type that is unknown here may make the copy invalid where the model is not.
+            return cls(Session(model, config), {})
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's outputs in order, then those before the softmaxes."""
+        outputs = self.session.run(feed)
+        added = {f"{name}{_SUFFIX}": outputs[value] for name, value in self.names.items()}
+        hidden = set(self.names.values())
+        return {name: v for name, v in outputs.items() if name not in hidden} | added
+
+
+def _exposed(model: ir.Model, names: Mapping[str, str]) -> ir.Model:
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    outputs = {value.name: value for value in copy.graph.outputs}
+    for name, before in names.items():
+        value = values[before]
+        value.type = value.type or outputs[name].type
+        if value not in copy.graph.outputs:
+            copy.graph.outputs.append(value)
+    return copy
+
+
+def _softmax_input(output: ir.Value) -> ir.Value | None:
+    node = output.producer()
+    if node is None or node.domain:
+        return None
+    if node.op_type == "Softmax":
+        return node.inputs[0]
+    if node.op_type != "Div":
+        return None
+    exponential, total = (_producer(value) for value in node.inputs)
+    if not _is(exponential, "Exp") or not _is(total, "ReduceSum") or exponential is None:
+        return None
+    if total is None or total.inputs[0] is not exponential.outputs[0]:
+        return None
+    shifted = _producer(exponential.inputs[0])
+    if not _is(shifted, "Sub") or shifted is None:
+        return exponential.inputs[0]
+    maximum = _producer(shifted.inputs[1])
+    if maximum is None or not _is(maximum, "ReduceMax"):
+        return exponential.inputs[0]
+    same = maximum.inputs[0] is shifted.inputs[0]
+    return shifted.inputs[0] if same else exponential.inputs[0]
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _is(node: ir.Node | None, op_type: str) -> bool:
+    return node is not None and not node.domain and node.op_type == op_type
