@@ -1,5 +1,33 @@
-"""onnxfold: ONNX graph rewriting that can be trusted."""
+"""onnxfold: ONNX graph rewriting that can be trusted.
+
+Every function takes a model as a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``, and never
+modifies it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from onnxfold._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from onnxfold.api import Outcome, compile, explain, fold, optimize, run_passes, verify
+
+__all__ = [
+    "Outcome",
+    "__version__",
+    "compile",
+    "explain",
+    "fold",
+    "optimize",
+    "run_passes",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # ONNX Runtime takes most of a second to import: `onnxfold --help` need not wait for it.
+    if name in __all__:
+        return getattr(importlib.import_module("onnxfold.api"), name)
+    raise AttributeError(f"module 'onnxfold' has no attribute '{name}'")

@@ -1,0 +1,1 @@
+"""From passes to a model with evidence: verified runs, measured choices, plans."""

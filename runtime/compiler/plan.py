@@ -1,0 +1,90 @@
+"""The plan: every measured choice of a compilation, to be replayed without measuring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxfold.passes.base import Pass
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.spec import print_pass
+from onnxfold.runtime.report.report import package_versions
+from onnxfold.runtime.report.write import write_text
+
+_FORMAT = "onnxfold-plan"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The passes that were chosen, calibration ranges included, and what they were chosen for.
+
+    Attributes:
+        model_sha256: Of the model the plan was made for.
+        passes: The pipeline, in order.
+        decisions: What was measured; for people, not read on replay.
+    """
+
+    model_sha256: str
+    passes: tuple[Pass, ...]
+    decisions: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+
+    def save(self, path: Path) -> None:
+        """Write the plan.
+
+        Raises:
+            UsageError: The place is not writable.
+        """
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "versions": package_versions(),
+            "model_sha256": self.model_sha256,
+            "passes": [print_pass(pass_) for pass_ in self.passes],
+            "decisions": list(self.decisions),
+        }
+        write_text(path, json.dumps(document, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UsageError: The file is missing, no plan, or names an unknown pass or option.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(f"{path}: no such plan file") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: not a plan file ({error})") from error
+        if not isinstance(document, dict):
+            raise UsageError(f"{path}: not a plan file (no JSON object)")
+        return cls._from_document(path, document)  # pyright: ignore[reportUnknownArgumentType]
+
+    @classmethod
+    def _from_document(cls, path: Path, document: dict[str, Any]) -> Plan:
+        if document.get("format") != _FORMAT or document.get("version") != _VERSION:
+            raise UsageError(f"{path}: not an {_FORMAT} of version {_VERSION}")
+        try:
+            texts: Sequence[str] = document["passes"]
+            passes = parse_passes(",".join(texts))
+            return cls(str(document["model_sha256"]), passes, tuple(document["decisions"]))
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{path}: incomplete plan file ({error})") from error
+
+    def check_model(self, sha256: str) -> None:
+        """Refuse to replay on another model than the plan was made for.
+
+        Raises:
+            UsageError: The hashes differ.
+        """
+        if sha256 != self.model_sha256:
+            raise UsageError(
+                f"the plan was made for another model (sha256 {self.model_sha256[:12]}..., this "
+                f"one is {sha256[:12]}...); compile without --plan"
+            )

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from onnxfold.runtime.compiler.search import (
+    FLOAT,
+    ORIGINAL,
+    Choice,
+    Latency,
+    Quality,
+    Selection,
+    Subject,
+    search,
+)
+
+LAYERS = {"stem": "Conv, 3 input channels", "body": "Conv", "head": "Gemm"}
+WIDE = Choice("everything", ("Conv", "Gemm", "Add"))
+LINEAR = Choice("linear", ("Conv", "Gemm"))
+
+# A "model" here is the set of layers it quantizes, plus "Add" where elementwise operators are.
+Model = frozenset[str]
+
+
+def build(choice: Choice) -> Model:
+    layers = {name for name in LAYERS if name not in choice.skip}
+    return frozenset(layers | ({"Add"} if "Add" in choice.op_types else set()))
+
+
+def subject(
+    milliseconds: Mapping[str, float],
+    damage: Mapping[str, float] | None = None,
+    *,
+    float_ms: float = 10.0,
+    original_ms: float = 10.0,
+    allowed: float = 1.0,
+) -> Subject[Model]:
+    """A world in which each quantized part adds its milliseconds to (or takes them from) 10."""
+    damages = damage or {}
+
+    def latency_of(name: str, model: Model) -> float:
+        if name == ORIGINAL:
+            return original_ms
+        if name == FLOAT:
+            return float_ms
+        return float_ms + sum(milliseconds.get(part, 0.0) for part in model)
+
+    def clock(models: Mapping[str, Model]) -> dict[str, Latency]:
+        times = {name: latency_of(name, model) for name, model in models.items()}
+        return {name: Latency(ms, ms / times[ORIGINAL]) for name, ms in times.items()}
+
+    def judge(model: Model) -> Quality:
+        lost = sum(damages.get(part, 0.0) for part in model)
+        return Quality(lost <= allowed, -lost, f"lost {lost}")
+
+    return Subject(
+        build=build,
+        judge=judge,
+        clock=clock,
+        layers=LAYERS,
+        damage=lambda layer: damages.get(layer, 0.0),
+        original=frozenset({"original"}),
+        optimized=frozenset({"float"}),
+    )
+
+
+def outcomes(selection: Selection[Model]) -> dict[str, str]:
+    return {row["candidate"]: row["outcome"] for row in selection.decisions}
+
+
+def test_takes_the_fastest_width() -> None:
+    selection = search(subject({"body": -6.0, "Add": 1.0}), [WIDE, LINEAR])
+    assert selection.model == {"stem", "body", "head"}
+    assert outcomes(selection)["linear"] == "chosen"
+
+
+def test_a_class_of_layers_that_is_slower_in_integers_goes_back_to_float() -> None:
+    selection = search(subject({"body": -6.0, "stem": 2.0}), [LINEAR])
+    assert selection.model == {"body", "head"}
+    assert selection.choice is not None
+    assert selection.choice.skip == ("stem",)
+
+
+def test_nothing_slower_than_float_is_chosen() -> None:
+    selection = search(subject({"body": 3.0, "stem": 2.0, "head": 0.1}), [WIDE, LINEAR])
+    assert (selection.name, selection.choice) == (FLOAT, None)
+    assert selection.model == {"float"}
+
+
+def test_not_even_an_optimized_float_model_that_is_slower_than_the_original() -> None:
+    selection = search(subject({"body": 3.0}, float_ms=12.0), [LINEAR])
+    assert selection.name == ORIGINAL
+    assert selection.model == {"original"}
+
+
+def test_keep_slower_takes_the_widest_choice_within_the_budget() -> None:
+    selection = search(subject({"body": 30.0}), [WIDE, LINEAR], keep_slower=True)
+    assert selection.model == {"stem", "body", "head", "Add"}
+
+
+def test_the_most_damaging_layers_go_back_to_float_until_the_budget_is_met() -> None:
+    world = subject({"body": -6.0}, {"head": 5.0, "stem": 0.2})
+    selection = search(world, [LINEAR])
+    assert selection.model == {"stem", "body"}
+    assert outcomes(selection)["linear"] == "misses the budget"
+
+
+def test_float_where_no_repair_meets_the_budget() -> None:
+    world = subject({"body": -6.0}, {"head": 5.0, "stem": 5.0, "body": 5.0})
+    assert search(world, [LINEAR]).name == FLOAT
+
+
+@pytest.mark.parametrize("better", ["min-max", "percentile"])
+def test_of_two_calibrations_the_nearer_one_is_timed(better: str) -> None:
+    choices = [Choice(name, ("Conv",), calibration=name) for name in ("min-max", "percentile")]
+    world = subject({"body": -6.0})
+    judged: Callable[[Choice], Model] = lambda choice: (  # noqa: E731
+        build(choice) | {choice.calibration}
+    )
+
+    def judge(model: Model) -> Quality:
+        return Quality(True, 1.0 if better in model else 0.5, "")
+
+    changed = Subject(judged, judge, world.clock, {}, world.damage, world.original, world.optimized)
+    assert search(changed, choices).name == better
