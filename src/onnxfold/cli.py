@@ -1,0 +1,244 @@
+"""The command line: arguments in, exit code out. The work is in ``onnxfold.commands``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from onnxfold._version import __version__
+from onnxfold.console import print_error
+from onnxfold.passes.errors import OnnxfoldError, UsageError
+from onnxfold.passes.suggest import did_you_mean
+
+_INTERNAL_ERROR = 4
+_INTERRUPTED = 130
+
+_EXIT_CODES = (
+    "exit codes: 0 pass, 1 not equivalent, 2 usage, 3 invalid or hostile model, "
+    "4 crash or time-out, 5 inconclusive"
+)
+_DATA_HELP = (
+    "inputs: FILE.npz (one array per input, first axis = samples), a folder of .npz (one feed a "
+    "file), ONNX test_data_set_* folders, FILE.parquet, or FILE.py:function yielding dicts of "
+    "arrays; without it inputs are generated, and the report says so"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports errors as every other error: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the program's name; ``sys.argv`` by default.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        return _run(words)
+    except OnnxfoldError as error:
+        if debug:
+            raise
+        print_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        print_error("interrupted; nothing was written")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print_error(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
+        return _INTERNAL_ERROR
+
+
+def _run(words: list[str]) -> int:
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in _COMMANDS:
+        raise UsageError(f"no command '{first}'{did_you_mean(first, _COMMANDS)}")
+    parser = build_parser()
+    options = parser.parse_args(words)
+    if options.command is None:
+        parser.print_help()
+        return UsageError.exit_code
+    # Imported late, so that --help and usage errors answer at once.
+    from onnxfold import commands
+
+    return getattr(commands, options.command)(options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(
+        prog="onnxfold",
+        description="ONNX graph rewriting that can be trusted: every result comes with evidence.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"onnxfold {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (summary, configure) in _COMMANDS.items():
+        command = subparsers.add_parser(name, help=summary, description=summary, epilog=_EXIT_CODES)
+        configure(command)
+        command.add_argument("--json", action="store_true", help="print the report as JSON")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        command.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the ONNX model to read")
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="where to write the result"
+    )
+
+
+def _data(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument("--data", required=required, metavar="DATA", help=_DATA_HELP)
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write report.json and report.md there"
+    )
+
+
+def _budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--budget",
+        metavar="F",
+        help="what may be lost: a rate of changed top-1 answers (0.01), or limits by name "
+        "(flips=0.01,sqnr=30,cosine=0.999)",
+    )
+
+
+def _target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target",
+        choices=("ort", "qdq"),
+        default="ort",
+        help="ort: integer operators of ONNX Runtime (com.microsoft allowed); qdq: canonical "
+        "QuantizeLinear/DequantizeLinear for TensorRT, OpenVINO, QNN, NNAPI (default: ort)",
+    )
+
+
+def _compile(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    _data(parser, required=True)
+    _target(parser)
+    _budget(parser)
+    parser.add_argument(
+        "--calibration",
+        choices=("auto", "min-max", "percentile"),
+        default="auto",
+        help="how activation ranges are found (default: auto, the better of both)",
+    )
+    parser.add_argument(
+        "--keep-slower",
+        action="store_true",
+        help="quantize everything that can be, even where it makes the model slower",
+    )
+    parser.add_argument(
+        "--plan", type=Path, metavar="FILE", help="replay the choices of a plan file, unmeasured"
+    )
+    parser.add_argument(
+        "--save-plan",
+        type=Path,
+        metavar="FILE",
+        help="where to write the plan (default: plan.json in the report folder)",
+    )
+    _report(parser)
+
+
+def _fold(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    _target(parser)
+    _data(parser)
+    _report(parser)
+
+
+def _optimize(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    _data(parser)
+    _report(parser)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference", type=Path, metavar="REFERENCE", help="the original model")
+    parser.add_argument("candidate", type=Path, metavar="CANDIDATE", help="the rewritten model")
+    _data(parser)
+    parser.add_argument(
+        "--contract",
+        choices=("exact", "reassociated", "integer", "approximate", "additive"),
+        default=None,
+        help="what the candidate promises (default: approximate with --budget, else reassociated)",
+    )
+    _budget(parser)
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "markdown"),
+        default="text",
+        help="how to print the verdict (default: text)",
+    )
+    _report(parser)
+
+
+def _opt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="the model to read")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="where to write the result"
+    )
+    parser.add_argument("--passes", metavar="PIPELINE", help='"a,b{option=1 list=x,y}"')
+    parser.add_argument("--list", action="store_true", help="list the passes and their options")
+    _data(parser)
+    parser.add_argument(
+        "--no-verify", action="store_true", help="skip the numerical gates (not the structural one)"
+    )
+    parser.add_argument(
+        "--dump", type=Path, metavar="DIR", help="write the model and a diff after each change"
+    )
+    parser.add_argument(
+        "--reproducer",
+        type=Path,
+        metavar="DIR",
+        help="on failure, write the model just before the failing pass and the pipeline there",
+    )
+    parser.add_argument(
+        "--max-rewrites", type=int, metavar="N", help="stop rewriting after N rewrites"
+    )
+    parser.add_argument(
+        "--bisect", action="store_true", help="find the first rewrite that breaks the model"
+    )
+    _report(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _data(parser)
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "compile": ("quantize a float model to integers, keep what is faster, prove it", _compile),
+    "fold": ("fold an already fake-quantized model to integer arithmetic", _fold),
+    "optimize": ("simplify and fuse a float model", _optimize),
+    "verify": ("compare two models", _verify),
+    "opt": ("run a textual pipeline of passes", _opt),
+    "explain": ("what is in a model, what stays in float and why, what it costs", _explain),
+}
