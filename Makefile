@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Compile a real file-type classifier to int8 on real files, and prove it
-	@$(RUN) examples/magika/run.py
+	@$(RUN) -m examples.magika.run
 
 test: $(READY) ## Run the whole test suite
 	@$(RUN) -m pytest
@@ -43,7 +43,7 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold
 	@$(RUN) benchmarks/bench_fold.py
 
 fixtures: $(READY) ## Regenerate the committed fixture models
-	@$(RUN) fixtures/generate.py
+	@$(RUN) -m fixtures.generate
 
 wheel-check: $(READY) ## Build the wheel through the sdist and import all of it in a clean environment
 	@$(RUN) tests/packaging/wheel_check.py

@@ -56,9 +56,9 @@ def preprocess(line: Image.Image) -> NDArray[np.float32]:
     """Return the classifier's input for one image of a text line: float32 [3, 48, 192]."""
     width = min(WIDTH, math.ceil(HEIGHT * line.width / line.height))
     resized = line.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR)
-    pixels = np.frombuffer(resized.tobytes(), np.uint8).reshape(HEIGHT, width, 3).transpose(2, 0, 1)
+    pixels = np.frombuffer(resized.tobytes(), np.uint8).reshape(HEIGHT, width, 3)
     padded = np.zeros((3, HEIGHT, WIDTH), dtype=np.float32)
-    padded[:, :, :width] = (pixels / np.float32(255) - 0.5) / 0.5
+    padded[:, :, :width] = (np.moveaxis(pixels, 2, 0) / np.float32(255) - 0.5) / 0.5
     return padded
 
 
