@@ -53,7 +53,7 @@ def explain_model(model: ir.Model, feeds: FeedSource) -> Explanation:
     """
     known = Pipeline(parse_passes("infer-shapes")).run(model.clone()).model
     costs = execution_profile(model, list(feeds.first(_PROFILE_FEEDS)))
-    ordered = sorted(costs, key=lambda cost: -cost.mean_us)
+    ordered = sorted(costs, key=lambda cost: -cost.microseconds * cost.calls)
     return Explanation(take_census(known), _islands(known), tuple(ordered))
 
 
