@@ -148,6 +148,15 @@ class LinearOp:
         return tuple(i for i in range(len(self.weight_shape)) if i != self.output_axis)
 
     @property
+    def output_rank(self) -> int | None:
+        """Rank of the output; None where it is not known (MatMul without shapes)."""
+        if self.node.op_type != "MatMul":
+            return len(self.weight_shape)
+        if self.output.shape is not None:
+            return len(self.output.shape)
+        return None if self.data.shape is None else len(self.data.shape)
+
+    @property
     def kernel_shape(self) -> tuple[int, ...]:
         """Spatial shape of the kernel; empty for Gemm and MatMul."""
         return self.weight_shape[2:]

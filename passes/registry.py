@@ -13,7 +13,10 @@ from onnxfold.passes.suggest import did_you_mean
 PASSES: dict[str, str] = {
     # simplify: float, exact
     # fuse: float, reassociated
+    "fold-batch-norm": "fuse.batch_norm:FoldBatchNorm",
+    "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
     # quantize
+    "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold
     # bridge
 }

@@ -1,0 +1,1 @@
+"""Passes that reorder real arithmetic, or replace primitives by one faster operator."""

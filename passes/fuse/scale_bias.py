@@ -1,0 +1,47 @@
+"""Folds Mul, Div, Add and Sub by constants into the linear operator before or after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onnxfold.passes.base import Contract
+from onnxfold.passes.linear import LINEAR_OPS
+from onnxfold.passes.linear_fold import fold_into_consumer, fold_into_producer
+from onnxfold.passes.patterns import PatternPass, RuleTable, rule
+from onnxfold.passes.rewriter import Rewriter
+
+_ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+
+
+@rule("fold-arithmetic-into-producer", *_ARITHMETIC)
+def _into_producer(node: ir.Node, rewriter: Rewriter) -> None:
+    for operand in node.inputs:
+        if operand is not None and operand.producer() is not None and node.graph is not None:
+            fold_into_producer(node, operand, rewriter)
+
+
+@rule("fold-arithmetic-into-consumer", *LINEAR_OPS)
+def _into_consumer(node: ir.Node, rewriter: Rewriter) -> None:
+    data = [value.producer() for value in node.inputs if value is not None]
+    if any(each is not None and each.op_type in _ARITHMETIC for each in data):
+        fold_into_consumer(node, rewriter)
+
+
+@dataclass(frozen=True)
+class FoldScaleBias(PatternPass):
+    """Fold arithmetic with constants into Conv, ConvTranspose, Gemm and MatMul.
+
+    The constant is one number or one per channel; what broadcasts the result to a larger shape is
+    left alone, as is a shift before a padded Conv, whose borders do not see it. A MatMul has no
+    bias: its shift is kept in the one Add that follows it. Computed in float64, rounded once.
+    """
+
+    name: ClassVar[str] = "fold-scale-bias"
+    contract: ClassVar[Contract] = Contract.REASSOCIATED
+
+    def rules(self) -> RuleTable:
+        """Into the producer first: it always folds completely."""
+        return (_into_producer, _into_consumer)
