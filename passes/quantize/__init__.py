@@ -1,0 +1,1 @@
+"""Float to quantized: where Q/DQ pairs go, and with which scales."""

@@ -1,0 +1,187 @@
+"""Carries out a placement: Q/DQ pairs on activations, integer codes for constants."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType, affine_from_range
+from onnxfold.passes.constants import Array, constant_array, constant_tensor
+from onnxfold.passes.quantize.placement import Group, Placement
+from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.quantize.roles import Role, constant_operand_indices
+from onnxfold.passes.quantize.units import Unit
+from onnxfold.passes.quantize.weights import QuantizedWeights, quantize_weights
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.walk import use_count
+
+
+@dataclass(frozen=True)
+class QdqSettings:
+    """How codes are chosen.
+
+    Attributes:
+        ranges: What values the activations take.
+        activations: Type of the activations' codes.
+        per_channel: One weight scale per output channel instead of one per tensor.
+    """
+
+    ranges: Ranges
+    activations: ir.DataType
+    per_channel: bool
+
+
+class QdqInserter:
+    """Carries out a placement on the rewriter's model."""
+
+    def __init__(self, settings: QdqSettings, placement: Placement, rewriter: Rewriter) -> None:
+        self._settings = settings
+        self._placement = placement
+        self._rewriter = rewriter
+        self._first_node = next(iter(rewriter.model.graph), None)
+        self._types: dict[ir.Value, AffineType] = {}
+        self._parameters: dict[Hashable, tuple[ir.Value, ir.Value]] = {}
+        self._constants: dict[Hashable, ir.Value] = {}
+        self._tensors: list[ir.TensorProtocol | None] = []  # keeps the ids in the keys unique
+        self._produced = {value for unit in placement.units for value in unit.outputs}
+
+    def insert(self) -> None:
+        """Quantize constants, then activations."""
+        for group in self._placement.groups:
+            self._types.update(dict.fromkeys(group.values, self._type_of(group)))
+        readers: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+        for unit in self._placement.units:
+            for index, value in enumerate(unit.node.inputs):
+                if value is not None and value in self._types and value in unit.operands:
+                    readers.setdefault(value, []).append((unit.node, index))
+            self._quantize_constants(unit)
+        for value in self._types:
+            self._quantize_activation(value, readers.get(value, []))
+
+    def _type_of(self, group: Group) -> AffineType:
+        ranges = [self._settings.ranges[value.name or ""] for value in group.observed]
+        arrays = [constant_array(value) for value in group.constants]
+        ranges += [(float(a.min()), float(a.max())) for a in arrays if a is not None and a.size]
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        return affine_from_range(low, high, self._settings.activations)
+
+    def _quantize_activation(self, value: ir.Value, readers: list[tuple[ir.Node, int]]) -> None:
+        rewriter, producer = self._rewriter, value.producer()
+        anchor = producer or self._first_node
+        assert anchor is not None
+        with rewriter.step("quantize-activation", producer or readers[0][0]):
+            parameters = self._scale_and_zero_point(self._types[value], value.name or "")
+            after = producer is not None
+            codes = rewriter.insert(
+                anchor,
+                "QuantizeLinear",
+                [value, *parameters],
+                name=f"{value.name}_quantized",
+                dtype=self._types[value].dtype,
+                shape=value.shape,
+                after=after,
+            )
+            quantize = codes.producer()
+            assert quantize is not None
+            real = rewriter.insert(
+                quantize if after else anchor,
+                "DequantizeLinear",
+                [codes, *parameters],
+                name=f"{value.name}_dequantized",
+                dtype=ir.DataType.FLOAT,
+                shape=value.shape,
+                after=after,
+            )
+            if value not in self._produced:
+                for node, index in readers:
+                    rewriter.set_input(node, index, real)
+                return
+            for node, index in tuple(value.uses()):
+                if node.op_type in ("Shape", "Size") and not node.domain:
+                    # Codes have the same shape; nothing need be dequantized to know it.
+                    rewriter.set_input(node, index, codes)
+            rewriter.replace_value(value, real, keep=(quantize,))
+
+    def _quantize_constants(self, unit: Unit) -> None:
+        node = unit.node
+        for index in constant_operand_indices(node):
+            array = constant_array(node.inputs[index])
+            if array is not None:
+                kind = self._types[unit.operands[0]] if unit.role is Role.TIED else None
+                self._replace_constant(node, index, array, kind or self._type_of_data(array))
+        if unit.role is not Role.LINEAR:
+            return
+        left = constant_array(node.inputs[0])
+        if left is not None:
+            self._replace_constant(node, 0, left, self._type_of_data(left))
+            return
+        data_type = self._types[unit.operands[0]]
+        quantized = quantize_weights(node, data_type, per_channel=self._settings.per_channel)
+        if quantized is not None:
+            self._replace_weights(node, quantized)
+
+    def _type_of_data(self, array: Array) -> AffineType:
+        dtype = self._settings.activations
+        return affine_from_range(float(array.min()), float(array.max()), dtype)
+
+    def _replace_weights(self, node: ir.Node, quantized: QuantizedWeights) -> None:
+        self._replace_codes(node, quantized.index, quantized.weights, quantized.weight_type)
+        if quantized.bias is not None and quantized.bias_type is not None:
+            self._replace_codes(node, 2, quantized.bias, quantized.bias_type)
+
+    def _replace_constant(self, node: ir.Node, index: int, array: Array, kind: AffineType) -> None:
+        self._replace_codes(node, index, kind.quantize(array), kind)
+
+    def _replace_codes(self, node: ir.Node, index: int, codes: Array, kind: AffineType) -> None:
+        """Let input ``index`` of ``node`` read a DequantizeLinear of ``codes``."""
+        source = node.inputs[index]
+        assert source is not None
+        tensor = constant_tensor(source)
+        self._tensors.append(tensor)
+        # One copy for each need: readers that agree about the codes' meaning share it.
+        key = (id(tensor), codes.shape, kind.dtype, kind.axis, kind.scale.tobytes())
+        with self._rewriter.step("quantize-constant", node):
+            real = self._constants.get(key)
+            if real is None:
+                real = self._dequantized(node, source.name or "", codes, kind)
+                self._constants[key] = real
+            self._rewriter.set_input(node, index, real)
+            self._drop_unused(source)
+
+    def _dequantized(self, node: ir.Node, name: str, codes: Array, kind: AffineType) -> ir.Value:
+        rewriter = self._rewriter
+        stored = rewriter.constant(node, codes, name=f"{name}_quantized")
+        parameters = self._scale_and_zero_point(kind, name)
+        return rewriter.insert(
+            node,
+            "DequantizeLinear",
+            [stored, *parameters],
+            name=f"{name}_dequantized",
+            attributes={} if kind.axis is None else {"axis": kind.axis},
+            dtype=ir.DataType.FLOAT,
+            shape=codes.shape,
+        )
+
+    def _scale_and_zero_point(self, kind: AffineType, name: str) -> tuple[ir.Value, ir.Value]:
+        """Initializers for ``kind``; equal types share them."""
+        key = (kind.dtype, kind.scale.shape, kind.scale.tobytes(), kind.zero_point.tobytes())
+        if key not in self._parameters:
+            graph = self._rewriter.model.graph
+            self._parameters[key] = (
+                self._rewriter.add_initializer(graph, kind.scale, name=f"{name}_scale"),
+                self._rewriter.add_initializer(graph, kind.zero_point, name=f"{name}_zero_point"),
+            )
+        return self._parameters[key]
+
+    def _drop_unused(self, value: ir.Value | None) -> None:
+        """Remove a constant that nothing reads any more, and the nodes that led to it."""
+        while value is not None and not use_count(value) and not value.is_graph_output():
+            producer = value.producer()
+            if producer is None:
+                if value.is_initializer() and not value.is_graph_input():
+                    self._rewriter.remove_initializer(value)
+                return
+            value = producer.inputs[0] if producer.inputs else None
+            self._rewriter.erase(producer)

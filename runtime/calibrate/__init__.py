@@ -1,0 +1,1 @@
+"""Observing what values the tensors of a model take on real data."""
