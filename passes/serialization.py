@@ -54,7 +54,7 @@ def write_model(model: ir.Model, folder: Path, name: str) -> list[str]:
     data_name = f"{name}.data"
     clone = model.clone()
     clone.ir_version = written_ir_version(model)
-    ir.save(clone, folder / name, external_data=data_name)
+    ir.save(clone, folder / name, format="protobuf", external_data=data_name)
     return [data_name, name]
 
 
