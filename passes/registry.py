@@ -12,9 +12,23 @@ from onnxfold.passes.suggest import did_you_mean
 
 PASSES: dict[str, str] = {
     # simplify: float, exact
+    "deduplicate-initializers": "simplify.deduplicate_initializers:DeduplicateInitializers",
+    "eliminate-common-subexpressions": (
+        "simplify.eliminate_common_subexpressions:EliminateCommonSubexpressions"
+    ),
+    "fold-constants": "simplify.fold_constants:FoldConstants",
+    "infer-shapes": "simplify.infer_shapes:InferShapes",
+    "lift-constants": "simplify.lift_constants:LiftConstants",
+    "merge-reshapes": "simplify.merge_reshapes:MergeReshapes",
+    "merge-transposes": "simplify.merge_transposes:MergeTransposes",
+    "remove-dead-code": "simplify.remove_dead_code:RemoveDeadCode",
+    "remove-identity": "simplify.remove_identity:RemoveIdentity",
+    "upgrade-opset": "simplify.upgrade_opset:UpgradeOpset",
     # fuse: float, reassociated
     "fold-batch-norm": "fuse.batch_norm:FoldBatchNorm",
+    "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
+    "fuse-matmul-add": "fuse.matmul_add:FuseMatMulAdd",
     # quantize
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold

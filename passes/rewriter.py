@@ -452,10 +452,11 @@ class Rewriter:
         self._mutate("ir_versions_set")
         self.model.ir_version = version
 
-    def set_opset(self, version: int, domain: str = "") -> None:
-        """Declare the opset version of the main graph for ``domain``."""
+    def set_opset(self, version: int, domain: str = "", *, graph: ir.Graph | None = None) -> None:
+        """Declare the opset version of the main graph (or a function's) for ``domain``."""
         self._mutate("opsets_set")
-        self.model.opset_imports[domain] = version
+        root = self.model.graph if graph is None else graph
+        root.opset_imports[domain] = version
 
     def replace_model(self, model: ir.Model) -> None:
         """Put a whole new model in place of the current one (conversion by another library)."""

@@ -1,0 +1,1 @@
+"""Float passes that keep every bit: folding, sharing, removing, merging, inferring, upgrading."""

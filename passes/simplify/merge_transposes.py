@@ -1,0 +1,90 @@
+"""merge-transposes: one Transpose for several, a Reshape for one that moves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.base import Contract
+from onnxfold.passes.patterns import PatternPass, RuleTable, rule
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.walk import use_count
+
+
+@rule("merge-transposes", "Transpose")
+def merge_transposes(node: ir.Node, rewriter: Rewriter) -> None:
+    """Transpose of Transpose: one with the composed permutation."""
+    source = node.inputs[0]
+    producer = source.producer() if source is not None else None
+    if producer is None or producer.op_type != "Transpose" or producer.domain:
+        return
+    inner, outer = _permutation(producer, _rank(node)), _permutation(node, _rank(producer))
+    if inner is None or outer is None or len(inner) != len(outer):
+        return
+    merged = [inner[axis] for axis in outer]
+    rewriter.add_source(producer)
+    rewriter.set_input(node, 0, producer.inputs[0])
+    rewriter.set_attribute(node, "perm", ir.AttrInt64s("perm", merged))
+    if not use_count(producer.outputs[0]) and not producer.outputs[0].is_graph_output():
+        rewriter.erase(producer)
+
+
+@rule("transpose-to-reshape", "Transpose")
+def transpose_to_reshape(node: ir.Node, rewriter: Rewriter) -> None:
+    """Transpose that only moves dimensions of 1: Reshape, which copies nothing."""
+    source = node.inputs[0]
+    perm = _permutation(node, None)
+    if source is None or source.shape is None or perm is None or perm == sorted(perm):
+        return
+    dims = source.shape
+    moved = [axis for axis in perm if dims[axis] != 1]
+    permuted = ir.Shape(dims[axis] for axis in perm)
+    target = [dim if isinstance(dim, int) else -1 for dim in permuted]
+    # Beside an empty dimension, -1 says nothing.
+    if moved != sorted(moved) or target.count(-1) > 1 or 0 in target:
+        return
+    shape = rewriter.constant(node, np.array(target, dtype=np.int64), name="shape")
+    output = node.outputs[0]
+    reshaped = rewriter.insert(
+        node,
+        "Reshape",
+        [source, shape],
+        name=f"{output.name}_reshaped",
+        dtype=output.dtype,
+        shape=permuted,
+    )
+    rewriter.replace_node(node, [reshaped])
+
+
+@dataclass(frozen=True)
+class MergeTransposes(PatternPass):
+    """Merge consecutive Transpose nodes; make those that only move dimensions of 1 a Reshape.
+
+    Pairs that cancel become a Transpose that ``remove-identity`` drops.
+    """
+
+    name: ClassVar[str] = "merge-transposes"
+    contract: ClassVar[Contract] = Contract.EXACT
+
+    def rules(self) -> RuleTable:
+        """Merging first: it sees more."""
+        return (merge_transposes, transpose_to_reshape)
+
+
+def _permutation(node: ir.Node, rank: int | None) -> list[int] | None:
+    """The permutation of ``node``; reversed axes where it gives none and the rank is known."""
+    perm = node.attributes.get("perm")
+    if perm is not None:
+        return None if perm.is_ref() else list(perm.as_ints())
+    source = node.inputs[0]
+    if source is not None and source.shape is not None:
+        rank = len(source.shape)
+    return None if rank is None else list(reversed(range(rank)))
+
+
+def _rank(node: ir.Node) -> int | None:
+    perm = node.attributes.get("perm")
+    return None if perm is None or perm.is_ref() else len(perm.as_ints())
