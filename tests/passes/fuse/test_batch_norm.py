@@ -288,8 +288,9 @@ def test_other_element_types(rewrite: Rewrite, dtype: ir.DataType) -> None:
 
 def _gemm_model(dtype: ir.DataType) -> ir.Model:
     def initializer(name: str, data: list[Any]) -> ir.Value:
-        tensor = ir.tensor(np.array(data, dtype.numpy()), name=name)
-        shape, type_ = ir.Shape(tensor.shape), ir.TensorType(dtype)
+        array = np.array(data, dtype.numpy())
+        tensor = ir.tensor(array, name=name)
+        shape, type_ = ir.Shape(array.shape), ir.TensorType(dtype)
         return ir.Value(name=name, shape=shape, type=type_, const_value=tensor)
 
     x = ir.Value(name="x", shape=ir.Shape([3, 2]), type=ir.TensorType(dtype))
