@@ -29,6 +29,19 @@ class Contract(enum.Enum):
     ADDITIVE = "additive"
     """Add outputs; the original outputs stay bit-identical."""
 
+    @classmethod
+    def from_text(cls, text: str) -> Contract:
+        """The contract called ``text``, as a pass option."""
+        try:
+            return cls(text)
+        except ValueError:
+            choices = ", ".join(each.value for each in cls)
+            raise ValueError(f"'{text}' is not one of {choices}") from None
+
+    def to_text(self) -> str:
+        """Its name, as a pass option."""
+        return self.value
+
 
 @dataclass(frozen=True)
 class PassResult:

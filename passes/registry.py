@@ -33,6 +33,7 @@ PASSES: dict[str, str] = {
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold
     # bridge
+    "surgeon": "surgeon:Surgeon",
 }
 """Pass name -> ``module:Class`` below ``onnxfold.passes``."""
 

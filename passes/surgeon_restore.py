@@ -1,0 +1,125 @@
+"""Gives back to a model what a trip through onnx-graphsurgeon lost, matched by name.
+
+graphsurgeon 0.6 drops metadata, doc strings, denotations, quantization annotations, types inside
+functions, unused initializers, and inputs that have a default value.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from onnxfold.passes.walk import iterate_graphs
+
+
+def drop_captured_initializers(graph: onnx.GraphProto, visible: frozenset[str]) -> None:
+    """Remove from all bodies the copies of constants that an enclosing graph defines."""
+    own = [tensor for tensor in graph.initializer if tensor.name not in visible]
+    del graph.initializer[:]
+    graph.initializer.extend(own)
+    names = {tensor.name for tensor in graph.initializer}
+    names |= {value.name for value in graph.input}
+    names |= {output for node in graph.node for output in node.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                drop_captured_initializers(attribute.g, visible | names)
+
+
+def restore(model: ir.Model, original: ir.Model) -> None:
+    """Copy onto ``model`` what it lost of ``original``, in place."""
+    model.domain = original.domain
+    model.model_version = original.model_version
+    model.doc_string = original.doc_string
+    model.metadata_props.update(original.metadata_props)
+    for domain, version in original.opset_imports.items():
+        model.opset_imports.setdefault(domain, version)
+    _restore_graph(model.graph, original.graph)
+    _restore_default_inputs(model.graph, original.graph)
+    for identifier, function in model.functions.items():
+        before = original.functions.get(identifier)
+        if before is None:
+            continue
+        function.metadata_props.update(before.metadata_props)
+        _restore_graph(function.graph, before.graph)
+
+
+def _restore_graph(graph: ir.Graph, original: ir.Graph) -> None:
+    graph.doc_string = original.doc_string
+    graph.metadata_props.update(original.metadata_props)
+    values_before = _values(original)
+    for name, value in _values(graph).items():
+        if name in values_before:
+            _restore_value(value, values_before[name])
+    nodes_before = _nodes(original)
+    for key, node in _nodes(graph).items():
+        if key in nodes_before:
+            _restore_node(node, nodes_before[key])
+    for name, value in original.initializers.items():
+        unused = not value.uses() and not value.is_graph_input() and not value.is_graph_output()
+        if unused and value.const_value is not None and name not in _values(graph):
+            graph.initializers.add(_copy_of(value))
+
+
+def _restore_node(node: ir.Node, original: ir.Node) -> None:
+    node.metadata_props.update(original.metadata_props)
+    node.doc_string = node.doc_string or original.doc_string
+    bodies = zip(iterate_graphs(node), iterate_graphs(original), strict=False)
+    for body, body_before in bodies:
+        _restore_graph(body, body_before)
+
+
+def _restore_value(value: ir.Value, original: ir.Value) -> None:
+    value.metadata_props.update(original.metadata_props)
+    value.meta.update(original.meta)
+    value.doc_string = value.doc_string or original.doc_string
+    if value.type is None or not isinstance(original.type, ir.TensorType | None):
+        value.type, value.shape = original.type, original.shape
+    elif value.type == original.type:
+        # Equal but for the denotation, which comparison ignores.
+        value.type = original.type
+    if value.shape is None or value.shape == original.shape:
+        value.shape = original.shape
+    if value.const_value is not None and original.const_value is not None:
+        value.const_value.metadata_props.update(original.const_value.metadata_props)
+        value.const_value.doc_string = original.const_value.doc_string
+
+
+def _restore_default_inputs(graph: ir.Graph, original: ir.Graph) -> None:
+    """Make initializers that were inputs inputs again, at their old positions."""
+    present = {value.name for value in graph.inputs}
+    for index, before in enumerate(original.inputs):
+        name = before.name or ""
+        if name not in original.initializers or name in present:
+            continue
+        value = graph.initializers.get(name)
+        if value is None and before.const_value is not None and name not in _values(graph):
+            value = _copy_of(before)
+            graph.initializers.add(value)
+        if value is not None:
+            graph.inputs.insert(min(index, len(graph.inputs)), value)
+
+
+def _copy_of(initializer: ir.Value) -> ir.Value:
+    return ir.Value(
+        name=initializer.name,
+        type=initializer.type,
+        shape=initializer.shape,
+        doc_string=initializer.doc_string,
+        const_value=initializer.const_value,
+        metadata_props=dict(initializer.metadata_props),
+    )
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values()]
+    values += [output for node in graph for output in node.outputs]
+    return {value.name: value for value in values if value.name}
+
+
+def _nodes(graph: ir.Graph) -> dict[tuple[str, str], ir.Node]:
+    """Nodes by operator and name; the first output stands in for a missing name."""
+    return {
+        (node.op_type, node.name or next((o.name or "" for o in node.outputs), "")): node
+        for node in graph
+    }
