@@ -207,6 +207,19 @@ def _parse_bool(values: tuple[str, ...]) -> bool:
     return known[values]
 
 
+def option_summary(pass_class: type[Pass]) -> list[str]:
+    """Each option of a pass with its default, as ``name=default``; required ones as ``name``."""
+    summary: list[str] = []
+    for field in dataclasses.fields(pass_class):
+        name = field.name.replace("_", "-")
+        if field.default is dataclasses.MISSING:
+            summary.append(name)
+        else:
+            default = field.default
+            summary.append(f"{name}=false" if default is False else _print_option(name, default))
+    return summary
+
+
 def print_pass(pass_: Pass) -> str:
     """The pass as text, with the options that differ from their defaults."""
     options: list[str] = []

@@ -16,7 +16,7 @@ from onnxfold.runtime.compiler.search import Quality
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.specs import Feed
-from onnxfold.runtime.verify.comparison import Comparer
+from onnxfold.runtime.verify.comparer import Comparer
 from onnxfold.runtime.verify.gates import Budget, gate_for
 
 _CACHE_BYTES = 512 * 2**20

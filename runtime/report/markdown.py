@@ -63,9 +63,24 @@ def _latency(latency: dict[str, Any]) -> list[str]:
         (name, f"{row['median_ms']:.3f}", f"{row['relative']:.3f}")
         for name, row in latency["models"].items()
     ]
-    note = f"Interleaved medians over {latency['rounds']} rounds."
+    note = "Measured interleaved; the ratio is the median of paired ratios."
     header = ("model", "median ms", "of the original")
     return ["## Latency", "", note, "", *table(header, rows)]
+
+
+def comparison_to_markdown(comparison: dict[str, Any]) -> str:
+    """Render a comparison (as ``Comparison.to_json`` gives it) as a Markdown document."""
+    verdict = comparison["verdict"]
+    lines = [
+        f"# onnxfold verify: {verdict['status']}",
+        "",
+        f"{escape(comparison['candidate'])} against {escape(comparison['reference'])}, "
+        f"contract {comparison['contract']}.",
+        "",
+        *(f"- {escape(reason)}" for reason in verdict["reasons"]),
+        *_equivalence(comparison),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _equivalence(equivalence: dict[str, Any]) -> list[str]:
@@ -74,20 +89,22 @@ def _equivalence(equivalence: dict[str, Any]) -> list[str]:
     rows = [
         (
             output["name"],
-            _number(output.get("sqnr_db"), ".1f"),
-            _number(output.get("cosine"), ".6f"),
-            _number(output.get("max_abs"), ".3g"),
-            _number(output.get("top1_agreement"), ".2%"),
+            _number(output["sqnr_db"], ".1f"),
+            _number(output["cosine"], ".6f"),
+            _number(output["max_abs_diff"], ".3g"),
+            f"{output['flips']} of {output['rows']}" if output["rows"] else "",
         )
-        for output in equivalence["outputs"]
+        for output in equivalence["deployment"]
     ]
-    header = ("output", "SQNR dB", "cosine", "max error", "top-1 agreement")
-    note = f"Against the original, on {equivalence['samples']} samples."
+    header = ("output", "SQNR dB", "cosine", "max difference", "changed top-1")
+    note = f"Against the original, on {equivalence['samples']} samples, as deployed."
     return ["## Equivalence", "", note, "", *table(header, rows)]
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _number(value: float | str | None, form: str) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return format(value, form)
 
 
 def _passes(passes: list[dict[str, Any]]) -> list[str]:
@@ -107,9 +124,7 @@ def _passes(passes: list[dict[str, Any]]) -> list[str]:
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
-    if not evidence:
-        return ""
-    return "passed" if evidence.get("verdict", {}).get("passed") else "FAILED"
+    return evidence["verdict"]["status"] if evidence else ""
 
 
 def _decisions(decisions: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,257 @@
+"""compile: a float model in, a quantized model with evidence out, never slower unless asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import PREPARE, TIDY
+from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
+from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.compiler.layers import linear_layers
+from onnxfold.runtime.compiler.plan import Plan
+from onnxfold.runtime.compiler.quality import QualityJudge
+from onnxfold.runtime.compiler.search import Choice, Latency, Selection, Subject, search
+from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_verified
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.progress import Progress
+from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.timing import measure_interleaved
+from onnxfold.runtime.verify.compare import Comparison, compare_models
+from onnxfold.runtime.verify.gates import Budget
+
+Target = Literal["ort", "qdq"]
+Calibration = Literal["auto", "min-max", "percentile"]
+
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_CALIBRATION_FEEDS = 256
+_TIMING_FEEDS = 4
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the user asked for.
+
+    Attributes:
+        target: What the integer graph is made of.
+        budget: What may be lost.
+        calibration: How ranges are found; ``auto`` tries both and keeps the nearer.
+        keep_slower: Quantize all that can be, however slow.
+    """
+
+    target: Target = "ort"
+    budget: Budget = field(default_factory=Budget)
+    calibration: Calibration = "auto"
+    keep_slower: bool = False
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiled model with its evidence.
+
+    Attributes:
+        run: The model and its passes.
+        comparison: End to end, against the model that came in.
+        latency: Interleaved medians; empty where nothing was measured (a replayed plan).
+        plan: What was chosen.
+    """
+
+    run: VerifiedRun
+    comparison: Comparison
+    latency: Mapping[str, Latency]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Data:
+    """The user's data, in the parts that must not meet.
+
+    Attributes:
+        calibration: What ranges are taken from.
+        evaluation: What quality is judged on.
+        held_out: Whether the two are disjoint.
+    """
+
+    calibration: FeedSource
+    evaluation: FeedSource
+    held_out: bool
+
+    @classmethod
+    def split(cls, feeds: FeedSource) -> Data:
+        """Every other feed calibrates, the rest evaluates; a single feed does both."""
+        if feeds.count is not None and feeds.count < 2:
+            return cls(feeds, feeds, held_out=False)
+        calibration = feeds.part(0, 2).first(_CALIBRATION_FEEDS)
+        return cls(calibration, feeds.part(1, 2), held_out=True)
+
+
+def compile_model(
+    model: ir.Model, feeds: FeedSource, options: CompileOptions, progress: Progress
+) -> Compilation:
+    """Optimize, calibrate, choose what to quantize, fold, and prove it.
+
+    Args:
+        model: Not modified.
+        feeds: The user's data.
+        options: What the user asked for.
+        progress: Told of each stage.
+
+    Raises:
+        NotEquivalentError: The result breaks a contract or the budget.
+        PassError: A pass failed.
+        UsageError: The model is quantized already.
+    """
+    _refuse_quantized(model)
+    data = Data.split(feeds)
+    float_passes = parse_passes(PREPARE)
+    optimized = run_verified(model, float_passes, data.evaluation, progress).model
+    builder = _Builder(optimized, data.calibration, options.target, progress)
+    selection = _choose(model, optimized, data, options, builder, progress)
+    if selection.choice is None:
+        passes = () if selection.model is model else float_passes
+    else:
+        passes = (*float_passes, *builder.passes(selection.choice))
+    plan = Plan(model_facts(model).sha256, passes, selection.decisions)
+    run, comparison = _prove(model, plan, data, options.budget, progress)
+    return Compilation(run, comparison, selection.latency, plan)
+
+
+def replay(
+    model: ir.Model, plan: Plan, feeds: FeedSource, budget: Budget, progress: Progress
+) -> Compilation:
+    """Run a plan's passes, measuring nothing, and prove the result.
+
+    Raises:
+        UsageError: The plan was made for another model.
+        NotEquivalentError: The result breaks a contract or the budget.
+    """
+    plan.check_model(model_facts(model).sha256)
+    run, comparison = _prove(model, plan, Data.split(feeds), budget, progress)
+    return Compilation(run, comparison, {}, plan)
+
+
+def _prove(
+    model: ir.Model, plan: Plan, data: Data, budget: Budget, progress: Progress
+) -> tuple[VerifiedRun, Comparison]:
+    run = run_verified(model, plan.passes, data.evaluation, progress, budget=_LENIENT)
+    quantized = any(pass_.contract is Contract.APPROXIMATE for pass_ in plan.passes)
+    contract = Contract.APPROXIMATE if quantized else Contract.REASSOCIATED
+    progress.stage("comparing with the original")
+    comparison = compare_models(model, run.model, data.evaluation, contract, budget)
+    if not comparison.verdict.passed and not comparison.verdict.inconclusive:
+        raise NotEquivalentError("; ".join(comparison.verdict.reasons))
+    return run, comparison
+
+
+_LENIENT = Budget(sqnr_db=5.0, cosine=0.8, max_flip_rate=None)
+"""For the few feeds of the per-pass gate: it catches a broken pass, the comparison judges."""
+
+
+class _Builder:
+    """Makes quantized models of choices; observes each tensor once per method."""
+
+    def __init__(
+        self, optimized: ir.Model, feeds: FeedSource, target: Target, progress: Progress
+    ) -> None:
+        self._optimized = optimized
+        self._feeds = feeds
+        self._target: Target = target
+        self._progress = progress
+        self._ranges: dict[str, Ranges] = {}
+
+    def passes(self, choice: Choice) -> tuple[Pass, ...]:
+        """The passes that turn the optimized float model into what ``choice`` asks for."""
+        insert = InsertQdq(Ranges({}), op_types=choice.op_types, skip=choice.skip)
+        needed = tensors_to_observe(self._optimized, insert.placement_options)
+        ranges = self._calibrated(choice.calibration, needed)
+        known = Ranges({name: ranges[name] for name in needed if name in ranges})
+        after = parse_passes(f"fold-qdq{{target={self._target}}},{TIDY}")
+        return (replace(insert, ranges=known), *after)
+
+    def build(self, choice: Choice) -> ir.Model:
+        """The model of ``choice``."""
+        return Pipeline(self.passes(choice)).run(self._optimized.clone()).model
+
+    def _calibrated(self, method: str, needed: Sequence[str]) -> Ranges:
+        known = self._ranges.get(method, Ranges({}))
+        if all(name in known for name in needed):
+            return known
+        everything = tensors_to_observe(self._optimized, PlacementOptions())
+        missing = [name for name in dict.fromkeys((*needed, *everything)) if name not in known]
+        self._progress.stage(f"calibrating ({method})", self._feeds.count)
+        found = calibrate(
+            self._optimized,
+            missing,
+            self._feeds,
+            method="percentile" if method == "percentile" else "min-max",
+            progress=self._progress,
+        )
+        self._ranges[method] = known.union(found)
+        return self._ranges[method]
+
+
+def _choose(
+    model: ir.Model,
+    optimized: ir.Model,
+    data: Data,
+    options: CompileOptions,
+    builder: _Builder,
+    progress: Progress,
+) -> Selection[ir.Model]:
+    judge = QualityJudge(model, data.evaluation, options.budget)
+    layers = linear_layers(optimized)
+
+    def damage(layer: str) -> float:
+        others = tuple(name for name in layers if name != layer)
+        alone = Choice(f"{layer} alone", _LINEAR, others, "min-max")
+        return -judge(builder.build(alone)).score
+
+    subject = Subject(
+        build=builder.build,
+        judge=judge,
+        clock=_clock(data.evaluation, progress),
+        layers=layers,
+        damage=damage,
+        original=model,
+        optimized=optimized,
+    )
+    return search(subject, _starting_choices(options), keep_slower=options.keep_slower)
+
+
+def _starting_choices(options: CompileOptions) -> list[Choice]:
+    methods = ("min-max", "percentile") if options.calibration == "auto" else (options.calibration,)
+    return [
+        Choice(f"{width} ({method})", op_types, calibration=method)
+        for width, op_types in (("all operators", ()), ("linear operators", _LINEAR))
+        for method in methods
+    ]
+
+
+def _clock(
+    feeds: FeedSource, progress: Progress
+) -> Callable[[Mapping[str, ir.Model]], Mapping[str, Latency]]:
+    samples = list(feeds.first(_TIMING_FEEDS))
+
+    def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
+        progress.stage(f"timing {len(models)} models")
+        sessions = {name: Session(model, DEPLOYMENT) for name, model in models.items()}
+        timings = measure_interleaved(sessions, samples)
+        return {name: Latency(each.median_ms, each.relative) for name, each in timings.items()}
+
+    return clock
+
+
+def _refuse_quantized(model: ir.Model) -> None:
+    ops = model_facts(model).census["ops"]
+    found = [op for op in ops if "QuantizeLinear" in op or "QLinear" in op or "Integer" in op]
+    if found:
+        raise UsageError(f"the model is quantized already ({found[0]}): use onnxfold fold")

@@ -1,0 +1,308 @@
+"""The public API: a model in any form goes in, unmodified; a model with evidence comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
+from onnxfold.passes.pipeline import Instrument
+from onnxfold.passes.presets import FOLD, OPTIMIZE, TIDY
+from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.compiler.driver import (
+    Calibration,
+    Compilation,
+    CompileOptions,
+    Target,
+    compile_model,
+    replay,
+)
+from onnxfold.runtime.compiler.plan import Plan
+from onnxfold.runtime.compiler.verified import model_facts, run_verified, weakest_contract
+from onnxfold.runtime.explain import Explanation, explain_model
+from onnxfold.runtime.feeds import FeedSource, open_feeds
+from onnxfold.runtime.loading import load_model, save_model
+from onnxfold.runtime.progress import Progress, Silent
+from onnxfold.runtime.report.report import Report
+from onnxfold.runtime.report.write import write_report
+from onnxfold.runtime.specs import input_specs
+from onnxfold.runtime.verify.compare import Comparison, compare_models
+from onnxfold.runtime.verify.gates import Budget
+
+Model = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+"""A path, a protobuf or an IR model."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A rewritten model and the evidence for it.
+
+    Attributes:
+        model: The rewritten model.
+        report: Everything that was done, measured and left alone.
+        plan: What was chosen (``compile`` only); replay it with ``compile(..., plan=...)``.
+    """
+
+    model: ir.Model
+    report: Report
+    plan: Plan | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, all of it or nothing.
+
+        Raises:
+            UsageError: The place is not writable.
+        """
+        save_model(self.model, path)
+
+    def save_report(
+        self, directory: str | os.PathLike[str], *, result_path: str | os.PathLike[str] = ""
+    ) -> None:
+        """Write report.json, report.md and, where there is one, plan.json.
+
+        Args:
+            directory: The folder; made where it is missing.
+            result_path: Where the model was written, for the report.
+
+        Raises:
+            UsageError: The folder is not writable.
+        """
+        document = self.report.to_json()
+        document["result"]["path"] = str(result_path)
+        write_report(document, Path(directory))
+        if self.plan is not None:
+            self.plan.save(Path(directory) / "plan.json")
+
+
+def optimize(model: Model, *, data: object = None, progress: Progress | None = None) -> Outcome:
+    """Simplify and fuse a float model.
+
+    Args:
+        model: The model.
+        data: What to verify on (see ``runtime.feeds.open_feeds``); generated if None.
+        progress: Told how far it is.
+
+    Raises:
+        NotEquivalentError: A pass broke its contract.
+        InvalidModelError: The model is missing, broken or hostile.
+    """
+    return run_passes(model, OPTIMIZE, data=data, progress=progress, command="optimize")
+
+
+def fold(
+    model: Model,
+    *,
+    target: Target = "ort",
+    data: object = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Fold an already fake-quantized model to integer arithmetic.
+
+    Args:
+        model: A model with QuantizeLinear/DequantizeLinear nodes.
+        target: What the integer graph is made of.
+        data: What to verify on; generated if None.
+        progress: Told how far it is.
+
+    Raises:
+        NotEquivalentError: The folded model is not within the INTEGER contract.
+        InvalidModelError: The model is missing, broken or hostile.
+    """
+    passes = f"{FOLD},fold-qdq{{target={target}}},{TIDY}"
+    return run_passes(model, passes, data=data, progress=progress, command="fold")
+
+
+def run_passes(
+    model: Model,
+    passes: str | Sequence[Pass],
+    *,
+    data: object = None,
+    gates: bool = True,
+    instruments: Sequence[Instrument] = (),
+    progress: Progress | None = None,
+    command: str = "opt",
+) -> Outcome:
+    """Run a pipeline of passes, each checked against its contract.
+
+    Args:
+        model: The model.
+        passes: A textual pipeline, or passes.
+        data: What to verify on; generated if None.
+        gates: Whether to check numbers; the structure is always checked.
+        instruments: Watch as well.
+        progress: Told how far it is.
+        command: What the report says was run.
+
+    Raises:
+        UsageError: An unknown pass or option, or unusable data.
+        NotEquivalentError: A pass broke its contract.
+        PassError: A pass failed.
+    """
+    bar = progress or Silent()
+    pipeline = parse_passes(passes) if isinstance(passes, str) else tuple(passes)
+    original = load_model(model)
+    feeds = open_feeds(data, input_specs(original)) if gates else None
+    run = run_verified(original, pipeline, feeds, bar, instruments=instruments)
+    comparison = None
+    if feeds is not None:
+        bar.stage("comparing with the original")
+        comparison = compare_models(original, run.model, feeds, weakest_contract(pipeline))
+    verdict = comparison.verdict if comparison else None
+    if verdict is not None and not verdict.passed and not verdict.inconclusive:
+        raise NotEquivalentError("; ".join(verdict.reasons))
+    report = Report(
+        command=command,
+        passed=verdict is None or verdict.passed,
+        reasons=verdict.reasons if verdict else ("numbers were not checked",),
+        source=_source_facts(model, original),
+        result=model_facts(run.model),
+        data=feeds.to_json() if feeds else {},
+        passes=run.rows,
+        equivalence=comparison.to_json() if comparison else {},
+        islands=run.remarks,
+    )
+    return Outcome(run.model, report)
+
+
+def compile(
+    model: Model,
+    *,
+    data: object = None,
+    target: Target = "ort",
+    budget: Budget | str | float | None = None,
+    calibration: Calibration = "auto",
+    keep_slower: bool = False,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Quantize a float model, fold it to integer arithmetic, keep what is faster, and prove it.
+
+    Args:
+        model: A float model.
+        data: The user's data: half of it calibrates, the other half judges. Required, except
+            with a plan.
+        target: What the integer graph is made of.
+        budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
+        calibration: How activation ranges are found.
+        keep_slower: Quantize all that can be, even where it makes the model slower.
+        plan: Replay these choices, measuring nothing.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: There is no data, or the model is quantized already.
+        NotEquivalentError: The result breaks a contract or the budget.
+    """
+    if data is None and plan is None:
+        raise UsageError("compile needs data to calibrate on: give --data")
+    bar = progress or Silent()
+    original = load_model(model)
+    feeds = open_feeds(data, input_specs(original))
+    limits = _budget(budget)
+    if plan is not None:
+        loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+        done = replay(original, loaded, feeds, limits, bar)
+    else:
+        options = CompileOptions(target, limits, calibration, keep_slower)
+        done = compile_model(original, feeds, options, bar)
+    return Outcome(done.run.model, _compile_report(model, original, done, feeds), done.plan)
+
+
+def verify(
+    reference: Model,
+    candidate: Model,
+    *,
+    data: object = None,
+    contract: Contract | None = None,
+    budget: Budget | str | float | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two models on data.
+
+    Args:
+        reference: The original.
+        candidate: The rewritten model.
+        data: What to feed; generated if None.
+        contract: What the candidate promises; APPROXIMATE where a budget is given, else
+            REASSOCIATED.
+        budget: What may be lost.
+        progress: Told how far it is.
+
+    Returns:
+        The comparison; its verdict says whether the contract holds.
+    """
+    original, rewritten = load_model(reference), load_model(candidate)
+    feeds = open_feeds(data, input_specs(original))
+    default = Contract.REASSOCIATED if budget is None else Contract.APPROXIMATE
+    (progress or Silent()).stage("comparing")
+    return compare_models(original, rewritten, feeds, contract or default, _budget(budget))
+
+
+def explain(model: Model, *, data: object = None) -> Explanation:
+    """What is in a model, what stays in float and why, what it costs.
+
+    Args:
+        model: The model.
+        data: What to run it on for the costs; generated if None.
+    """
+    loaded = load_model(model)
+    return explain_model(loaded, open_feeds(data, input_specs(loaded)))
+
+
+def require_conclusive(comparison: Comparison) -> None:
+    """Raise where the comparison did not pass.
+
+    Raises:
+        NotEquivalentError: The models differ by more than the contract allows.
+        InconclusiveError: The samples do not decide.
+    """
+    verdict = comparison.verdict
+    if verdict.passed:
+        return
+    kind = InconclusiveError if verdict.inconclusive else NotEquivalentError
+    raise kind("; ".join(verdict.reasons))
+
+
+def _budget(budget: Budget | str | float | None) -> Budget:
+    if budget is None:
+        return Budget()
+    return budget if isinstance(budget, Budget) else Budget.from_text(str(budget))
+
+
+def _source_facts(model: Model, loaded: ir.Model) -> Any:
+    if not isinstance(model, str | os.PathLike):
+        return model_facts(loaded)
+    path = Path(model)
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    return replace(model_facts(loaded), path=str(path), sha256=digest, size=len(data))
+
+
+def _compile_report(
+    model: Model, original: ir.Model, done: Compilation, feeds: FeedSource
+) -> Report:
+    latency = {
+        name: {"median_ms": each.median_ms, "relative": each.relative}
+        for name, each in done.latency.items()
+    }
+    verdict = done.comparison.verdict
+    return Report(
+        command="compile",
+        passed=verdict.passed,
+        reasons=verdict.reasons,
+        source=_source_facts(model, original),
+        result=model_facts(done.run.model),
+        data=feeds.to_json(),
+        passes=done.run.rows,
+        equivalence=done.comparison.to_json(),
+        latency={"models": latency} if latency else {},
+        decisions=done.plan.decisions,
+        islands=done.run.remarks,
+    )

@@ -1,0 +1,307 @@
+"""What each command does: call the API, write files, print for people or machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from onnxfold import api
+from onnxfold.console import ProgressBars, print_json, print_line, print_table
+from onnxfold.passes.base import Contract
+from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
+from onnxfold.passes.instruments import (
+    CrashReproducer,
+    DumpIfChanged,
+    RewriteLimit,
+    bisect_rewrites,
+)
+from onnxfold.passes.pipeline import Instrument
+from onnxfold.passes.registry import parse_passes, pass_class, pass_names
+from onnxfold.passes.spec import option_summary
+from onnxfold.runtime.compiler.verified import weakest_contract
+from onnxfold.runtime.feeds import open_feeds
+from onnxfold.runtime.loading import load_model
+from onnxfold.runtime.report.markdown import comparison_to_markdown
+from onnxfold.runtime.report.write import write_text
+from onnxfold.runtime.specs import input_specs
+from onnxfold.runtime.verify.compare import Comparison, compare_models
+
+_MAX_ROWS = 20
+
+
+def compile(options: argparse.Namespace) -> int:
+    """``onnxfold compile``."""
+    _refuse_overwriting(options.output, options.model)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        outcome = api.compile(
+            options.model,
+            data=options.data,
+            target=options.target,
+            budget=options.budget,
+            calibration=options.calibration,
+            keep_slower=options.keep_slower,
+            plan=options.plan,
+            progress=progress,
+        )
+    if options.save_plan is not None and outcome.plan is not None:
+        outcome.plan.save(options.save_plan)
+    return _finish(options, outcome)
+
+
+def fold(options: argparse.Namespace) -> int:
+    """``onnxfold fold``."""
+    _refuse_overwriting(options.output, options.model)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        outcome = api.fold(
+            options.model, target=options.target, data=options.data, progress=progress
+        )
+    return _finish(options, outcome)
+
+
+def optimize(options: argparse.Namespace) -> int:
+    """``onnxfold optimize``."""
+    _refuse_overwriting(options.output, options.model)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        outcome = api.optimize(options.model, data=options.data, progress=progress)
+    return _finish(options, outcome)
+
+
+def opt(options: argparse.Namespace) -> int:
+    """``onnxfold opt``."""
+    if options.list:
+        return _list_passes(as_json=options.json)
+    if options.model is None or options.passes is None:
+        raise UsageError('opt needs a MODEL and --passes "..." (--list shows the passes)')
+    if options.bisect:
+        return _bisect(options)
+    if options.output is None:
+        raise UsageError("opt needs -o OUT")
+    _refuse_overwriting(options.output, options.model)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        outcome = api.run_passes(
+            options.model,
+            options.passes,
+            data=options.data,
+            gates=not options.no_verify,
+            instruments=_instruments(options),
+            progress=progress,
+        )
+    return _finish(options, outcome)
+
+
+def verify(options: argparse.Namespace) -> int:
+    """``onnxfold verify``."""
+    with ProgressBars(enabled=not options.quiet) as progress:
+        comparison = api.verify(
+            options.reference,
+            options.candidate,
+            data=options.data,
+            contract=Contract(options.contract) if options.contract else None,
+            budget=options.budget,
+            progress=progress,
+        )
+    document = comparison.to_json()
+    if options.report is not None:
+        write_text(options.report / "report.json", json.dumps(document, indent=2) + "\n")
+        write_text(options.report / "report.md", comparison_to_markdown(document))
+    if options.json or options.format == "json":
+        print_json(document)
+    elif options.format == "markdown":
+        print_line(comparison_to_markdown(document))
+    else:
+        _print_comparison(comparison)
+    api.require_conclusive(comparison)
+    return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """``onnxfold explain``."""
+    explanation = api.explain(options.model, data=options.data)
+    if options.json:
+        print_json(explanation.to_json())
+        return 0
+    census = explanation.census
+    print_line(
+        f"{sum(census.ops.values())} nodes, {census.parameters:,} parameters "
+        f"({census.parameter_bytes:,} bytes), {census.macs:,} multiply-accumulates, "
+        f"{census.integer_share:.1%} of them on integers"
+    )
+    print_table("operators", ("operator", "count"), census.ops.items())
+    total = sum(cost.microseconds * cost.calls for cost in explanation.costs) or 1.0
+    shown = explanation.costs[:_MAX_ROWS]
+    print_table(
+        f"where the time goes (the first {len(shown)} of {len(explanation.costs)} nodes run)",
+        ("node", "operator", "microseconds", "share"),
+        (
+            (
+                cost.node,
+                cost.op_type,
+                f"{cost.microseconds * cost.calls:.1f}",
+                f"{cost.microseconds * cost.calls / total:.1%}",
+            )
+            for cost in shown
+        ),
+        numeric_from=2,
+    )
+    _print_islands([vars(island) for island in explanation.islands])
+    return 0
+
+
+def _finish(options: argparse.Namespace, outcome: api.Outcome) -> int:
+    """Write the model and the report, print, and return the exit code."""
+    outcome.save(options.output)
+    report = outcome.report.to_json()
+    report["result"]["path"] = str(options.output)
+    if options.report is not None:
+        outcome.save_report(options.report, result_path=options.output)
+    if options.json:
+        print_json(report)
+    else:
+        _print_report(report)
+    return 0 if outcome.report.passed else InconclusiveError.exit_code
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    changed = [row for row in report["passes"] if row["modified"]]
+    rows = [
+        (
+            row["pass"].split("{")[0],
+            row["contract"],
+            sum(row["rules"].values()),
+            f"{row['seconds']:.2f}",
+            row["evidence"].get("verdict", {}).get("status", "structure only"),
+        )
+        for row in changed
+    ]
+    unchanged = len(report["passes"]) - len(changed)
+    title = f"passes that changed something ({unchanged} changed nothing)"
+    print_table(title, ("pass", "contract", "rewrites", "seconds", "gate"), rows, numeric_from=2)
+    if report["decisions"]:
+        _print_decisions(report["decisions"])
+    _print_islands(report["islands"])
+    if report["equivalence"]:
+        _print_outputs(report["equivalence"]["deployment"], report["equivalence"]["samples"])
+    source, result = report["source"], report["result"]
+    print_line(f"size: {source['bytes']:,} -> {result['bytes']:,} bytes")
+    print_line(f"integer MACs: {result['census']['integer_share']:.1%}")
+    verdict = report["verdict"]
+    state = "passed" if verdict["passed"] else "inconclusive"
+    print_line(f"{state}: {result['path']}")
+    for reason in verdict["reasons"]:
+        print_line(f"  {reason}")
+    if report["data"].get("generated"):
+        print_line("  inputs were generated: give --data for evidence on your own")
+
+
+def _print_decisions(decisions: list[dict[str, Any]]) -> None:
+    print_table(
+        "what was measured and chosen",
+        ("candidate", "median ms", "of the original", "quality", "outcome"),
+        (
+            (
+                row["candidate"],
+                "" if row["median_ms"] is None else f"{row['median_ms']:.3f}",
+                "" if row["relative"] is None else f"{row['relative']:.3f}",
+                row["quality"],
+                row["outcome"],
+            )
+            for row in decisions
+        ),
+    )
+
+
+def _print_islands(islands: list[dict[str, Any]]) -> None:
+    if not islands:
+        return
+    shown = islands[:_MAX_ROWS]
+    print_table(
+        f"left in float ({len(shown)} of {len(islands)})",
+        ("node", "operator", "reason", "what would change it"),
+        ((row["node"], row["op_type"], row["reason"], row["advice"]) for row in shown),
+        numeric_from=9,
+    )
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    document = comparison.to_json()
+    _print_outputs(document["deployment"], comparison.samples)
+    print_line(f"{comparison.contract.value}: {comparison.verdict.status}")
+
+
+def _print_outputs(outputs: list[dict[str, Any]], samples: int) -> None:
+    print_table(
+        f"against the original, {samples} samples, as deployed",
+        ("output", "SQNR dB", "cosine", "max |difference|", "changed top-1"),
+        (
+            (
+                row["name"],
+                _short(row["sqnr_db"]),
+                _short(row["cosine"]),
+                _short(row["max_abs_diff"]),
+                f"{row['flips']} of {row['rows']}" if row["rows"] else "",
+            )
+            for row in outputs
+        ),
+    )
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _instruments(options: argparse.Namespace) -> list[Instrument]:
+    instruments: list[Instrument] = []
+    if options.dump is not None:
+        instruments.append(DumpIfChanged(options.dump))
+    if options.reproducer is not None:
+        instruments.append(CrashReproducer(options.reproducer))
+    if options.max_rewrites is not None:
+        instruments.append(RewriteLimit(options.max_rewrites))
+    return instruments
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    """Find the first rewrite that breaks the contract of the pipeline."""
+    model = load_model(options.model)
+    passes = parse_passes(options.passes)
+    feeds = open_feeds(options.data, input_specs(model))
+    contract = weakest_contract(passes)
+    culprit = bisect_rewrites(
+        passes, model, lambda each: compare_models(model, each, feeds, contract).verdict.passed
+    )
+    if culprit is None:
+        print_json({"culprit": None}) if options.json else print_line("no rewrite breaks the model")
+        return 0
+    number, total, rewrite = culprit.number, culprit.total, str(culprit.rewrite)
+    if options.json:
+        print_json({"culprit": {"number": number, "total": total, "rewrite": rewrite}})
+    else:
+        print_line(f"rewrite {number} of {total} breaks it: {rewrite}")
+    return NotEquivalentError.exit_code
+
+
+def _list_passes(*, as_json: bool) -> int:
+    rows = [
+        (name, pass_class(name).__doc__ or "", option_summary(pass_class(name)))
+        for name in pass_names()
+    ]
+    if as_json:
+        keys = ("name", "summary", "options")
+        print_json([dict(zip(keys, (n, d.split("\n")[0], o), strict=True)) for n, d, o in rows])
+        return 0
+    print_table(
+        "passes",
+        ("pass", "what it does", "options"),
+        ((name, text.split("\n")[0], ", ".join(options)) for name, text, options in rows),
+        numeric_from=9,
+    )
+    return 0
+
+
+def _refuse_overwriting(output: Path, model: Path) -> None:
+    if output.resolve() == model.resolve():
+        raise UsageError(f"{output} is the input: models are never overwritten, name another file")
+    if not output.parent.is_dir():
+        raise UsageError(f"cannot write {output}: no folder {output.parent}")
