@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from examples.samples import Samples, save_sets
+
 Features = NDArray[np.int32]
-Labels = NDArray[np.int64]
 
 LABEL_BY_EXTENSION: Mapping[str, str] = {
     ".awk": "awk",
@@ -82,7 +83,7 @@ LABEL_BY_EXTENSION: Mapping[str, str] = {
 }
 """The file name extensions used, with the label magika gives such files."""
 
-CALIBRATION_SAMPLES = 256
+CALIBRATION_SAMPLES = 512
 EVALUATION_SAMPLES = 1024
 SCANNED_FILES = 400_000
 FILES_PER_LABEL = 400
@@ -119,23 +120,6 @@ class FeatureSpec:
             padding_token=int(config["padding_token"]),
             labels=tuple(config["target_labels_space"]),
         )
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Model inputs and their true classes.
-
-    Attributes:
-        inputs: int32 [N, beg_size + end_size].
-        labels: int64 [N], indices into `FeatureSpec.labels`.
-    """
-
-    inputs: Features
-    labels: Labels
-
-    def save(self, path: Path) -> None:
-        """Write the samples as an .npz with the arrays `bytes` (the model's input) and `labels`."""
-        np.savez_compressed(path, bytes=self.inputs, labels=self.labels)
 
 
 def extract_features(path: Path, spec: FeatureSpec) -> Features:
@@ -192,7 +176,7 @@ def build(spec: FeatureSpec, roots: Sequence[Path]) -> tuple[Samples, Samples]:
         folders = ", ".join(str(root) for root in roots)
         raise ValueError(f"only {len(pairs)} labelled files found in {folders}: 512 are needed")
     order = np.random.default_rng(0).permutation(len(pairs))
-    split = min(CALIBRATION_SAMPLES, len(pairs) // 4)
+    split = min(CALIBRATION_SAMPLES, len(pairs) // 3)
     chosen = order[:wanted]
     return _stack(pairs, chosen[:split]), _stack(pairs, chosen[split:])
 
@@ -250,7 +234,7 @@ def _cap_that_fills(wanted: int, available: Sequence[int]) -> int:
 def _stack(pairs: Sequence[tuple[Features, int]], chosen: NDArray[np.int64]) -> Samples:
     kept = [pairs[int(index)] for index in chosen]
     inputs: Features = np.stack([row for row, _ in kept])
-    return Samples(inputs, np.array([label for _, label in kept], dtype=np.int64))
+    return Samples("bytes", inputs, np.array([label for _, label in kept], dtype=np.int64))
 
 
 def main() -> None:
@@ -260,9 +244,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the two files go")
     arguments = parser.parse_args()
     calibration, evaluation = build(FeatureSpec.load(arguments.config), default_roots())
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    calibration.save(arguments.folder / "calibration.npz")
-    evaluation.save(arguments.folder / "evaluation.npz")
+    save_sets(arguments.folder, calibration, evaluation)
     print(f"{len(calibration.labels)} calibration and {len(evaluation.labels)} evaluation samples")
 
 

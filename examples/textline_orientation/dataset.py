@@ -10,40 +10,24 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from examples.samples import Samples, save_sets
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 HEIGHT, WIDTH = 48, 192
-CALIBRATION_LINES = 128
+CALIBRATION_LINES = 256
 EVALUATION_LINES = 512
 CALIBRATION_SIZES = (16, 20, 26, 34)
 EVALUATION_SIZES = (15, 18, 23, 30)
 FONT_FAMILIES = ("DejaVuSans", "DejaVuSerif", "Liberation", "FreeSans", "FreeSerif", "NotoSans-")
 
 WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Model inputs and their true classes.
-
-    Attributes:
-        inputs: float32 [N, 3, 48, 192].
-        labels: int64 [N], 0 for an upright line and 1 for one turned by 180 degrees.
-    """
-
-    inputs: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-    def save(self, path: Path) -> None:
-        """Write the samples as an .npz with the arrays `x` (the model's input) and `labels`."""
-        np.savez(path, x=self.inputs, labels=self.labels)
 
 
 def system_fonts(root: Path = Path("/usr/share/fonts")) -> list[Path]:
@@ -97,7 +81,9 @@ def _render(
     for text in lines:
         image = _draw(text, _font(fonts, sizes, rng), rng)
         inputs += [preprocess(image), preprocess(image.transpose(Image.Transpose.ROTATE_180))]
-    return Samples(np.stack(inputs), np.tile(np.array([0, 1], dtype=np.int64), len(lines)))
+    # Class 0 is upright, class 1 turned by 180 degrees.
+    labels = np.tile(np.array([0, 1], dtype=np.int64), len(lines))
+    return Samples("x", np.stack(inputs), labels)
 
 
 def _font(fonts: Sequence[Path], sizes: Sequence[int], rng: np.random.Generator) -> Font:
@@ -134,9 +120,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the two files go")
     folder: Path = parser.parse_args().folder
     calibration, evaluation = build(system_fonts())
-    folder.mkdir(parents=True, exist_ok=True)
-    calibration.save(folder / "calibration.npz")
-    evaluation.save(folder / "evaluation.npz")
+    save_sets(folder, calibration, evaluation)
     print(f"{len(calibration.labels)} calibration and {len(evaluation.labels)} evaluation samples")
 
 

@@ -44,7 +44,9 @@ def test_rates_count_top1_and_agreement(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_sqnr_is_in_decibels() -> None:
     reference = np.array([[3.0, 4.0]], dtype=np.float32)
-    assert sqnr_db(reference, reference + np.array([0.5, 0.0], dtype=np.float32)) == pytest.approx(20.0)
+    assert sqnr_db(reference, reference + np.array([0.5, 0.0], dtype=np.float32)) == pytest.approx(
+        20.0
+    )
     assert sqnr_db(reference, reference) == float("inf")
 
 

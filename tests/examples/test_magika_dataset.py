@@ -48,7 +48,7 @@ def test_sets_are_disjoint_balanced_and_repeatable(tmp_path: Path) -> None:
     calibration, evaluation = dataset.build(SPEC, [root])
     rows = [row.tobytes() for part in (calibration, evaluation) for row in part.inputs]
     assert len(rows) == len(set(rows))
-    assert len(calibration.labels) == len(rows) // 4
+    assert len(calibration.labels) == len(rows) // 3
     assert set(evaluation.labels.tolist()) == {0, 1}
     again, _ = dataset.build(SPEC, [root])
     np.testing.assert_array_equal(calibration.inputs, again.inputs)
