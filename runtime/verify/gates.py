@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from onnxfold.passes.base import Contract
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.verify.bounds import rate_lower_bound, rate_upper_bound, samples_needed
 from onnxfold.runtime.verify.metrics import OutputMetrics
 
@@ -21,6 +23,14 @@ _INTEGER_SQNR = 35.0
 _INTEGER_LSB_P99 = 2
 _INTEGER_LSB_MAX = 16
 _DRIFT_MARGIN_DB = 3.0
+_SCORE_MARGIN_DB = 20.0
+_SCORE_COSINE = 0.98
+_LIMITS = {
+    "flips": "max_flip_rate",
+    "sqnr": "sqnr_db",
+    "cosine": "cosine",
+    "max-difference": "max_abs_diff",
+}
 _SMALL_INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"})
 
 
@@ -71,6 +81,9 @@ class Budget:
             must not exceed this.
         confidence: Of the bound on flips.
         max_abs_diff: Largest absolute difference.
+        decisions_first: Outputs that look like class scores are there to be decided on: where the
+            samples prove the flip rate, ``sqnr_db`` may be missed by 20 dB. Where they are too few
+            to prove it, the limits on noise decide alone.
     """
 
     sqnr_db: float | None = 30.0
@@ -78,6 +91,28 @@ class Budget:
     max_flip_rate: float | None = 0.01
     confidence: float = 0.95
     max_abs_diff: float | None = None
+    decisions_first: bool = True
+
+    @classmethod
+    def from_text(cls, text: str) -> Budget:
+        """Parse ``0.01`` (a flip rate) or limits by name: ``flips=0.01,sqnr=30,cosine=0.999``.
+
+        A limit on noise that is named is meant as it stands, for class scores too.
+
+        Raises:
+            UsageError: A limit is unknown, not a number, or out of range.
+        """
+        limits: dict[str, float] = {}
+        for part in text.split(","):
+            name, _, value = part.rpartition("=")
+            field = _LIMITS.get(name.strip() or "flips")
+            if field is None:
+                raise UsageError(f"budget: no limit '{name}'{did_you_mean(name, _LIMITS)}")
+            limits[field] = _limit(part, value)
+        if not 0 <= limits.get("max_flip_rate", 0) <= 1 or limits.get("cosine", 0) > 1:
+            raise UsageError(f"budget {text}: rates and cosines lie between 0 and 1")
+        strict = "sqnr_db" in limits or "cosine" in limits
+        return replace(cls(decisions_first=not strict), **limits)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -218,6 +253,17 @@ class ApproximateGate(Gate):
         if counted and metrics.dtype not in _SMALL_INTEGERS:
             # Labels, indices, decisions: they have no noise, they are right or wrong.
             return self._judge_flips(metrics, metrics.different, metrics.elements)
+        noise = self._judge_noise(metrics, budget)
+        decisions = self._judge_flips(metrics, metrics.flips, metrics.rows)
+        scores = budget.decisions_first and budget.max_flip_rate is not None and metrics.rows > 0
+        if not scores or noise.passed:
+            return PASSED if scores and decisions.inconclusive else noise & decisions
+        if not decisions.passed:
+            return decisions
+        return self._judge_noise(metrics, _for_scores(budget))
+
+    @staticmethod
+    def _judge_noise(metrics: OutputMetrics, budget: Budget) -> Verdict:
         reasons = _unless_finite_alike(metrics)
         if budget.sqnr_db is not None:
             reasons += _unless_sqnr(metrics, budget.sqnr_db)
@@ -237,7 +283,7 @@ class ApproximateGate(Gate):
                 metrics.max_abs_diff,
                 f"<= {budget.max_abs_diff:g}",
             )
-        return _verdict(reasons) & self._judge_flips(metrics, metrics.flips, metrics.rows)
+        return _verdict(reasons)
 
     def _judge_flips(self, metrics: OutputMetrics, flips: int, rows: int) -> Verdict:
         limit, confidence = self.budget.max_flip_rate, self.budget.confidence
@@ -333,6 +379,22 @@ def drift_excess(metrics: OutputMetrics, drift: OutputMetrics) -> tuple[str, ...
             else ()
         ),
     )
+
+
+def _for_scores(budget: Budget) -> Budget:
+    """The limits on noise that class scores keep once their decisions are proven."""
+    return replace(
+        budget,
+        sqnr_db=None if budget.sqnr_db is None else budget.sqnr_db - _SCORE_MARGIN_DB,
+        cosine=None if budget.cosine is None else min(budget.cosine, _SCORE_COSINE),
+    )
+
+
+def _limit(part: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(f"budget: '{part}' is not a number or a limit by name") from None
 
 
 def _verdict(reasons: Sequence[str]) -> Verdict:
