@@ -29,9 +29,11 @@ PASSES: dict[str, str] = {
     "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
     "fuse-matmul-add": "fuse.matmul_add:FuseMatMulAdd",
+    "fuse-one-hot-matmul": "fuse.one_hot_matmul:FuseOneHotMatMul",
     # quantize
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold
+    "fold-qdq": "fold.fold_qdq:FoldQdq",
     # bridge
     "surgeon": "surgeon:Surgeon",
 }
