@@ -26,10 +26,12 @@ PASSES: dict[str, str] = {
     "upgrade-opset": "simplify.upgrade_opset:UpgradeOpset",
     # fuse: float, reassociated
     "fold-batch-norm": "fuse.batch_norm:FoldBatchNorm",
+    "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
     "fuse-matmul-add": "fuse.matmul_add:FuseMatMulAdd",
     "fuse-one-hot-matmul": "fuse.one_hot_matmul:FuseOneHotMatMul",
+    "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
     # quantize
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold
