@@ -23,7 +23,7 @@ from onnxfold.passes.provenance import PASS_KEY
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.script import ScriptReference
 from onnxfold.passes.serialization import to_proto, with_embedded_tensors
-from onnxfold.passes.surgeon_restore import drop_captured_initializers, restore
+from onnxfold.passes.surgeon_restore import restore, tidy
 from onnxfold.passes.walk import all_graphs, all_nodes, label
 
 GsGraph: TypeAlias = Any
@@ -45,7 +45,7 @@ _LIST_ATTRIBUTES = frozenset(
 _USER_DEFINED = 2  # numpy's mark of dtypes that it does not define itself, such as ml_dtypes'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Surgeon(Pass):
     """Run a user's function ``fn(graph: onnx_graphsurgeon.Graph) -> None | Graph`` as a pass.
 
@@ -78,7 +78,9 @@ class Surgeon(Pass):
                 "it must return None or an onnx_graphsurgeon.Graph"
             )
         replacement = from_graphsurgeon(result, model)
-        if to_proto(replacement) == to_proto(with_embedded_tensors(model)):
+        before = to_proto(with_embedded_tensors(model))
+        tidy(before)
+        if to_proto(replacement) == before:
             return
         _mark_new_nodes(replacement, model)
         with rewriter.step(self.script.function):
@@ -118,13 +120,13 @@ def from_graphsurgeon(graph: GsGraph, original: ir.Model) -> ir.Model:
             for constant in _constants(gs, graph):
                 _repack(gs, constant)
             proto: onnx.ModelProto = gs.export_onnx(graph)
-            drop_captured_initializers(proto.graph, frozenset())
+            tidy(proto)
             proto.ir_version = original.ir_version
             model = ir.from_proto(proto)
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise PassError(f"onnx-graphsurgeon cannot export the graph: {message}") from error
-    if graph.opset is not None:
+    if "" in model.opset_imports and graph.opset is not None:
         model.opset_imports[""] = int(graph.opset)
     restore(model, original)
     return model

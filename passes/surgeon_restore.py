@@ -6,24 +6,41 @@ functions, unused initializers, and inputs that have a default value.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import onnx
 import onnx_ir as ir
 
 from onnxfold.passes.walk import iterate_graphs
 
 
-def drop_captured_initializers(graph: onnx.GraphProto, visible: frozenset[str]) -> None:
-    """Remove from all bodies the copies of constants that an enclosing graph defines."""
+def tidy(model: onnx.ModelProto) -> None:
+    """Undo what graphsurgeon added: copies of captured constants in bodies, empty names."""
+    _tidy_graph(model.graph, frozenset())
+    for function in model.functions:
+        for body in _tidy_nodes(function.node):
+            _tidy_graph(body, frozenset())
+
+
+def _tidy_graph(graph: onnx.GraphProto, visible: frozenset[str]) -> None:
     own = [tensor for tensor in graph.initializer if tensor.name not in visible]
     del graph.initializer[:]
     graph.initializer.extend(own)
     names = {tensor.name for tensor in graph.initializer}
     names |= {value.name for value in graph.input}
     names |= {output for node in graph.node for output in node.output}
-    for node in graph.node:
+    for body in _tidy_nodes(graph.node):
+        _tidy_graph(body, visible | names)
+
+
+def _tidy_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """Clear the empty names of attribute tensors; yield the bodies of the nodes."""
+    for node in nodes:
         for attribute in node.attribute:
+            if attribute.HasField("t") and not attribute.t.name:
+                attribute.t.ClearField("name")
             if attribute.HasField("g"):
-                drop_captured_initializers(attribute.g, visible | names)
+                yield attribute.g
 
 
 def restore(model: ir.Model, original: ir.Model) -> None:
@@ -81,8 +98,21 @@ def _restore_value(value: ir.Value, original: ir.Value) -> None:
     if value.shape is None or value.shape == original.shape:
         value.shape = original.shape
     if value.const_value is not None and original.const_value is not None:
-        value.const_value.metadata_props.update(original.const_value.metadata_props)
-        value.const_value.doc_string = original.const_value.doc_string
+        value.const_value = _described(value.const_value, original.const_value)
+
+
+def _described(tensor: ir.TensorProtocol, original: ir.TensorProtocol) -> ir.TensorProtocol:
+    """``tensor`` with the metadata and doc string of ``original``, unless it has them."""
+    if tensor.doc_string == original.doc_string:
+        tensor.metadata_props.update(original.metadata_props)
+        return tensor
+    return ir.Tensor(
+        tensor.numpy(),
+        dtype=tensor.dtype,
+        name=tensor.name,
+        doc_string=original.doc_string,
+        metadata_props=dict(original.metadata_props),
+    )
 
 
 def _restore_default_inputs(graph: ir.Graph, original: ir.Graph) -> None:
