@@ -105,7 +105,7 @@ def affine_from_range(low: float, high: float, dtype: ir.DataType) -> AffineType
     if not scale > np.finfo(np.float32).tiny:
         scale = np.float32(1.0)
     zero_point = np.clip(np.rint(code_low - low / float(scale)), code_low, code_high)
-    return AffineType(np.array(scale), np.array(zero_point, dtype.numpy()), dtype)
+    return AffineType(np.asarray(scale, np.float32), np.array(zero_point, dtype.numpy()), dtype)
 
 
 def symmetric_weights(
@@ -119,6 +119,7 @@ def symmetric_weights(
         dtype: Signed type of the codes.
         magnitude: Largest code used; below 127 it leaves head room (``reduce-range``).
     """
+    axis = None if axis is None else axis % weights.ndim
     others = tuple(i for i in range(weights.ndim) if i != axis) if axis is not None else None
     largest = np.max(np.abs(weights.astype(np.float64)), axis=others, initial=0.0)
     scale: Array = np.asarray(largest / magnitude, dtype=np.float32)
