@@ -73,6 +73,8 @@ def _parse_options(tokens: _Tokens) -> dict[str, tuple[str, ...]]:
     options: dict[str, tuple[str, ...]] = {}
     while not tokens.accept("}"):
         option = tokens.word("an option name or '}'")
+        if option in options:
+            raise UsageError(f"pipeline: option {option} is given twice")
         values: list[str] = []
         if tokens.accept("="):
             values.append(tokens.word(f"a value for {option}"))
