@@ -121,7 +121,7 @@ def measure(tool: str, count: int) -> dict[str, Any]:
     rounds: list[tuple[float, float]] = []
     added = 0.0
     plain = infer()
-    for _ in range(ROUNDS[count]):
+    for _ in range(ROUNDS.get(count, 1)):
         seconds = _seconds(lambda: run(proto, method, count))
         added = added or _peak_mib() - before
         after = infer()

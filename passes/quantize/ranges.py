@@ -97,7 +97,7 @@ class Ranges(Mapping[str, "tuple[float, float]"]):
                 ranges = _from_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file; calibrate first") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: not a file of calibration ranges ({error})") from error
         return cls(ranges, path=path)
 

@@ -1,9 +1,10 @@
 """A histogram in one pass, and the percentiles read from it.
 
-The bins are a fixed grid around zero whose width is a power of two. When a value falls outside,
-the width doubles and neighbouring bins merge, which gives the very counts that the wider grid
-would have given from the start. So no first pass has to find the range, and the result depends
-neither on the order of the samples nor on how they were split.
+Values are counted by their magnitude in widths, rounded towards zero, on either side of zero; the
+width is a power of two. When a value falls outside, the width doubles and neighbouring bins merge,
+which gives the very counts that the wider grid would have given from the start. So no first pass
+has to find the range, and the result depends neither on the order of the samples nor on how they
+were split.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from onnxfold.passes.constants import Array
 from onnxfold.runtime.calibrate.min_max import MinMax
 
 BINS_PER_SIDE = 2048
-"""Bins below zero, and bins above it; at least half of the larger side is used."""
+"""Bins on either side of zero, the one in the middle included."""
 
 _LOG2_BINS = 11
+_MIDDLE = BINS_PER_SIDE - 1
 _MIN_EXPONENT = -120  # the reciprocal of the width must stay a float32
 _CHUNK = 1 << 16  # values at a time, so that the buffers stay in the cache
 
@@ -30,13 +32,13 @@ class Histogram:
 
     Attributes:
         exponent: The width of a bin is 2 ** exponent.
-        counts: int64 [2 * BINS_PER_SIDE]; bin i holds values in
-            [i - BINS_PER_SIDE, i + 1 - BINS_PER_SIDE) * 2 ** exponent.
+        counts: int64 [2 * BINS_PER_SIDE - 1]; the bin k places right of the middle holds values
+            of k to k + 1 widths, likewise to the left; the middle one both sides of zero.
         extremes: The exact lowest and highest value.
     """
 
     exponent: int = _MIN_EXPONENT
-    counts: Array = field(default_factory=lambda: np.zeros(2 * BINS_PER_SIDE, np.int64))
+    counts: Array = field(default_factory=lambda: np.zeros(2 * _MIDDLE + 1, np.int64))
     extremes: MinMax = field(default_factory=MinMax)
 
     def update(self, values: Array) -> None:
@@ -58,11 +60,10 @@ class Histogram:
         for start in range(0, flat.size, _CHUNK):
             chunk = flat[start : start + _CHUNK]
             position, index = scaled[: chunk.size], bins[: chunk.size]
-            # Exact: the factor is a power of two, and the sum an integer below 2**24.
+            # Exact, for the factor is a power of two; what underflows belongs in the middle.
             np.multiply(chunk, per_width, out=position)
-            np.floor(position, out=position)
-            np.add(position, np.float32(BINS_PER_SIDE), out=position)
             np.copyto(index, position, casting="unsafe")
+            np.add(index, _MIDDLE, out=index)
             self.counts += np.bincount(index, minlength=self.counts.size)
 
     def merge(self, other: Histogram) -> None:
@@ -79,8 +80,8 @@ class Histogram:
         inside = float(self.counts[index])
         below = float(cumulative[index]) - inside
         share = (target - below) / inside if inside else 0.0
-        value = math.ldexp(index - BINS_PER_SIDE + share, self.exponent)
-        return min(max(value, self.extremes.low), self.extremes.high)
+        lower, upper = self._edges(index - _MIDDLE)
+        return lower + share * (upper - lower)
 
     def range(self, percentile: float) -> tuple[float, float] | None:
         """The interval holding ``percentile`` % of the values, as much cut off at either end.
@@ -93,6 +94,13 @@ class Histogram:
         tail = (100.0 - percentile) / 200.0
         return self.quantile(tail), self.quantile(1.0 - tail)
 
+    def _edges(self, place: int) -> tuple[float, float]:
+        """The interval of the bin ``place`` right of the middle, cut to the values seen."""
+        width = math.ldexp(1.0, self.exponent)
+        lower = (place if place > 0 else place - 1) * width
+        upper = (place if place < 0 else place + 1) * width
+        return max(lower, self.extremes.low), min(upper, self.extremes.high)
+
     def _widen(self, exponent: int) -> None:
         if exponent > self.exponent:
             self.counts = _coarser(self.counts, exponent - self.exponent)
@@ -101,14 +109,19 @@ class Histogram:
 
 def _exponent_for(magnitude: float) -> int:
     """The smallest exponent whose grid holds values up to ``magnitude``."""
+    if magnitude == 0.0:
+        return _MIN_EXPONENT
     return max(math.frexp(magnitude)[1] - _LOG2_BINS, _MIN_EXPONENT)
 
 
 def _coarser(counts: Array, doublings: int) -> Array:
     """``counts`` on a grid whose bins are 2 ** doublings times as wide."""
     merged = 1 << min(doublings, _LOG2_BINS)
-    used = counts.reshape(-1, merged).sum(axis=1)
+    right = counts[_MIDDLE:].reshape(-1, merged).sum(axis=1)
+    left = counts[_MIDDLE::-1].copy()
+    left[0] = 0  # the middle bin is counted on the right
+    left = left.reshape(-1, merged).sum(axis=1)
     coarse = np.zeros_like(counts)
-    start = BINS_PER_SIDE - used.size // 2
-    coarse[start : start + used.size] = used
+    coarse[_MIDDLE : _MIDDLE + right.size] = right
+    coarse[_MIDDLE - left.size + 1 : _MIDDLE + 1] += left[::-1]
     return coarse

@@ -1,0 +1,46 @@
+"""MinMax: streaming equals looking at everything at once; NaN and infinity are seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from onnxfold.runtime.calibrate.min_max import MinMax
+
+arrays = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+
+
+@given(st.lists(arrays, min_size=1))
+def test_streaming_equals_everything_at_once(shards: list[npt.NDArray[Any]]) -> None:
+    one, merged = MinMax(), MinMax()
+    for shard in shards:
+        one.update(shard)
+        other = MinMax()
+        other.update(shard)
+        merged.merge(other)
+    everything = np.concatenate([shard.reshape(-1) for shard in shards])
+    expected = (everything.min(), everything.max()) if everything.size else None
+    assert one.range() == merged.range() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")]
+)
+@pytest.mark.parametrize("position", [0, 1, 500, 999])
+def test_what_is_not_finite_is_an_error_wherever_it_is(
+    value: float, word: str, position: int
+) -> None:
+    values = np.zeros(1000, np.float32)
+    values[position] = value
+    with pytest.raises(ValueError, match=word):
+        MinMax().update(values)
