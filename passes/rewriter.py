@@ -44,6 +44,8 @@ AttributeValue = (
     | ir.TensorProtocol
     | ir.Attr
 )
+_DEFAULT_ONNX_OPSET = 21
+_FIRST_OPSET = 1
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class Rewriter:
             inputs: Input values; None for an absent optional input.
             name: Base of the names of the node and its outputs, made unique.
             attributes: Attribute values by name.
-            domain: Operator domain; imported at version 1 if it is not yet.
+            domain: Operator domain; imported if it is not yet (ai.onnx at 21, others at 1).
             outputs: Number of outputs.
             after: Insert after the anchor.
 
@@ -375,6 +377,8 @@ class Rewriter:
         for inner in nested:
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
+        for graph in _bodies(node)[::-1]:
+            graph.remove(tuple(graph))
         node.graph.remove(node, safe=True)
         for listener in self._listeners:
             listener.node_erased(node, read)
@@ -422,12 +426,9 @@ class Rewriter:
             value.shape = ir.Shape(shape)
 
     def rename(self, value: ir.Value, name: str) -> None:
-        """Give ``value`` a new name, which must be free."""
+        """Give ``value`` the name ``name``, made unique where it is taken."""
         self._mutate("renamed")
-        if name in self._all_names():
-            raise PassError(f"pass {self.pass_name}: the name {name} is taken")
-        self._all_names().add(name)
-        value.name = name
+        value.name = self.unique_name(name)
 
     def swap_names(self, first: ir.Value, second: ir.Value) -> None:
         """Let two values of one scope exchange names: a replacement takes over the name."""
@@ -513,8 +514,9 @@ class Rewriter:
             listener.node_modified(node)
 
     def _import_domain(self, graph: ir.Graph, domain: str) -> None:
-        self.scopes.root(graph).opset_imports.setdefault(domain, 1)
-        self.model.opset_imports.setdefault(domain, 1)
+        version = _FIRST_OPSET if domain else _DEFAULT_ONNX_OPSET
+        self.scopes.root(graph).opset_imports.setdefault(domain, version)
+        self.model.opset_imports.setdefault(domain, version)
 
     def _constant_node(
         self, anchor: ir.Node, data: npt.NDArray[Any] | ir.TensorProtocol, name: str
