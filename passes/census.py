@@ -124,4 +124,4 @@ def _dims(value: ir.Value | None) -> list[int] | None:
     """The dimensions, symbolic ones as 1; None where the rank is not known."""
     if value is None or value.shape is None:
         return None
-    return [dim if isinstance(dim, int) else 1 for dim in value.shape]
+    return [dim if isinstance(dim, int) and dim >= 0 else 1 for dim in value.shape]

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from onnxfold.passes.errors import InvalidModelError, OnnxfoldError, UsageError
 from onnxfold.passes.serialization import all_tensors, write_model
+from onnxfold.passes.walk import all_graphs
 from onnxfold.runtime.densify import densify
 from onnxfold.runtime.external_data import check_tensors
 from onnxfold.runtime.specs import ModelLike, describe_model, one_line
@@ -162,7 +163,19 @@ def _to_ir(proto: onnx.ModelProto, folder: Path | None, label: str) -> ir.Model:
     for tensor in all_tensors(model):
         if folder is not None and isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
+    _forget_negative_dimensions(model)
     return model
+
+
+def _forget_negative_dimensions(model: ir.Model) -> None:
+    """Some exporters write -1 for a dimension that is not known: say so instead."""
+    for graph in all_graphs(model):
+        values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+        for value in values:
+            dims = tuple(value.shape or ())
+            if any(isinstance(dim, int) and dim < 0 for dim in dims):
+                known = [None if isinstance(dim, int) and dim < 0 else dim for dim in dims]
+                value.shape = ir.Shape(known)
 
 
 @contextmanager

@@ -147,4 +147,9 @@ def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None:
         return TensorSpec(name, numpy_type(value.type.dtype), None)
     dims = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
-    return TensorSpec(name, numpy_type(value.type.dtype), dims)
+    return TensorSpec(name, numpy_type(value.type.dtype), tuple(map(_known, dims)))
+
+
+def _known(dim: int | str | None) -> int | str | None:
+    """Some exporters write -1 for a dimension that is not known."""
+    return None if isinstance(dim, int) and dim < 0 else dim

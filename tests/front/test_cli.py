@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxfold.cli import build_parser, main
+from onnxfold.passes.errors import InvalidModelError
+
+
+@pytest.fixture
+def net(parse: Callable[..., ir.Model], tmp_path: Path) -> Path:
+    """A small float network with something to remove in it."""
+    model = parse(
+        """
+        g (float[N,4] x) => (float[N,3] y)
+        <float[4,3] w = {0.1,0.2,0.3,0.4,0.5,0.6,-0.1,-0.2,-0.3,-0.4,-0.5,-0.6}>
+        {
+            same = Identity(x)
+            product = MatMul(same, w)
+            y = Relu(product)
+        }
+        """
+    )
+    path = tmp_path / "net.onnx"
+    ir.save(model, path)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("compile", "fold", "optimize", "verify", "opt", "explain"):
+        with pytest.raises(SystemExit) as stop:
+            build_parser().parse_args([command, "--help"])
+        assert stop.value.code == 0
+        assert "exit codes" in capsys.readouterr().out
+
+
+def test_optimize_writes_the_model_and_the_report(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = net.read_bytes()
+    target, report = tmp_path / "out.onnx", tmp_path / "report"
+    code, out, err = run(capsys, "optimize", net, "-o", target, "--report", report)
+    assert (code, err) == (0, "")
+    assert "passed" in out
+    assert [node.op_type for node in onnx.load(target).graph.node] == ["MatMul", "Relu"]
+    assert net.read_bytes() == before
+    document = json.loads((report / "report.json").read_text())
+    assert document["schema"] == "onnxfold-report/1"
+    assert document["data"]["generated"] is True
+    assert document["result"]["path"] == str(target)
+    assert "# onnxfold optimize: passed" in (report / "report.md").read_text()
+
+
+def test_json_is_the_report_and_nothing_else(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "optimize", net, "-o", tmp_path / "out.onnx", "--json")
+    assert code == 0
+    assert json.loads(out)["verdict"] == {"passed": True, "reasons": []}
+
+
+def test_the_same_command_twice_writes_the_same_bytes(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = [tmp_path / "first.onnx", tmp_path / "second.onnx"]
+    for target in targets:
+        assert run(capsys, "optimize", net, "-o", target)[0] == 0
+    assert targets[0].read_bytes() == targets[1].read_bytes()
+
+
+def test_verify_says_which_output_differs(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = onnx.load(net)
+    broken.graph.node[2].op_type = "Abs"
+    onnx.save(broken, tmp_path / "broken.onnx")
+    assert run(capsys, "verify", net, net, "--contract", "exact")[0] == 0
+    code, _, err = run(capsys, "verify", net, tmp_path / "broken.onnx")
+    assert code == 1
+    assert "output 'y'" in err
+    assert err.count("\n") == 1
+
+
+def test_opt_runs_a_textual_pipeline_and_lists_passes(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.onnx"
+    code, _, _ = run(capsys, "opt", net, "-o", target, "--passes", "remove-identity")
+    assert code == 0
+    assert len(onnx.load(target).graph.node) == 2
+    code, out, _ = run(capsys, "opt", "--list", "--json")
+    assert code == 0
+    assert "remove-identity" in [row["name"] for row in json.loads(out)]
+
+
+def test_opt_stops_after_a_number_of_rewrites(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.onnx"
+    words = ("opt", net, "-o", target, "--passes", "remove-identity", "--max-rewrites", 0)
+    assert run(capsys, *words)[0] == 0
+    assert len(onnx.load(target).graph.node) == 3
+
+
+def test_bisect_names_the_guilty_rewrite(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "bad.py"
+    script.write_text("def halve(graph):\n    graph.nodes[-1].op = 'Neg'\n")
+    passes = f'remove-identity,surgeon{{script="{script}:halve"}}'
+    code, out, _ = run(capsys, "opt", net, "--passes", passes, "--bisect")
+    assert code == 1
+    assert "surgeon" in out
+    code, out, _ = run(capsys, "opt", net, "--passes", "remove-identity", "--bisect")
+    assert (code, out) == (0, "no rewrite breaks the model\n")
+
+
+def test_explain_counts_and_times(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "explain", net)
+    assert code == 0
+    assert "12 multiply-accumulates" in out
+    code, out, _ = run(capsys, "explain", net, "--json")
+    document = json.loads(out)
+    assert document["census"]["ops"] == {"Identity": 1, "MatMul": 1, "Relu": 1}
+    assert document["islands"][0]["op_type"] == "MatMul"
+
+
+# Bad input: one clear line, the right exit code, nothing written.
+
+
+def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("optimise", "{net}"), 2, "no command 'optimise'; did you mean 'optimize'?"),
+        (("optimize", "{net}"), 2, "-o/--output"),
+        (("optimize", "{dir}/missing.onnx", "-o", "{out}"), 3, "missing.onnx"),
+        (("optimize", "{dir}/truncated.onnx", "-o", "{out}"), 3, "truncated.onnx"),
+        (("optimize", "{dir}/text.onnx", "-o", "{out}"), 3, "text.onnx"),
+        (("optimize", "{dir}/invalid.onnx", "-o", "{out}"), 3, "invalid.onnx"),
+        (("optimize", "{net}", "-o", "{net}"), 2, "is the input"),
+        (("optimize", "{net}", "-o", "{dir}/nowhere/out.onnx"), 2, "no folder"),
+        (("optimize", "{net}", "-o", "{out}", "--data", "{dir}/none.npz"), 2, "none.npz"),
+        (("optimize", "{net}", "-o", "{out}", "--data", "{dir}/empty.npz"), 2, "empty.npz"),
+        (("optimize", "{net}", "-o", "{out}", "--data", "{dir}/nan.npz"), 2, "nan"),
+        (("optimize", "{net}", "-o", "{out}", "--data", "{dir}/name.npz"), 2, "'x'"),
+        (("optimize", "{net}", "-o", "{out}", "--data", "{dir}/shape.npz"), 2, "'x' wants"),
+        (("opt", "{net}", "-o", "{out}", "--passes", "remove-identty"), 2, "remove-identity"),
+        (("opt", "{net}", "-o", "{out}", "--passes", "fold-constants{max=1}"), 2, "max-bytes"),
+        (("opt", "{net}", "-o", "{out}", "--passes", "fold-constants{"), 2, "expected"),
+        (("opt", "{net}", "-o", "{out}"), 2, "--passes"),
+        (("compile", "{net}", "-o", "{out}"), 2, "--data"),
+        (("compile", "{net}", "-o", "{out}", "--data", "{good}", "--budget", "much"), 2, "budget"),
+        (("compile", "{net}", "-o", "{out}", "--data", "{good}", "--plan", "{net}"), 2, "plan"),
+        (("fold", "{net}", "-o", "{out}", "--target", "tpu"), 2, "tpu"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    words: tuple[str, ...],
+    code: int,
+    message: str,
+    net: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_bad_files(net, tmp_path)
+    out = tmp_path / "out.onnx"
+    places = {"net": net, "dir": tmp_path, "out": out, "good": tmp_path / "good.npz"}
+    got, _, err = run(capsys, *(fill(word, places) for word in words))
+    assert got == code
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert not out.exists()
+
+
+def fill(word: str, places: dict[str, Path]) -> str:
+    for name, path in places.items():
+        word = word.replace(f"{{{name}}}", str(path))
+    return word
+
+
+def write_bad_files(net: Path, folder: Path) -> None:
+    data = net.read_bytes()
+    (folder / "truncated.onnx").write_bytes(data[: len(data) // 2])
+    (folder / "text.onnx").write_text("this is not a model")
+    invalid = onnx.load(net)
+    invalid.graph.node[1].input[0] = "nobody makes this"
+    (folder / "invalid.onnx").write_bytes(invalid.SerializeToString())
+    good = np.ones((4, 4), np.float32)
+    np.savez(folder / "good.npz", x=good)
+    np.savez(folder / "empty.npz", x=good[:0])
+    np.savez(folder / "nan.npz", x=good * np.nan)
+    np.savez(folder / "name.npz", z=good)
+    np.savez(folder / "shape.npz", x=np.ones((4, 5), np.float32))
+
+
+def test_debug_shows_the_traceback(net: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelError):
+        main(["optimize", str(tmp_path / "no.onnx"), "-o", str(tmp_path / "o.onnx"), "--debug"])
