@@ -14,6 +14,7 @@ import onnx.printer
 import onnx_ir as ir
 import pytest
 
+from fixtures.fetch import DownloadError, fetch
 from onnxfold.passes.base import Pass, PassResult
 from onnxfold.passes.registry import parse_passes
 
@@ -24,6 +25,12 @@ Array = npt.NDArray[Any]
 def fixtures_dir() -> Path:
     """The folder of small models: /fixtures in the repository."""
     return Path(__file__).parents[1] / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """``real_model("magika")``: the path of a listed real model; skips where it cannot be had."""
+    return _real_model
 
 
 @pytest.fixture
@@ -64,6 +71,13 @@ def random_feed() -> Callable[..., dict[str, Array]]:
 def evaluate() -> Callable[[ir.Model, Mapping[str, Array]], dict[str, Any]]:
     """``evaluate(model, feed)``: the outputs in ONNX Runtime, optimizations off, one thread."""
     return _evaluate
+
+
+def _real_model(name: str) -> Path:
+    try:
+        return fetch(name)
+    except DownloadError as error:
+        pytest.skip(str(error))
 
 
 def _parse(text: str, opset: int = 21) -> ir.Model:
