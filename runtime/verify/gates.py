@@ -258,9 +258,8 @@ class ApproximateGate(Gate):
         scores = budget.decisions_first and budget.max_flip_rate is not None and metrics.rows > 0
         if not scores or noise.passed:
             return PASSED if scores and decisions.inconclusive else noise & decisions
-        if not decisions.passed:
-            return decisions
-        return self._judge_noise(metrics, _for_scores(budget))
+        # Beyond the wider limits too, no number of samples would help.
+        return self._judge_noise(metrics, _for_scores(budget)) & decisions
 
     @staticmethod
     def _judge_noise(metrics: OutputMetrics, budget: Budget) -> Verdict:

@@ -33,7 +33,12 @@ class Total:
         return Total(self.value + other.value, self.infinite or other.infinite)
 
     def __float__(self) -> float:
-        return math.inf if self.infinite else float(self.value)
+        if self.infinite:
+            return math.inf
+        try:
+            return float(self.value)
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,12 @@ class OutputMetrics:
     @property
     def cosine(self) -> float:
         """Cosine of the angle between the two outputs; 1 where both are zero."""
+        if self.signal.infinite or self.candidate_power.infinite or self.dot.infinite:
+            return math.nan if self.different else 1.0
         powers = self.signal.value * self.candidate_power.value
         if not powers:
             return 1.0 if self.signal.value == self.candidate_power.value else 0.0
-        square = float(self.dot.value**2 / powers)
+        square = min(1.0, float(self.dot.value**2 / powers))  # the sums were rounded
         return math.copysign(math.sqrt(square), self.dot.value)
 
     @property
@@ -191,7 +198,7 @@ class OutputMetrics:
             "relative_to_max": json_number(self.relative_to_max),
             "mean_abs_diff": json_number(self.mean_abs_diff),
             "sqnr_db": json_number(self.sqnr_db),
-            "cosine": self.cosine,
+            "cosine": json_number(self.cosine),
             "rows": self.rows,
             "flips": self.flips,
             "lsb": {str(steps): self.lsb[steps] for steps in sorted(self.lsb)},

@@ -10,9 +10,13 @@ import onnx_ir as ir
 
 from onnxfold.passes.errors import OnnxfoldError
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
-from onnxfold.runtime.specs import ModelLike, load_ir
+from onnxfold.runtime.specs import ModelLike, TensorSpec, load_ir
 
-_SUFFIX = " (before softmax)"
+
+def softmax_outputs(model: ir.Model) -> frozenset[str]:
+    """The outputs of the main graph that a softmax computes, in either form."""
+    outputs = model.graph.outputs
+    return frozenset(v.name for v in outputs if v.name and _softmax_input(v) is not None)
 
 
 def softmax_inputs(model: ir.Model) -> dict[str, str]:
@@ -69,12 +73,22 @@ class LogitsSession:
             # A type that is unknown here may make the copy invalid where the model is not.
             return cls(Session(model, config), {})
 
-    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's outputs in order, then those before the softmaxes."""
-        outputs = self.session.run(feed)
-        added = {f"{name}{_SUFFIX}": outputs[value] for name, value in self.names.items()}
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's own outputs."""
         hidden = set(self.names.values())
-        return {name: v for name, v in outputs.items() if name not in hidden} | added
+        return tuple(spec for spec in self.session.outputs if spec.name not in hidden)
+
+    def run(self, feed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The model's own outputs, and the values before the softmaxes by output name."""
+        values = self.session.run(feed)
+        before = {name: values[value] for name, value in self.names.items()}
+        return {spec.name: values[spec.name] for spec in self.outputs}, before
+
+
+def before_softmax(name: str) -> str:
+    """What metrics and reasons call the value before the softmax behind output ``name``."""
+    return f"{name} (before softmax)"
 
 
 def _exposed(model: ir.Model, names: Mapping[str, str]) -> ir.Model:

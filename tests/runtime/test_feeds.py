@@ -27,7 +27,7 @@ def spec(*dims: int | str | None, dtype: Any = np.float32, name: str = "x") -> T
     return TensorSpec(name, np.dtype(dtype), dims)
 
 
-def save(path: Path, **arrays: Array) -> Path:
+def save(path: Path, **arrays: Any) -> Path:
     np.savez(path, **arrays)
     return path
 

@@ -170,6 +170,7 @@ def test_flips_are_bounded_with_confidence(rows: int, flips: int, expected: str)
     [
         (10, 0, 0.0, "passed"),  # too few to prove the rate: the limits on noise decide
         (10, 0, 0.1, "inconclusive"),  # 20 dB: neither is proven
+        (10, 0, 0.5, "failed"),  # 6 dB: no number of samples would excuse that
         (400, 0, 0.1, "passed"),  # the rate is proven, and 20 dB is enough then
         (400, 0, 0.5, "failed"),  # 6 dB is not
         (400, 40, 0.1, "failed"),

@@ -1,0 +1,285 @@
+"""Compares two models under the oracle configurations and says whether a contract holds."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxfold.passes.base import Contract
+from onnxfold.passes.errors import ExecutionError
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.generated_feeds import generate_feed
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
+from onnxfold.runtime.specs import Feed, ModelLike, TensorSpec, load_ir
+from onnxfold.runtime.verify.comparer import Comparer
+from onnxfold.runtime.verify.gates import Budget, Verdict, deployment_gate_for, gate_for
+from onnxfold.runtime.verify.metrics import OutputMetrics
+from onnxfold.runtime.verify.softmax import (
+    LogitsSession,
+    before_softmax,
+    softmax_inputs,
+    softmax_outputs,
+)
+from onnxfold.runtime.verify.structure import signature_differences
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The evidence that a candidate computes what a reference computes, or that it does not.
+
+    Attributes:
+        reference: The original model, as messages call it.
+        candidate: The rewritten one.
+        contract: What was promised.
+        budget: What an APPROXIMATE change may cost.
+        samples: Feeds compared.
+        feeds: What is known of the feeds: description, sha256, generated, count.
+        outputs: Per output, candidate against reference, optimizations off.
+        deployment: The same with the candidate as it will be deployed: optimizations on.
+        drift: The reference itself, optimizations on against off; only where it was asked for.
+        verdict: Whether the contract holds.
+        configs: Optimizations off, and as deployed.
+        seconds: How long it took.
+    """
+
+    reference: str
+    candidate: str
+    contract: Contract
+    budget: Budget | None
+    samples: int
+    feeds: Mapping[str, Any]
+    outputs: tuple[OutputMetrics, ...]
+    deployment: tuple[OutputMetrics, ...]
+    drift: tuple[OutputMetrics, ...]
+    verdict: Verdict
+    configs: tuple[SessionConfig, SessionConfig]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for reports."""
+        return {
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "contract": self.contract.value,
+            "budget": None if self.budget is None else self.budget.to_json(),
+            "samples": self.samples,
+            "feeds": dict(self.feeds),
+            "outputs": [each.to_json() for each in self.outputs],
+            "deployment": [each.to_json() for each in self.deployment],
+            "drift": [each.to_json() for each in self.drift],
+            "verdict": self.verdict.to_json(),
+            "configs": [config.to_json() for config in self.configs],
+            "seconds": self.seconds,
+        }
+
+
+def compare_models(
+    reference: ModelLike,
+    candidate: ModelLike,
+    feeds: FeedSource | Sequence[Feed],
+    contract: Contract,
+    budget: Budget | None = None,
+    configs: tuple[SessionConfig, SessionConfig] = (REFERENCE, DEPLOYMENT),
+) -> Comparison:
+    """Compare ``candidate`` with ``reference`` on every feed, keeping metrics only.
+
+    The reference runs with optimizations off, the candidate both ways. ONNX Runtime's own
+    optimizations move outputs too: where the candidate fails with them on, or an INTEGER one at
+    all, the reference's own drift between the two configurations is measured and excused.
+
+    Args:
+        reference: The original model.
+        candidate: The rewritten model.
+        feeds: What to feed; iterated again where the drift is needed.
+        contract: What the candidate promises.
+        budget: For APPROXIMATE; the default budget if None.
+        configs: Optimizations off, and as deployed.
+
+    Raises:
+        InconclusiveError: There was nothing to compare.
+        ExecutionError: One of the models does not load or run.
+        UsageError: The feeds do not suit the reference.
+    """
+    started = time.perf_counter()
+    off, on = configs
+    old, new = open_pair(reference, candidate, contract, off)
+    with naming("candidate"):
+        deployed = Session(candidate, on)
+    additive = contract is Contract.ADDITIVE
+    plain, optimized = Comparer(additive=additive), Comparer(additive=additive)
+    plain.note(*declared_differences(old, new, additive=additive))
+    for feed, labels in () if plain.structure else labelled(feeds):
+        outputs, before = old.run(feed)
+        full_feed = complete_feed(feed, labels, new.session.inputs)
+        with naming("candidate"):
+            add_outputs(plain, (outputs, before), new.run(full_feed))
+            optimized.add(outputs, deployed.run(full_feed))
+
+    drift = DriftProbe(reference, feeds, configs)
+    judged_before = frozenset(old.names) & frozenset(new.names)
+    verdict = judge(plain, contract, budget, judged_before, drift)
+    if not plain.structure:
+        after_softmax = softmax_outputs(load_ir(reference))
+        verdict &= _judge_deployed(optimized, contract, budget, after_softmax, drift, on)
+    return Comparison(
+        reference=old.session.label,
+        candidate=new.session.label,
+        contract=contract,
+        budget=(budget or Budget()) if contract is Contract.APPROXIMATE else None,
+        samples=plain.samples,
+        feeds=feeds.to_json() if isinstance(feeds, FeedSource) else {},
+        outputs=tuple(plain.metrics.values()),
+        deployment=tuple(optimized.metrics.values()),
+        drift=tuple(drift.metrics.values()),
+        verdict=verdict,
+        configs=configs,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class DriftProbe:
+    """How far a model's outputs move when ONNX Runtime's optimizations are switched on.
+
+    Attributes:
+        metrics: By output; empty until ``measure`` is called.
+    """
+
+    def __init__(
+        self,
+        model: ModelLike,
+        feeds: FeedSource | Sequence[Feed],
+        configs: tuple[SessionConfig, SessionConfig] = (REFERENCE, DEPLOYMENT),
+    ) -> None:
+        """Remember what to measure; nothing runs yet."""
+        self.metrics: dict[str, OutputMetrics] = {}
+        self._model = model
+        self._feeds = feeds
+        self._configs = configs
+
+    def measure(self) -> Mapping[str, OutputMetrics]:
+        """The drift, measured once."""
+        if not self.metrics:
+            off, on = (Session(self._model, config) for config in self._configs)
+            comparer = Comparer()
+            for feed in self._feeds:
+                comparer.add(off.run(feed), on.run(feed))
+            self.metrics = comparer.metrics
+        return self.metrics
+
+
+def open_pair(
+    reference: ModelLike, candidate: ModelLike, contract: Contract, config: SessionConfig
+) -> tuple[LogitsSession, LogitsSession]:
+    """Sessions of both models, returning the values before softmaxes where both can and it counts.
+
+    Raises:
+        ExecutionError: One of the models does not load.
+    """
+    common: frozenset[str] = frozenset()
+    if contract is Contract.REASSOCIATED:
+        found = [softmax_inputs(load_ir(model)) for model in (reference, candidate)]
+        common = frozenset(found[0]) & frozenset(found[1])
+    old = LogitsSession.open(reference, config, common)
+    with naming("candidate"):
+        return old, LogitsSession.open(candidate, config, frozenset(old.names))
+
+
+def declared_differences(
+    old: LogitsSession, new: LogitsSession, *, additive: bool
+) -> tuple[str, ...]:
+    """How the declared inputs and outputs differ."""
+    inputs = signature_differences(
+        old.session.inputs, new.session.inputs, what="input", additive=additive
+    )
+    outputs = signature_differences(old.outputs, new.outputs, what="output", additive=additive)
+    return inputs + outputs
+
+
+def labelled(feeds: FeedSource | Iterable[Feed]) -> Iterator[tuple[Feed, Feed]]:
+    """Feeds with their labels, where the source has any."""
+    if isinstance(feeds, FeedSource):
+        return feeds.with_labels()
+    return ((feed, {}) for feed in feeds)
+
+
+def complete_feed(feed: Feed, labels: Feed, inputs: Sequence[TensorSpec]) -> Feed:
+    """``feed`` with values for inputs that a pass added: labels, or made up the same every time."""
+    known = labels | feed
+    sizes = {
+        dim: size
+        for spec in inputs
+        if spec.name in known and spec.shape is not None
+        for dim, size in zip(spec.shape, np.shape(known[spec.name]), strict=False)
+        if isinstance(dim, str)
+    }
+    full: Feed = {}
+    for spec in inputs:
+        # Seeded by its name, an input has the same values whatever other inputs come and go.
+        rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
+        made_up = {} if spec.name in known else generate_feed([spec], rng, ranges={}, dims=sizes)
+        full[spec.name] = (known | made_up)[spec.name]
+    return full
+
+
+def add_outputs(
+    comparer: Comparer,
+    reference: tuple[Mapping[str, Any], Mapping[str, Any]],
+    candidate: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> None:
+    """Compare one run of two ``LogitsSession``; a value before a softmax only if both have it."""
+    (old, old_before), (new, new_before) = reference, candidate
+    shared = [name for name in old_before if name in new_before]
+    comparer.add(
+        {**old, **{before_softmax(name): old_before[name] for name in shared}},
+        {**new, **{before_softmax(name): new_before[name] for name in shared}},
+    )
+
+
+def judge(
+    comparer: Comparer,
+    contract: Contract,
+    budget: Budget | None,
+    after_softmax: frozenset[str],
+    drift: DriftProbe,
+) -> Verdict:
+    """The verdict with optimizations off; the drift is measured only where it may excuse.
+
+    Raises:
+        InconclusiveError: Nothing was compared.
+    """
+    gate = gate_for(contract, budget, after_softmax)
+    verdict = comparer.judge(gate)
+    if verdict.passed or comparer.structure or contract is not Contract.INTEGER:
+        return verdict
+    return comparer.judge(gate, drift.measure())
+
+
+@contextmanager
+def naming(who: str) -> Generator[None]:
+    """Say in an ExecutionError which model it was."""
+    try:
+        yield
+    except ExecutionError as error:
+        raise ExecutionError(f"{who}: {error}") from error
+
+
+def _judge_deployed(
+    comparer: Comparer,
+    contract: Contract,
+    budget: Budget | None,
+    after_softmax: frozenset[str],
+    drift: DriftProbe,
+    config: SessionConfig,
+) -> Verdict:
+    gate = deployment_gate_for(contract, budget, after_softmax)
+    verdict = comparer.judge(gate)
+    if not verdict.passed and not comparer.structure and contract is not Contract.APPROXIMATE:
+        verdict = comparer.judge(gate, drift.measure())
+    reasons = tuple(f"in configuration '{config.name}': {each}" for each in verdict.reasons)
+    return Verdict(verdict.passed, reasons, verdict.inconclusive)

@@ -1,0 +1,177 @@
+"""Holds every pass of a pipeline to its contract, while the pipeline runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxfold.passes.base import Contract, Pass, PassResult
+from onnxfold.passes.errors import NotEquivalentError
+from onnxfold.passes.pipeline import BaseInstrument
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.specs import Feed
+from onnxfold.runtime.verify.compare import (
+    DriftProbe,
+    add_outputs,
+    complete_feed,
+    declared_differences,
+    judge,
+    labelled,
+    naming,
+)
+from onnxfold.runtime.verify.comparer import Comparer
+from onnxfold.runtime.verify.gates import Budget, Verdict
+from onnxfold.runtime.verify.metrics import OutputMetrics
+from onnxfold.runtime.verify.softmax import LogitsSession
+from onnxfold.runtime.verify.structure import flatten_outputs
+
+_CACHE_BYTES = 256 << 20
+
+Outputs = tuple[dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PassEvidence:
+    """What the gate of one pass saw.
+
+    Attributes:
+        pass_name: The pass.
+        contract: What it promised.
+        outputs: Metrics of each output, after against before the pass, optimizations off.
+        verdict: Whether the promise was kept.
+        samples: Feeds compared.
+        seconds: What verifying took.
+    """
+
+    pass_name: str
+    contract: Contract
+    outputs: tuple[OutputMetrics, ...]
+    verdict: Verdict
+    samples: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for reports."""
+        return {
+            "pass": self.pass_name,
+            "contract": self.contract.value,
+            "outputs": [each.to_json() for each in self.outputs],
+            "verdict": self.verdict.to_json(),
+            "samples": self.samples,
+            "seconds": self.seconds,
+        }
+
+
+class ContractGate(BaseInstrument):
+    """An instrument that runs the model before and after each pass that changed something.
+
+    Attributes:
+        evidence: One row per pass that changed the model, in order.
+    """
+
+    def __init__(
+        self,
+        feeds: FeedSource | Sequence[Feed],
+        budget: Budget | None = None,
+        cache_bytes: int = _CACHE_BYTES,
+    ) -> None:
+        """Watch a pipeline.
+
+        Args:
+            feeds: What to feed.
+            budget: For passes with contract APPROXIMATE; the default budget if None.
+            cache_bytes: Outputs are kept from one pass to the next up to this size.
+        """
+        self.evidence: list[PassEvidence] = []
+        self._feeds = feeds
+        self._budget = budget
+        self._cache_bytes = cache_bytes
+        self._snapshot: _Snapshot | None = None
+
+    def before_pass(self, pass_: Pass, model: ir.Model) -> None:
+        """Remember what the model computes before ``pass_``."""
+        known = self._snapshot
+        if known is None or known.model is not model:
+            known = _Snapshot(model, self._cache_bytes)
+        # Only the drift needs the model itself later on, and the pass is about to change it.
+        known.original = model.clone() if pass_.contract is Contract.INTEGER else None
+        self._snapshot = known
+
+    def after_pass(self, pass_: Pass, model: ir.Model, result: PassResult) -> None:
+        """Hold ``pass_`` to its contract.
+
+        Raises:
+            NotEquivalentError: It broke it; names pass, output, metric, what was got and wanted.
+            ExecutionError: The model no longer runs.
+        """
+        before = self._snapshot
+        if not result.modified or before is None:
+            return
+        started = time.perf_counter()
+        additive = pass_.contract is Contract.ADDITIVE
+        with naming(f"after pass {pass_.name}"):
+            after = _Snapshot(model, self._cache_bytes)
+        comparer = Comparer(additive=additive)
+        comparer.note(*declared_differences(before.session, after.session, additive=additive))
+        softmaxes: frozenset[str] = frozenset()
+        if pass_.contract is Contract.REASSOCIATED:
+            softmaxes = frozenset(before.session.names) & frozenset(after.session.names)
+        feeds = () if comparer.structure else labelled(self._feeds)
+        for sample, (feed, labels) in enumerate(feeds):
+            old = before.run(sample, feed, labels, softmaxes)
+            with naming(f"after pass {pass_.name}"):
+                add_outputs(comparer, old, after.run(sample, feed, labels, softmaxes))
+        drift = DriftProbe(before.original or model, self._feeds)
+        verdict = judge(comparer, pass_.contract, self._budget, softmaxes, drift)
+        self.evidence.append(
+            PassEvidence(
+                pass_name=pass_.name,
+                contract=pass_.contract,
+                outputs=tuple(comparer.metrics.values()),
+                verdict=verdict,
+                samples=comparer.samples,
+                seconds=time.perf_counter() - started,
+            )
+        )
+        self._snapshot = after
+        if not verdict.passed and not verdict.inconclusive:
+            reasons = "; ".join(verdict.reasons)
+            promise = pass_.contract.value
+            raise NotEquivalentError(f"pass {pass_.name} broke its contract ({promise}): {reasons}")
+
+    def pass_failed(self, pass_: Pass, model: ir.Model, error: Exception) -> None:
+        """Forget the model: it may be invalid now."""
+        self._snapshot = None
+
+
+class _Snapshot:
+    """What a model computes at one point of the pipeline, whatever happens to it afterwards.
+
+    ONNX Runtime has its own copy of the model; outputs computed once are kept, up to a size, so
+    that the candidate of one pass is the reference of the next without running again.
+    """
+
+    def __init__(self, model: ir.Model, cache_bytes: int) -> None:
+        self.model = model
+        self.original: ir.Model | None = None
+        self.session = LogitsSession.open(model)
+        self._room = cache_bytes
+        self._outputs: dict[int, Outputs] = {}
+
+    def run(self, sample: int, feed: Feed, labels: Feed, softmaxes: frozenset[str]) -> Outputs:
+        """The outputs for one feed, and the values before those ``softmaxes``."""
+        outputs, before = self._outputs.get(sample) or self._run(sample, feed, labels)
+        return outputs, {name: value for name, value in before.items() if name in softmaxes}
+
+    def _run(self, sample: int, feed: Feed, labels: Feed) -> Outputs:
+        result = self.session.run(complete_feed(feed, labels, self.session.session.inputs))
+        arrays = [*flatten_outputs(result[0]).values(), *result[1].values()]
+        size = sum(array.nbytes for array in arrays)
+        if size <= self._room:
+            self._room -= size
+            self._outputs[sample] = result
+        return result

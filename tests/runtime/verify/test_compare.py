@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+
+from onnxfold.passes.base import Contract
+from onnxfold.passes.constants import Array
+from onnxfold.passes.errors import ExecutionError, InconclusiveError
+from onnxfold.runtime.feeds import open_feeds
+from onnxfold.runtime.specs import Feed, input_specs
+from onnxfold.runtime.verify.compare import compare_models, complete_feed
+from onnxfold.runtime.verify.softmax import LogitsSession, softmax_inputs, softmax_outputs
+
+HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
+RNG = np.random.default_rng(7)
+WEIGHTS: Array = RNG.normal(size=(16, 10)).astype(np.float32)
+FEEDS: list[Feed] = [{"x": RNG.normal(size=(2, 16)).astype(np.float32)} for _ in range(4)]
+
+
+def parse(text: str, **weights: Array) -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(HEADER + text)
+    for name, array in weights.items():
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    return proto
+
+
+def linear(body: str = "y = MatMul(x, w)", w: Array = WEIGHTS) -> onnx.ModelProto:
+    return parse(f"g (float[N,16] x) => (float[N,10] y) {{ {body} }}", w=w)
+
+
+def test_identical_models_pass_every_contract() -> None:
+    for contract in Contract:
+        feeds = FEEDS * 200 if contract is Contract.APPROXIMATE else FEEDS
+        comparison = compare_models(linear(), linear(), feeds, contract)
+        assert comparison.verdict.passed, comparison.verdict
+        assert comparison.samples == len(feeds)
+        assert [each.name for each in comparison.outputs] == ["y"]
+
+
+def test_evidence_is_plain_json() -> None:
+    feeds = open_feeds(None, input_specs(linear()), limit=2)
+    comparison = compare_models(linear(), linear(), feeds, Contract.EXACT)
+    report = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
+    assert report["verdict"] == {"status": "passed", "reasons": []}
+    assert report["outputs"][0]["sqnr_db"] == "inf"
+    assert report["feeds"]["generated"] is True
+    assert report["configs"][0]["optimize"] is False
+    assert report["drift"] == []
+
+
+def test_changed_weight_fails_with_the_place() -> None:
+    wrong: Array = np.array(WEIGHTS)
+    wrong[3, 7] += np.float32(0.01)
+    comparison = compare_models(linear(), linear(w=wrong), FEEDS, Contract.REASSOCIATED)
+    assert comparison.verdict.status == "failed"
+    assert "output 'y': max |difference|" in comparison.verdict.reasons[0]
+    assert ", 7]: reference" in comparison.verdict.reasons[0]
+    assert any("in configuration 'deployment'" in each for each in comparison.verdict.reasons)
+
+
+def test_reordered_sum_is_reassociated_and_not_exact() -> None:
+    tripled = parse(
+        "g (float[N,16] x) => (float[N,10] y) { z = MatMul(x, h) y = Mul(z, third) }",
+        h=WEIGHTS * np.float32(3),
+        third=np.array(1 / 3, np.float32),
+    )
+    assert compare_models(linear(), tripled, FEEDS, Contract.REASSOCIATED).verdict.passed
+    assert not compare_models(linear(), tripled, FEEDS, Contract.EXACT).verdict.passed
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        ("(float[N,16] x) => (float[N,10] z) { z = MatMul(x, w) }", "output 'y' is missing"),
+        (
+            "(float[N,16] x) => (float[N,10] y, float[N,10] r) { y = MatMul(x, w) r = Relu(y) }",
+            "output 'r' of the candidate is not in the reference",
+        ),
+        (
+            "(float[2,16] x) => (float[2,10] y) { y = MatMul(x, w) }",
+            r"input 'x': the candidate declares float32[2,16], wanted float32[N,16]",
+        ),
+        (
+            "(float[N,16] x, float[N] u) => (float[N,10] y) { y = MatMul(x, w) }",
+            "input 'u' of the candidate is not in the reference",
+        ),
+        (
+            "(float[N,16] x) => (double[N,10] y) { z = MatMul(x, w) y = Cast<to=11>(z) }",
+            "declares float64[N,10], wanted float32[N,10]",
+        ),
+    ],
+)
+def test_changed_interface_fails_before_any_number(candidate: str, reason: str) -> None:
+    comparison = compare_models(linear(), parse(f"g {candidate}", w=WEIGHTS), FEEDS, Contract.EXACT)
+    assert comparison.verdict.status == "failed"
+    assert reason in comparison.verdict.reasons[0]
+    assert comparison.samples == 0
+
+
+def test_hidden_shape_change_is_seen_when_running() -> None:
+    old = parse("g (float[N,16] x) => (float[A,B] y) { y = MatMul(x, w) }", w=WEIGHTS)
+    new = parse(
+        "g (float[N,16] x) => (float[A,B] y) { z = MatMul(x, w) y = Transpose(z) }", w=WEIGHTS
+    )
+    comparison = compare_models(old, new, FEEDS, Contract.EXACT)
+    assert "sample 0: output 'y': got float32[10, 2], wanted float32[2, 10]" in (
+        comparison.verdict.reasons
+    )
+
+
+def test_no_feeds_decide_nothing() -> None:
+    with pytest.raises(InconclusiveError, match="there is no sample"):
+        compare_models(linear(), linear(), [], Contract.EXACT)
+
+
+def test_candidate_that_does_not_load_is_named() -> None:
+    with pytest.raises(ExecutionError, match=r"^candidate: onnxruntime refuses"):
+        compare_models(linear(), linear("y = Nothing(x, w)"), FEEDS, Contract.EXACT)
+
+
+def test_added_outputs_and_inputs() -> None:
+    new = parse(
+        """g (float[N,16] x, int64[N] labels) => (float[N,10] y, float[N] loss)
+        { y = MatMul(x, w) picked = Cast<to=1>(labels) loss = Neg(picked) }""",
+        w=WEIGHTS,
+    )
+    comparison = compare_models(linear(), new, FEEDS, Contract.ADDITIVE)
+    assert comparison.verdict.passed
+    assert [each.name for each in comparison.outputs] == ["y"]
+    assert not compare_models(linear(), new, FEEDS, Contract.EXACT).verdict.passed
+
+
+def test_made_up_inputs_suit_the_feed() -> None:
+    inputs = input_specs(
+        parse("g (float[N,16] x, int64[N] labels) => (float[N,16] y) { y = Identity(x) }")
+    )
+    first, second = (complete_feed(FEEDS[0], {}, inputs) for _ in range(2))
+    assert first["labels"].shape == (2,)
+    np.testing.assert_array_equal(first["labels"], second["labels"])
+    given = complete_feed(FEEDS[0], {"labels": np.array([8, 9])}, inputs)
+    assert given["labels"].tolist() == [8, 9]
+
+
+SATURATED = 40 * WEIGHTS
+
+
+def classifier(weights: Array, end: str = "y = Softmax(z)") -> onnx.ModelProto:
+    return parse(
+        f"g (float[N,16] x) => (float[N,10] y) {{ z = MatMul(x, w) {end} }}",
+        w=weights,
+        last=np.array([-1]),
+    )
+
+
+def test_saturated_softmax_hides_nothing() -> None:
+    wrong: Array = SATURATED * np.float32(1.02)
+    comparison = compare_models(
+        classifier(SATURATED), classifier(wrong), FEEDS[:1], Contract.REASSOCIATED
+    )
+    plain = {each.name: each for each in comparison.outputs}
+    assert plain["y (before softmax)"].relative_to_max == pytest.approx(0.02, rel=0.01)
+    assert plain["y"].relative_to_max < plain["y (before softmax)"].relative_to_max
+    assert any("'y (before softmax)'" in reason for reason in comparison.verdict.reasons)
+
+
+DECOMPOSED = (
+    "m = ReduceMax<keepdims=1>(z, last) s = Sub(z, m) e = Exp(s) "
+    "t = ReduceSum<keepdims=1>(e, last) y = Div(e, t)"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "before"),
+    [
+        ("y = Softmax(z)", "z"),
+        (DECOMPOSED, "z"),
+        ("e = Exp(z) t = ReduceSum<keepdims=1>(e, last) y = Div(e, t)", "z"),
+        ("e = Exp(z) f = Exp(e) t = ReduceSum<keepdims=1>(f, last) y = Div(e, t)", None),
+        ("y = Relu(z)", None),
+    ],
+)
+def test_softmaxes_are_found(end: str, before: str | None) -> None:
+    model = ir.from_proto(classifier(WEIGHTS, end))
+    assert softmax_inputs(model) == ({} if before is None else {"y": before})
+    assert softmax_outputs(model) == (frozenset() if before is None else {"y"})
+
+
+def test_both_forms_of_softmax_compare_before_it() -> None:
+    comparison = compare_models(
+        classifier(WEIGHTS), classifier(WEIGHTS, DECOMPOSED), FEEDS, Contract.REASSOCIATED
+    )
+    assert comparison.verdict.passed
+    assert [each.name for each in comparison.outputs] == ["y", "y (before softmax)"]
+
+
+def test_exposing_leaves_the_model_alone() -> None:
+    model = ir.from_proto(classifier(WEIGHTS))
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    session = LogitsSession.open(model)
+    outputs, logits = session.run(FEEDS[0])
+    assert list(outputs) == ["y"]
+    np.testing.assert_allclose(logits["y"], FEEDS[0]["x"] @ WEIGHTS, rtol=1e-4, atol=1e-5)
+    assert [spec.name for spec in session.outputs] == ["y"]
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def quantized(factor: float = 1.0) -> onnx.ModelProto:
+    """Quantized activations around float weights, which ONNX Runtime goes and quantizes itself."""
+    rng = np.random.default_rng(3)
+    return parse(
+        """g (float[N,16] x) => (float[N,16] y) {
+            q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  m = Gemm(d, w, b)
+            p = QuantizeLinear(m, t, z)  y = DequantizeLinear(p, t, z) }""",
+        w=rng.normal(0, factor, (16, 16)).astype(np.float32),
+        b=rng.normal(size=16).astype(np.float32),
+        s=np.array(0.03, np.float32),
+        t=np.array(0.1, np.float32),
+        z=np.array(128, np.uint8),
+    )
+
+
+def test_deployment_is_excused_by_the_drift_of_the_reference() -> None:
+    comparison = compare_models(quantized(), quantized(), FEEDS, Contract.EXACT)
+    (off,), (on,), (drift,) = comparison.outputs, comparison.deployment, comparison.drift
+    assert comparison.verdict.passed
+    assert off.different == 0
+    assert on.different == drift.different > 0
+    assert on.sqnr_db == drift.sqnr_db < 45
+
+
+def test_drift_does_not_excuse_a_wrong_weight() -> None:
+    comparison = compare_models(quantized(), quantized(1.1), FEEDS, Contract.INTEGER)
+    assert comparison.verdict.status == "failed"
+    assert comparison.drift
+    assert any("SQNR" in reason for reason in comparison.verdict.reasons)
