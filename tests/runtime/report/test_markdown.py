@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxfold.passes.base import Contract
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.rewriter import Remark
+from onnxfold.runtime.report.markdown import escape, table, to_markdown
+from onnxfold.runtime.report.report import ModelFacts, PassRow, Report, distinct_islands
+from onnxfold.runtime.report.write import write_report, write_text
+
+CENSUS: dict[str, Any] = {"ops": {"Conv": 2}, "integer_share": 0.25}
+
+
+def report() -> Report:
+    return Report(
+        command="compile",
+        passed=True,
+        reasons=(),
+        source=ModelFacts("in.onnx", "aa", 100, CENSUS),
+        result=ModelFacts("out.onnx", "bb", 50, CENSUS),
+        data={"description": "d.npz"},
+        passes=(
+            PassRow("fold-qdq", Contract.INTEGER, True, 0.5, {"conv": 2}),
+            PassRow("infer-shapes", Contract.EXACT, False, 0.1, {}),
+        ),
+        latency={"models": {"original": {"median_ms": 2.0, "relative": 1.0}}},
+        decisions=(
+            {
+                "candidate": "all",
+                "median_ms": None,
+                "relative": None,
+                "quality": "SQNR 30 dB",
+                "outcome": "misses the budget",
+            },
+        ),
+        islands=(Remark("fold-qdq", "a|b<script>", "Conv", "no output scale", "add a Q"),),
+    )
+
+
+def test_every_part_of_the_report_is_rendered() -> None:
+    text = to_markdown(report().to_json())
+    for heading in ("Models", "Latency", "Passes", "What was measured", "Left in float"):
+        assert f"## {heading}" in text
+    assert "| fold-qdq | integer | conv x2 | 0.500 |  |" in text
+    assert "| infer-shapes | exact | no change |" in text
+    assert "25.0%" in text
+
+
+def test_names_from_the_model_cannot_act_as_markup() -> None:
+    text = to_markdown(report().to_json())
+    assert "a\\|b&lt;script>" in text
+    assert "<script>" not in text
+    assert escape("a\nb `c` [d](e)") == "a b \\`c\\` \\[d\\](e)"
+
+
+def test_a_table_ends_with_an_empty_line() -> None:
+    assert table(("a", "b"), [(1, "x")]) == ["| a | b |", "| --- | --- |", "| 1 | x |", ""]
+
+
+def test_the_last_word_on_a_node_wins() -> None:
+    first, last = (Remark("p", "n", "Conv", reason) for reason in ("early", "late"))
+    assert distinct_islands([first, last]) == (last,)
+
+
+def test_reports_are_written_whole(tmp_path: Path) -> None:
+    write_report(report().to_json(), tmp_path / "new" / "folder")
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
+        "report.json",
+        "report.md",
+    ]
+
+
+def test_an_unwritable_place_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot write"):
+        write_text(tmp_path / "file" / "report.json", "{}")
