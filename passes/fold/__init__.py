@@ -1,0 +1,1 @@
+"""Fake-quantized graphs into integer arithmetic."""

@@ -1,0 +1,153 @@
+"""The algebra of an int32 accumulation: weights without zero points, bias codes, overflow.
+
+y = s_x s_w (sum q_x q_w - z_x sum q_w - z_w sum q_x + K z_x z_w) + b. With z_w = 0 everything
+but the first sum is constant per output channel, and b is added as round(b / (s_x s_w)).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.lowering import Operand
+
+_INT8 = (-128, 127)
+_ACCUMULATOR_LIMIT = 2**31 - 1
+_SPARE_BITS = 2**24  # codes of a bias alone in its channel: as exact as float32
+
+
+class InexactError(Exception):
+    """The accumulation cannot be done exactly in int32; ``advice`` says what would help."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.advice = advice
+
+
+def accumulation_weights(affine: AffineType, codes: Array, *, axis: int) -> Operand:
+    """Constant weights as int8 codes, with zero point 0 wherever int8 can hold q - z.
+
+    Args:
+        affine: Their type.
+        codes: Their codes.
+        axis: The axis of the output channels, which per-channel scales must follow.
+
+    Raises:
+        InexactError: The scales follow another axis, or the zero points cannot be expressed.
+    """
+    if affine.axis is not None and affine.axis != axis:
+        raise InexactError(
+            f"its weights have one scale per index of axis {affine.axis}",
+            f"quantize the weights along the output channels, axis {axis}",
+        )
+    if affine.axis is not None and affine.scale.size != codes.shape[axis]:
+        raise InexactError(f"its weights have {affine.scale.size} scales for another axis size")
+    if affine.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+        raise InexactError(f"its weights are {affine.dtype.name}", "quantize them to 8 bits")
+    zero_point = affine.zero_point.astype(np.int64)
+    if affine.axis is not None:
+        zero_point = zero_point.reshape([-1 if i == axis else 1 for i in range(codes.ndim)])
+    centred = codes.astype(np.int64) - zero_point
+    if bool(np.all((centred >= _INT8[0]) & (centred <= _INT8[1]))):
+        zeros = np.zeros(affine.scale.shape, np.int8)
+        symmetric = AffineType(affine.scale, zeros, ir.DataType.INT8, affine.axis)
+        return Operand(symmetric, None, centred.astype(np.int8))
+    shift = 128 if affine.dtype == ir.DataType.UINT8 else 0
+    zero_points = affine.zero_point.astype(np.int64) - shift
+    if np.unique(zero_points).size != 1:
+        raise InexactError(
+            "its weights have different zero points per channel", "quantize them symmetrically"
+        )
+    recoded = AffineType(affine.scale, zero_points.astype(np.int8), ir.DataType.INT8, affine.axis)
+    return Operand(recoded, None, (codes.astype(np.int64) - shift).astype(np.int8))
+
+
+def channel_bias(
+    constant: Array | None, channels: int | None, *, rank: int | None, axis: int
+) -> Array | None:
+    """A constant addend as one real (float64) a channel; None where it is not one.
+
+    Args:
+        constant: The addend.
+        channels: Number of output channels.
+        rank: Rank of what it is added to; None where unknown.
+        axis: Its channel axis: 1, or -1 for the last.
+    """
+    if constant is None or channels is None or constant.dtype.kind != "f":
+        return None
+    smallest_rank = 1 if axis == 1 else 2
+    if constant.ndim > (smallest_rank if rank is None else rank):
+        return None
+    if constant.size == 1:
+        return np.full(channels, float(constant.reshape(-1)[0]))
+    if axis == 1 and rank is None:
+        return None
+    from_back = 1 if axis == -1 or rank is None else rank - 1
+    if constant.size != channels or constant.ndim < from_back:
+        return None
+    if constant.shape[constant.ndim - from_back] != channels:
+        return None
+    return constant.reshape(-1).astype(np.float64)
+
+
+def bias_in_codes(
+    x: AffineType, w: Operand, bias: Array | None, *, axis: int
+) -> tuple[Operand, Array | None]:
+    """The bias in units of s_x s_w, after proving that no accumulator overflows int32.
+
+    A channel whose weights are all zero takes any scale: there it is raised until the bias fits.
+
+    Args:
+        x: Type of the data.
+        w: The second operand.
+        bias: Real bias [channels] (float64), or None.
+        axis: Axis of the output channels in constant weights.
+
+    Returns:
+        The second operand (with raised scales), and int32 codes [channels] or None.
+
+    Raises:
+        InexactError: The accumulator, or the bias alone, could leave int32.
+    """
+    if w.codes is None:
+        return w, None
+    magnitude = _largest_sums(x, w.type, w.codes, axis)
+    if bias is None:
+        _check_range(magnitude)
+        return w, None
+    scale = np.broadcast_to(w.type.scale.astype(np.float64), bias.shape)
+    units = float(x.scale) * scale
+    dead = (magnitude == 0) & (np.abs(bias / units) > _SPARE_BITS)
+    if bool(np.any(dead)):
+        raised = np.abs(bias) / (float(x.scale) * _SPARE_BITS)
+        w = _with_scales(w, np.where(dead, raised, scale), axis)
+        units = float(x.scale) * np.broadcast_to(w.type.scale.astype(np.float64), bias.shape)
+    codes = np.rint(bias / units)
+    _check_range(magnitude + np.abs(codes))
+    return w, codes.astype(np.int32)
+
+
+def _largest_sums(x: AffineType, affine: AffineType, codes: Array, axis: int) -> Array:
+    """Per channel, the largest |sum (q_x - z_x)(q_w - z_w)| that any input can give."""
+    low, high = x.limits
+    zero = int(x.zero_point)
+    others = tuple(i for i in range(codes.ndim) if i != axis)
+    # accumulation_weights leaves the same zero point in all channels.
+    centred = np.abs(codes.astype(np.int64) - int(affine.zero_point.reshape(-1)[0]))
+    return np.sum(centred, axis=others) * max(high - zero, zero - low)
+
+
+def _check_range(magnitude: Array) -> None:
+    if bool(np.any(magnitude > _ACCUMULATOR_LIMIT)):
+        raise InexactError(
+            f"an int32 accumulator could overflow (up to {float(np.max(magnitude)):.3g})",
+            "raise the scale of the weights in that channel",
+        )
+
+
+def _with_scales(w: Operand, scale: Array, axis: int) -> Operand:
+    zeros = np.broadcast_to(w.type.zero_point, scale.shape).astype(np.int8)
+    affine = AffineType(scale.astype(np.float32), zeros, w.type.dtype, axis)
+    return Operand(affine, None, w.codes)

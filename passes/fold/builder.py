@@ -1,0 +1,126 @@
+"""Writing integer graphs: codes, their constants, and the way back to real numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.lowering import Operand
+from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, TypeState
+from onnxfold.passes.rewriter import AttributeValue, Rewriter
+
+CONTRIB = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+
+
+class Builder:
+    """Inserts nodes before an anchor and remembers which value holds the codes of which.
+
+    Attributes:
+        rewriter: The gate.
+        types: The affine types.
+        codes: For each original value: the value that holds its codes.
+        anchor: The node before which everything is inserted.
+    """
+
+    def __init__(self, rewriter: Rewriter, types: TypeState) -> None:
+        self.rewriter = rewriter
+        self.types = types
+        self.codes: dict[ir.Value, ir.Value] = {}
+        self.anchor: ir.Node
+        self._constants: dict[tuple[object, ...], ir.Value] = {}
+
+    def insert(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        like: ir.Value,
+        dtype: ir.DataType,
+        *,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        domain: str = "",
+        shape: ir.Shape | Sequence[int | str | None] | None = None,
+    ) -> ir.Value:
+        """Insert an op with one output, shaped like ``like`` and named after it."""
+        return self.rewriter.insert(
+            self.anchor,
+            op_type,
+            inputs,
+            name=f"{like.name}_{op_type.lower()}",
+            attributes=attributes,
+            domain=domain,
+            dtype=dtype,
+            shape=like.shape if shape is None else shape,
+        )
+
+    def constant(self, array: Array, name: str) -> ir.Value:
+        """A constant; equal ones are one value in each graph."""
+        key = (self.anchor.graph, array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.rewriter.constant(self.anchor, array, name=name)
+        return self._constants[key]
+
+    def scale(self, affine: AffineType) -> ir.Value:
+        """The scale of ``affine`` as a constant."""
+        return self.constant(affine.scale, "scale")
+
+    def zero_point(self, affine: AffineType) -> ir.Value:
+        """The zero point of ``affine`` as a constant."""
+        return self.constant(affine.zero_point.astype(affine.dtype.numpy()), "zero_point")
+
+    def parameters(self, affine: AffineType) -> tuple[ir.Value, ir.Value]:
+        """Scale and zero point as constants."""
+        return self.scale(affine), self.zero_point(affine)
+
+    def available(self, value: ir.Value) -> bool:
+        """Whether the codes of ``value`` exist by now."""
+        known = self.types.get(value)
+        return value in self.codes or (known is not None and known.codes is not None)
+
+    def codes_of(self, value: ir.Value) -> ir.Value:
+        """The codes of ``value``."""
+        if value in self.codes:
+            return self.codes[value]
+        known = self.types.get(value)
+        assert known is not None
+        assert known.codes is not None
+        return self.constant(known.codes, f"{value.name}_codes")
+
+    def operand(self, operand: Operand, name: str) -> ir.Value:
+        """The codes of an operand."""
+        if operand.value is not None:
+            return self.codes_of(operand.value)
+        assert operand.codes is not None
+        return self.constant(np.ascontiguousarray(operand.codes), f"{name}_codes")
+
+    def quantize(self, real: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:
+        """QuantizeLinear of ``real``."""
+        return self.insert(QUANTIZE, [real, *self.parameters(affine)], like, affine.dtype)
+
+    def dequantize(self, codes: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:
+        """DequantizeLinear of ``codes``."""
+        inputs = [codes, *self.parameters(affine)]
+        axis = None if affine.axis is None else {"axis": affine.axis}
+        return self.insert(
+            DEQUANTIZE, inputs, like, ir.DataType.FLOAT, attributes=axis, shape=codes.shape
+        )
+
+    def dequantize_unfused(self, codes: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:
+        """The same numbers as ``dequantize``, in a form that ONNX Runtime does not fuse."""
+        shape = codes.shape
+        real = self.insert(
+            "Cast",
+            [codes],
+            like,
+            ir.DataType.FLOAT,
+            attributes={"to": int(ir.DataType.FLOAT)},
+            shape=shape,
+        )
+        if not affine.symmetric:
+            zero = self.constant(affine.zero_point.astype(np.float32), "zero_point_real")
+            real = self.insert("Sub", [real, zero], like, ir.DataType.FLOAT, shape=shape)
+        return self.insert("Mul", [real, self.scale(affine)], like, ir.DataType.FLOAT, shape=shape)

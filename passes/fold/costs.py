@@ -1,0 +1,21 @@
+"""Where integer kernels of ONNX Runtime lose: measured, as data.
+
+Microseconds, medians of 40 interleaved runs, 2 threads, onnxruntime 1.32.0 on x86-64 with
+AVX512-VNNI; only ratios of 2 and more decide anything. NCHW 1x64x56x56:
+
+    MaxPool 2x2          float 51    uint8 692    Cast, float, Cast 104
+    MaxPool 2x2 between two QLinearConv           uint8 839 in all, with Casts 1023
+    AveragePool 3x3      float 47    QLinearAveragePool 354 (866 on a busy machine)
+                         Cast, Sub, float AveragePool, QuantizeLinear 134
+    GlobalAveragePool    float 32    QLinearGlobalAveragePool 18
+    Add                  float 37    QLinearAdd 23
+    Mul                  float 38    QLinearMul 33
+    Conv 3x3, 64 to 64 @28           float 527    QLinearConv 148
+    depthwise Conv 3x3, 64 @24       float 27     QLinearConv 27
+    Conv 3x3 stride 2, 3 to 64 @224  float 610    QLinearConv 911 (with Q and DQ about it: a draw)
+"""
+
+from __future__ import annotations
+
+INTEGER_MAX_POOL_PRODUCERS = frozenset({"QLinearConv"})
+"""Behind these ONNX Runtime runs a uint8 MaxPool channels-last, where it is fast."""

@@ -1,0 +1,44 @@
+"""The pass that turns fake-quantized graphs into integer arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.fold.islands import remark_islands
+from onnxfold.passes.fold.lower import Lowerer, LowerTarget
+from onnxfold.passes.fold.lower_ort import lower_ort
+from onnxfold.passes.fold.lower_qdq import lower_qdq
+from onnxfold.passes.fold.plan import make_plan
+from onnxfold.passes.fold.weights import dequantize_weights
+from onnxfold.passes.rewriter import Rewriter
+
+_TARGETS: dict[str, LowerTarget] = {"ort": lower_ort, "qdq": lower_qdq}
+
+
+@dataclass(frozen=True)
+class FoldQdq(Pass):
+    """Fold QuantizeLinear and DequantizeLinear into integer ops, or into canonical Q/DQ form.
+
+    Affine types are propagated from DequantizeLinear forwards and asked for from QuantizeLinear
+    backwards; an op that cannot be done in integers exactly stays float, with a remark.
+
+    Attributes:
+        target: ``ort`` for ONNX Runtime's integer kernels, ``qdq`` for canonical Q/DQ.
+    """
+
+    target: Literal["ort", "qdq"] = "ort"
+
+    name: ClassVar[str] = "fold-qdq"
+    contract: ClassVar[Contract] = Contract.INTEGER
+
+    def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
+        """Plan the whole model, carry the plan out, and say what stayed float."""
+        plan = make_plan(model, rewriter.scopes, recode=self.target == "ort")
+        Lowerer(plan, rewriter, _TARGETS[self.target]).run()
+        if self.target == "ort":
+            dequantize_weights(plan, rewriter)
+        remark_islands(plan, rewriter)

@@ -1,0 +1,43 @@
+"""Saying what stayed float, and why."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.fold.types import is_dequantize, is_quantize
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.walk import all_nodes
+
+
+def remark_islands(plan: Plan, rewriter: Rewriter) -> None:
+    """One remark for each float op at the border of integer arithmetic, and for each edge."""
+    for node in all_nodes(rewriter.model):
+        refusal = plan.refusals.get(node)
+        if refusal is not None:
+            rewriter.remark(node, refusal.reason, refusal.advice)
+        elif is_quantize(node):
+            _remark_quantize(node, rewriter)
+        elif is_dequantize(node):
+            _remark_dequantize(node, rewriter)
+
+
+def _remark_quantize(node: ir.Node, rewriter: Rewriter) -> None:
+    source = node.inputs[0]
+    if source is None:
+        return
+    producer = source.producer()
+    if producer is None and source.is_graph_input():
+        rewriter.remark(node, f"the graph input '{source.name}' is float", "feed it as codes")
+    elif producer is not None and is_dequantize(producer):
+        rewriter.remark(
+            node,
+            f"'{source.name}' is requantized: its readers disagree about its scale",
+            "use one scale and zero point on both sides",
+        )
+
+
+def _remark_dequantize(node: ir.Node, rewriter: Rewriter) -> None:
+    output = node.outputs[0]
+    if output.is_graph_output():
+        rewriter.remark(node, f"the graph output '{output.name}' is float", "read it as codes")

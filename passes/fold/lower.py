@@ -1,0 +1,179 @@
+"""Carrying out a plan: integer nodes beside the float ones, then the switch, then the clean-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.lowering import Alias, Dequantize, Linear, Lowering, Quantize
+from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.walk import all_graphs, use_count
+
+RECODED_SUFFIX = "_u8"
+"""Appended to the name of int8 codes, it names the same codes + 128 as uint8."""
+
+LowerTarget = Callable[[Lowering, Builder], Sequence[ir.Value]]
+"""Writes a lowering down and returns what stands for the outputs of its node."""
+
+
+class Lowerer:
+    """Carries out one plan.
+
+    Until ``connect`` nothing of the original graph is touched, so that any step may be refused
+    and what remains still computes the original.
+    """
+
+    def __init__(self, plan: Plan, rewriter: Rewriter, target: LowerTarget) -> None:
+        self._plan = plan
+        self._rewriter = rewriter
+        self._target = target
+        self._build = Builder(rewriter, plan.types)
+        self._replacements: list[tuple[ir.Value, ir.Value]] = []
+        self._names: list[tuple[ir.Value, ir.Value]] = []
+        self._quantized: dict[tuple[ir.Value, AffineType], ir.Value] = {}
+        self._named: set[ir.Value] = set()
+        self._original = set(plan.order)
+        self._dead = {node for node in plan.order if _is_dead(node)}
+        self._unused = {value for value in self._initializers() if not use_count(value)}
+
+    def run(self) -> None:
+        """Write all lowerings down, let their readers use them, and remove what they replace."""
+        for node in self._plan.order:
+            lowering = self._plan.lowerings.get(node)
+            if lowering is not None and lowering.node is node and self._is_needed(node):
+                self._lower(lowering)
+        for old, new in self._replacements:
+            self._connect(old, new)
+        for name, codes in self._names:
+            self._rename(name, codes)
+        self._clean_up()
+
+    def _is_needed(self, node: ir.Node) -> bool:
+        plan = self._plan
+        return any(each in plan.needs_codes or each in plan.needs_plain for each in node.outputs)
+
+    def _lower(self, lowering: Lowering) -> None:
+        build, node = self._build, lowering.node
+        if not all(build.available(value) for value in lowering.reads):
+            return
+        build.anchor = node
+        sources = [each for each in lowering.covered if each is not node]
+        with self._rewriter.step(lowering.name, node, sources=sources):
+            results = self._results(lowering)
+            if isinstance(lowering, Linear) and lowering.type is None:
+                self._replacements.append((lowering.output, results[0]))
+                return
+            plain = [
+                self._plain(output, codes)
+                for output, codes in zip(node.outputs, results, strict=True)
+            ]
+            for output, codes, real in zip(node.outputs, results, plain, strict=True):
+                build.codes[output] = codes
+                if real is not None and real is not output:
+                    self._replacements.append((output, real))
+
+    def _results(self, lowering: Lowering) -> Sequence[ir.Value]:
+        match lowering:
+            case Quantize():
+                return [self._quantize(lowering)]
+            case Dequantize():
+                return [self._dequantize(lowering)]
+            case Alias():
+                return [self._build.codes_of(lowering.reads[0])]
+            case _:
+                return self._target(lowering, self._build)
+
+    def _quantize(self, lowering: Quantize) -> ir.Value:
+        output = lowering.node.outputs[0]
+        if lowering.reads:
+            codes = self._build.codes_of(lowering.reads[0])
+            self._names.append((output, codes))
+            return codes
+        source = lowering.plain[0]
+        key = (source, lowering.internal)
+        if key not in self._quantized:
+            written = lowering.type is lowering.internal
+            self._quantized[key] = (
+                output if written else self._build.quantize(source, lowering.internal, output)
+            )
+            self._names.append((output, self._quantized[key]))
+        return self._quantized[key]
+
+    def _dequantize(self, lowering: Dequantize) -> ir.Value:
+        if lowering.reads:
+            return self._build.codes_of(lowering.reads[0])
+        source = lowering.plain[0]
+        if lowering.type is lowering.internal:
+            return source
+        if source not in self._build.codes:
+            # The shift by 128, through real numbers: exact, as both scales are the same.
+            real = self._build.dequantize(source, lowering.type, source)
+            self._build.codes[source] = self._build.quantize(real, lowering.internal, source)
+        return self._build.codes[source]
+
+    def _plain(self, output: ir.Value, codes: ir.Value) -> ir.Value | None:
+        """What readers of ``output`` itself will read; None where there are none."""
+        if output not in self._plan.needs_plain:
+            return None
+        types, build = self._plan.types, self._build
+        known = types.get(output)
+        assert known is not None
+        written = types.code_dtypes.get(output)
+        if written is None:
+            return build.dequantize(codes, known.type, output)
+        if written == known.type.dtype:
+            return codes
+        real = build.dequantize(codes, known.type, output)
+        zero_point = known.type.zero_point.astype(np.int64) - 128
+        shifted = AffineType(known.type.scale, zero_point.astype(np.int8), written)
+        return build.quantize(real, shifted, output)
+
+    def _connect(self, old: ir.Value, new: ir.Value) -> None:
+        with self._rewriter.step("connect", old.producer()):
+            is_output = old.is_graph_output()
+            self._rewriter.replace_value(old, new)
+            if not is_output and new.producer() is not None and not new.is_graph_output():
+                self._rewriter.swap_names(old, new)
+                self._named.add(new)
+
+    def _rename(self, old: ir.Value, codes: ir.Value) -> None:
+        """Give ``codes`` the name of the QuantizeLinear output it stands for."""
+        producer = codes.producer()
+        if codes in self._named or codes is old or codes.is_graph_output() or producer is None:
+            return
+        if producer in self._original or old.is_graph_output():
+            return
+        self._named.add(codes)
+        with self._rewriter.step("name-codes", producer):
+            if codes.dtype == self._plan.types.code_dtypes[old]:
+                self._rewriter.swap_names(old, codes)
+            else:
+                self._rewriter.rename(codes, f"{old.name}{RECODED_SUFFIX}")
+
+    def _clean_up(self) -> None:
+        for graph in reversed(list(all_graphs(self._rewriter.model))):
+            for node in reversed(tuple(graph)):
+                if node not in self._dead and _is_dead(node):
+                    with self._rewriter.step("remove-replaced", node):
+                        self._rewriter.erase(node)
+        for value in self._initializers():
+            if value not in self._unused and not use_count(value):
+                with self._rewriter.step("remove-replaced-constant"):
+                    self._rewriter.remove_initializer(value)
+
+    def _initializers(self) -> list[ir.Value]:
+        return [
+            value
+            for graph in all_graphs(self._rewriter.model)
+            for value in graph.initializers.values()
+            if not value.is_graph_input() and not value.is_graph_output()
+        ]
+
+
+def _is_dead(node: ir.Node) -> bool:
+    return not any(use_count(each) or each.is_graph_output() for each in node.outputs)

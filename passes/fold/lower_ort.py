@@ -1,0 +1,252 @@
+"""Target ``ort``: integer ops of ai.onnx and com.microsoft that are fast in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.fold.builder import CONTRIB, Builder
+from onnxfold.passes.fold.costs import INTEGER_MAX_POOL_PRODUCERS
+from onnxfold.passes.fold.lowering import Average, Binary, Clamp, Concat, Linear, Lowering, Move
+
+_FLOAT = ir.DataType.FLOAT
+
+
+def lower_ort(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
+    """Write ``lowering`` down.
+
+    Returns:
+        The codes of each output of its node (or the real number, for a Linear without type).
+    """
+    match lowering:
+        case Linear():
+            return [_linear(lowering, build)]
+        case Binary():
+            return [_binary(lowering, build)]
+        case Concat():
+            return [_concat(lowering, build)]
+        case Average():
+            return [_average(lowering, build)]
+        case Clamp():
+            return [_clamp(lowering, build)]
+        case Move():
+            return _move(lowering, build)
+        case _:
+            raise TypeError(f"no lowering of {type(lowering).__name__}")
+
+
+def _linear(linear: Linear, build: Builder) -> ir.Value:
+    if linear.operator.op_type == "Conv":
+        return _convolution(linear, build)
+    if linear.type is None:
+        return _product_to_real(linear, build)
+    if linear.bias_codes is None:
+        return _product(linear, build)
+    return _product_with_bias(linear, build)
+
+
+def _convolution(linear: Linear, build: Builder) -> ir.Value:
+    assert linear.type is not None
+    name = linear.output.name or "conv"
+    inputs = [
+        build.operand(linear.x, name),
+        *build.parameters(linear.x.type),
+        build.operand(linear.w, f"{name}_weights"),
+        *build.parameters(linear.w.type),
+        *build.parameters(linear.type),
+    ]
+    if linear.bias_codes is not None:
+        inputs.append(build.constant(linear.bias_codes, f"{name}_bias"))
+    attributes = linear.operator.attributes
+    return build.insert(
+        "QLinearConv", inputs, linear.output, linear.type.dtype, attributes=attributes
+    )
+
+
+def _data(linear: Linear, build: Builder) -> ir.Value:
+    codes = build.operand(linear.x, f"{linear.output.name}_left")
+    if not linear.transposed:
+        return codes
+    return build.insert(
+        "Transpose", [codes], linear.output, linear.x.type.dtype, attributes={"perm": [1, 0]}
+    )
+
+
+def _product(linear: Linear, build: Builder) -> ir.Value:
+    assert linear.type is not None
+    inputs = [
+        _data(linear, build),
+        *build.parameters(linear.x.type),
+        build.operand(linear.w, f"{linear.output.name}_weights"),
+        *build.parameters(linear.w.type),
+        *build.parameters(linear.type),
+    ]
+    return build.insert("QLinearMatMul", inputs, linear.output, linear.type.dtype)
+
+
+def _product_to_real(linear: Linear, build: Builder) -> ir.Value:
+    """The product as a real number, with the bias as it was written: nothing is rounded."""
+    inputs: list[ir.Value | None] = [
+        _data(linear, build),
+        build.operand(linear.w, f"{linear.output.name}_weights"),
+        build.scale(linear.x.type),
+        build.scale(linear.w.type),
+        build.zero_point(linear.x.type),
+        build.zero_point(linear.w.type),
+    ]
+    if linear.bias is not None:
+        bias = linear.bias.astype(np.float32)
+        inputs.append(build.constant(bias, f"{linear.output.name}_bias"))
+    return build.insert("MatMulIntegerToFloat", inputs, linear.output, _FLOAT, domain=CONTRIB)
+
+
+def _product_with_bias(linear: Linear, build: Builder) -> ir.Value:
+    """QGemm, which takes matrices: other ranks are reshaped where their sizes are known."""
+    assert linear.type is not None
+    codes_shape = linear.operator.inputs[0].shape if linear.operator.inputs[0] else None
+    rank = 2 if linear.operator.op_type == "Gemm" or codes_shape is None else len(codes_shape)
+    known_matrix = linear.operator.op_type == "Gemm" or codes_shape is not None
+    weights = linear.w.codes
+    if known_matrix and rank == 2 and weights is not None and weights.ndim == 2:
+        return _qgemm(linear, build.operand(linear.x, "left"), build, linear.output.shape)
+    sizes = None if codes_shape is None else _batch_sizes(codes_shape)
+    if sizes is None or weights is None or weights.ndim != 2:
+        real = _product_to_real(linear, build)
+        return build.quantize(real, linear.type, linear.output)
+    depth, channels = weights.shape
+    flat = _reshape(build.operand(linear.x, "left"), [-1, depth], linear.output, build)
+    product = _qgemm(linear, flat, build, [None, channels])
+    return _reshape(product, [*sizes, channels], linear.output, build)
+
+
+def _qgemm(
+    linear: Linear,
+    data: ir.Value,
+    build: Builder,
+    shape: ir.Shape | Sequence[int | str | None] | None,
+) -> ir.Value:
+    assert linear.type is not None
+    assert linear.bias_codes is not None
+    inputs = [
+        data,
+        *build.parameters(linear.x.type),
+        build.operand(linear.w, f"{linear.output.name}_weights"),
+        *build.parameters(linear.w.type),
+        build.constant(linear.bias_codes, f"{linear.output.name}_bias"),
+        *build.parameters(linear.type),
+    ]
+    return build.insert(
+        "QGemm",
+        inputs,
+        linear.output,
+        linear.type.dtype,
+        domain=CONTRIB,
+        attributes={"transA": int(linear.transposed)},
+        shape=shape,
+    )
+
+
+def _batch_sizes(shape: ir.Shape) -> list[int] | None:
+    """All sizes but the last for a Reshape, with at most one left open; else None."""
+    sizes = [size if isinstance(size, int) else -1 for size in shape[:-1]]
+    return sizes if sizes.count(-1) <= 1 and 0 not in sizes else None
+
+
+def _reshape(codes: ir.Value, sizes: list[int], like: ir.Value, build: Builder) -> ir.Value:
+    shape = build.constant(np.array(sizes, np.int64), "shape")
+    dtype = codes.dtype or ir.DataType.UINT8
+    sizes_known = [None if size < 0 else size for size in sizes]
+    return build.insert("Reshape", [codes, shape], like, dtype, shape=sizes_known)
+
+
+def _binary(binary: Binary, build: Builder) -> ir.Value:
+    output = binary.node.outputs[0]
+    inputs: list[ir.Value | None] = []
+    for operand in binary.operands:
+        inputs.append(build.operand(operand, f"{output.name}_operand"))
+        inputs += build.parameters(operand.type)
+    inputs += build.parameters(binary.type)
+    return build.insert(
+        f"QLinear{binary.node.op_type}", inputs, output, binary.type.dtype, domain=CONTRIB
+    )
+
+
+def _concat(concat: Concat, build: Builder) -> ir.Value:
+    output = concat.node.outputs[0]
+    codes = [build.operand(each, f"{output.name}_part") for each in concat.operands]
+    attributes = concat.node.attributes
+    if all(each.type is concat.type for each in concat.operands):
+        return build.insert("Concat", codes, output, concat.type.dtype, attributes=attributes)
+    inputs: list[ir.Value | None] = [*build.parameters(concat.type)]
+    for operand, value in zip(concat.operands, codes, strict=True):
+        inputs += [value, *build.parameters(operand.type)]
+    return build.insert(
+        "QLinearConcat", inputs, output, concat.type.dtype, attributes=attributes, domain=CONTRIB
+    )
+
+
+def _average(average: Average, build: Builder) -> ir.Value:
+    output = average.node.outputs[0]
+    codes = build.operand(average.operand, output.name or "average")
+    if average.node.op_type == "GlobalAveragePool":
+        inputs = [codes, *build.parameters(average.operand.type), *build.parameters(average.type)]
+        return build.insert(
+            "QLinearGlobalAveragePool", inputs, output, average.type.dtype, domain=CONTRIB
+        )
+    real = build.dequantize_unfused(codes, average.operand.type, output)
+    mean = build.insert("AveragePool", [real], output, _FLOAT, attributes=average.node.attributes)
+    return build.quantize(mean, average.type, output)
+
+
+def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
+    output, dtype = clamp.node.outputs[0], clamp.type.dtype
+    bounds = [
+        build.constant(np.array(bound, dtype.numpy()), "code_limit")
+        for bound in (clamp.low, clamp.high)
+    ]
+    return build.insert("Clip", [build.codes_of(clamp.reads[0]), *bounds], output, dtype)
+
+
+def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
+    node, dtype = move.node, _code_dtype(move, build)
+    data = build.codes_of(move.reads[0])
+    if node.op_type == "MaxPool" and not _next_to_channels_last(data):
+        return [_float_max_pool(node, data, dtype, build)]
+    inputs: list[ir.Value | None] = list(node.inputs)
+    inputs[0] = data
+    for position, array in move.constants.items():
+        inputs += [None] * (position + 1 - len(inputs))
+        inputs[position] = build.constant(array, f"{node.outputs[0].name}_fill")
+    inserted = build.rewriter.insert_node(
+        build.anchor,
+        node.op_type,
+        inputs,
+        name=f"{node.outputs[0].name}_codes",
+        attributes=node.attributes,
+        outputs=len(node.outputs),
+    )
+    for old, new in zip(node.outputs, inserted.outputs, strict=True):
+        build.rewriter.set_type(new, dtype, old.shape)
+    return inserted.outputs
+
+
+def _code_dtype(move: Move, build: Builder) -> ir.DataType:
+    known = build.types.get(move.reads[0])
+    assert known is not None
+    return known.type.dtype
+
+
+def _next_to_channels_last(codes: ir.Value) -> bool:
+    """Whether ONNX Runtime will run a MaxPool of ``codes`` in its fast channels-last form."""
+    producer = codes.producer()
+    return producer is not None and producer.op_type in INTEGER_MAX_POOL_PRODUCERS
+
+
+def _float_max_pool(node: ir.Node, codes: ir.Value, dtype: ir.DataType, build: Builder) -> ir.Value:
+    output = node.outputs[0]
+    to_real, to_codes = {"to": int(_FLOAT)}, {"to": int(dtype)}
+    real = build.insert("Cast", [codes], output, _FLOAT, attributes=to_real, shape=codes.shape)
+    pooled = build.insert("MaxPool", [real], output, _FLOAT, attributes=node.attributes)
+    return build.insert("Cast", [pooled], output, dtype, attributes=to_codes)

@@ -1,0 +1,135 @@
+"""Target ``qdq``: the same decisions as canonical Q/DQ graphs, one DequantizeLinear a consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.lowering import (
+    Average,
+    Binary,
+    Clamp,
+    Concat,
+    Linear,
+    Lowering,
+    Move,
+    Operand,
+)
+from onnxfold.passes.fold.types import DEQUANTIZE
+
+_FLOAT = ir.DataType.FLOAT
+
+
+def lower_qdq(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
+    """Write ``lowering`` down as DequantizeLinear, the float op, QuantizeLinear.
+
+    Returns:
+        The codes of each output of its node (or the real number, for a Linear without type).
+    """
+    match lowering:
+        case Linear():
+            return [_linear(lowering, build)]
+        case Binary() | Concat():
+            inputs = [_real(each, lowering.node.outputs[0], build) for each in lowering.operands]
+            return [_op(lowering.node, inputs, lowering.type, build)]
+        case Average():
+            inputs = [_real(lowering.operand, lowering.node.outputs[0], build)]
+            return [_op(lowering.node, inputs, lowering.type, build)]
+        case Clamp():
+            inputs = [_real_of(lowering.reads[0], lowering.node.outputs[0], build)]
+            return [_op(lowering.node, [*inputs, *lowering.node.inputs[1:]], lowering.type, build)]
+        case Move():
+            return _move(lowering, build)
+        case _:
+            raise TypeError(f"no lowering of {type(lowering).__name__}")
+
+
+def _real(operand: Operand, like: ir.Value, build: Builder) -> ir.Value:
+    codes = build.operand(operand, like.name or "operand")
+    return build.dequantize(codes, operand.type, like)
+
+
+def _real_of(value: ir.Value, like: ir.Value, build: Builder) -> ir.Value:
+    known = build.types.get(value)
+    assert known is not None
+    return build.dequantize(build.codes_of(value), known.type, like)
+
+
+def _op(
+    node: ir.Node,
+    inputs: Sequence[ir.Value | None],
+    affine: AffineType,
+    build: Builder,
+) -> ir.Value:
+    output = node.outputs[0]
+    real = build.insert(node.op_type, inputs, output, _FLOAT, attributes=node.attributes)
+    return build.quantize(real, affine, output)
+
+
+def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
+    node = move.node
+    known = build.types.get(move.reads[0])
+    assert known is not None
+    inputs: list[ir.Value | None] = list(node.inputs)
+    inputs[0] = _real_of(move.reads[0], node.outputs[0], build)
+    inserted = build.rewriter.insert_node(
+        build.anchor,
+        node.op_type,
+        inputs,
+        name=f"{node.outputs[0].name}_real",
+        attributes=node.attributes,
+        outputs=len(node.outputs),
+    )
+    for old, new in zip(node.outputs, inserted.outputs, strict=True):
+        build.rewriter.set_type(new, _FLOAT, old.shape)
+    return [
+        build.quantize(new, known.type, old)
+        for old, new in zip(node.outputs, inserted.outputs, strict=True)
+    ]
+
+
+def _linear(linear: Linear, build: Builder) -> ir.Value:
+    output, name = linear.output, linear.output.name or "linear"
+    inputs: list[ir.Value | None] = [
+        _real(linear.x, output, build),
+        build.dequantize(build.operand(linear.w, f"{name}_weights"), linear.w.type, output),
+    ]
+    op_type, attributes = _operator(linear)
+    bias = _bias(linear, build)
+    if bias is not None and op_type != "MatMul":
+        inputs.append(bias)
+    real = build.insert(op_type, inputs, output, _FLOAT, attributes=attributes)
+    if bias is not None and op_type == "MatMul":
+        real = build.insert("Add", [real, bias], output, _FLOAT)
+    return real if linear.type is None else build.quantize(real, linear.type, output)
+
+
+def _operator(linear: Linear) -> tuple[str, Mapping[str, ir.Attr | int]]:
+    """The op and its attributes; weights have transB and alpha folded in."""
+    node = linear.operator
+    if node.op_type == "Conv":
+        return "Conv", node.attributes
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    is_matrix = shape is not None and len(shape) == 2
+    if node.op_type == "Gemm" or (linear.bias is not None and is_matrix):
+        return "Gemm", {"transA": 1} if linear.transposed else {}
+    return "MatMul", {}
+
+
+def _bias(linear: Linear, build: Builder) -> ir.Value | None:
+    """The bias: int32 codes at s_x s_w where the result is rounded, else the real number."""
+    if linear.bias is None:
+        return None
+    name = f"{linear.output.name}_bias"
+    is_matmul = _operator(linear)[0] == "MatMul"
+    if linear.bias_codes is None or linear.type is None or is_matmul:
+        return build.constant(linear.bias.astype(np.float32), name)
+    scale = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
+    axis = None if linear.w.type.per_tensor else {"axis": 0}
+    inputs = [build.constant(linear.bias_codes, name), build.constant(scale, "scale")]
+    shape = list(linear.bias_codes.shape)
+    return build.insert(DEQUANTIZE, inputs, linear.output, _FLOAT, attributes=axis, shape=shape)

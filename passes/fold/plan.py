@@ -1,0 +1,220 @@
+"""The plan of a fold: what each node becomes, decided for the whole model before any change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxfold.passes.constants import constant_array
+from onnxfold.passes.fold.lowering import (
+    Alias,
+    Dequantize,
+    Lowering,
+    Move,
+    Quantize,
+    Refusal,
+)
+from onnxfold.passes.fold.rules import CODE_RULES, RULES
+from onnxfold.passes.fold.rules.common import touches_quantization
+from onnxfold.passes.fold.rules.movement import move_integer_constant
+from onnxfold.passes.fold.types import (
+    Quantized,
+    TypeState,
+    is_activation_type,
+    is_dequantize,
+    is_quantize,
+    widened,
+)
+from onnxfold.passes.fold.wants import find_wants
+from onnxfold.passes.walk import Scopes, all_nodes
+
+_OLDEST_OPSET = 13  # per-channel scales, and uint8 kernels of Clip and Pad
+
+
+@dataclass
+class Plan:
+    """What each node becomes.
+
+    Attributes:
+        types: The affine types.
+        order: All nodes; outer graphs before inner ones, producers before consumers.
+        lowerings: What covers each node that is lowered.
+        refusals: Why nodes that touch quantized values stay float.
+        needs_codes: Values whose codes something reads.
+        needs_plain: Values something reads as they are.
+    """
+
+    types: TypeState
+    order: list[ir.Node]
+    lowerings: dict[ir.Node, Lowering] = field(default_factory=dict[ir.Node, Lowering])
+    refusals: dict[ir.Node, Refusal] = field(default_factory=dict[ir.Node, Refusal])
+    needs_codes: set[ir.Value] = field(default_factory=set[ir.Value])
+    needs_plain: set[ir.Value] = field(default_factory=set[ir.Value])
+
+
+def make_plan(model: ir.Model, scopes: Scopes, *, recode: bool) -> Plan:
+    """Decide what every node of ``model`` becomes; nothing is changed.
+
+    Args:
+        model: The model.
+        scopes: Its scopes, for opsets.
+        recode: Whether int8 activations become uint8.
+    """
+    types = TypeState(recode=recode)
+    find_wants(model, types)
+    plan = Plan(types, list(all_nodes(model)))
+    for node in plan.order:
+        if node not in plan.lowerings:
+            _decide(node, plan, scopes)
+    for node in reversed(plan.order):
+        _demand(node, plan)
+    return plan
+
+
+def _decide(node: ir.Node, plan: Plan, scopes: Scopes) -> None:
+    """Apply the rule of ``node``, in the forward sweep."""
+    if node.graph is not None and scopes.opset(node.graph) < _OLDEST_OPSET:
+        if touches_quantization(node, plan.types):
+            plan.refusals[node] = Refusal(
+                f"before opset {_OLDEST_OPSET} few ops have integer kernels", "upgrade the opset"
+            )
+        return
+    decision = _decision(node, plan.types)
+    if isinstance(decision, Refusal):
+        plan.refusals[node] = decision
+    elif decision is not None:
+        plan.lowerings.update(dict.fromkeys(decision.covered, decision))
+
+
+def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    if is_quantize(node):
+        return _quantize(node, types)
+    if is_dequantize(node):
+        return _dequantize(node, types)
+    move_integer_constant(node, types)
+    if any(value in types.code_dtypes for value in node.inputs):
+        return _on_codes(node, types)
+    rule = RULES.get(node.op_type) if not node.domain else None
+    if rule is not None:
+        return rule(node, types)
+    if not touches_quantization(node, types):
+        return None
+    return Refusal(f"there is no integer rule for {node.op_type}")
+
+
+def _on_codes(node: ir.Node, types: TypeState) -> Lowering | None:
+    """An op on codes standing between QuantizeLinear and DequantizeLinear: only movement."""
+    data = node.inputs[0]
+    if node.domain or node.op_type not in CODE_RULES or data not in types.code_dtypes:
+        return None
+    decision = RULES[node.op_type](node, types)
+    if not isinstance(decision, Lowering):
+        return None
+    types.code_dtypes.update(dict.fromkeys(node.outputs, types.code_dtypes[data]))
+    return decision
+
+
+def _quantize(node: ir.Node, types: TypeState) -> Lowering | None:
+    source, output = node.inputs[0], node.outputs[0]
+    affine = types.parameters(node)
+    if source is None or affine is None:
+        return None
+    constant = constant_array(source)
+    if constant is not None and constant.dtype.kind == "f":
+        codes = types.internal_codes(affine.quantize(constant), affine.dtype)
+        types.put(output, Quantized(types.internal(affine), codes))
+        return None
+    if not is_activation_type(affine):
+        return None
+    internal = types.internal(affine)
+    types.put(output, Quantized(internal))
+    types.code_dtypes[output] = affine.dtype
+    known = types.get(source)
+    folds = known is not None and known.type is internal
+    return Quantize(
+        node=node,
+        reads=(source,) if folds else (),
+        plain=() if folds else (source,),
+        covered=(node,),
+        type=affine,
+        internal=internal,
+    )
+
+
+def _dequantize(node: ir.Node, types: TypeState) -> Lowering | None:
+    source, output = node.inputs[0], node.outputs[0]
+    affine = types.parameters(node)
+    if source is None:
+        return None
+    if affine is None:
+        types.refuse(
+            output, f"the scale of '{output.name}' is blocked, not constant, or not float32"
+        )
+        return None
+    known = types.get(source)
+    constant = constant_array(source)
+    if known is not None and known.codes is not None:
+        types.put(output, Quantized(types.internal(affine), known.codes))
+        return None
+    if constant is None:
+        constant = types.moved.get(source)
+    if constant is not None:
+        # Narrow codes are read as 8-bit codes: `parameters` widened the type likewise.
+        codes = widened(constant, source.dtype or ir.DataType.from_numpy(constant.dtype))
+        internal = types.internal(affine)
+        types.put(output, Quantized(internal, types.internal_codes(codes, affine.dtype)))
+        return None
+    if not is_activation_type(affine):
+        kind = "per channel" if affine.dtype.bitwidth == 8 else f"of type {affine.dtype.name}"
+        types.refuse(output, f"'{output.name}' is quantized {kind}, which no integer kernel takes")
+        return None
+    internal = types.internal(affine)
+    types.put(output, Quantized(internal))
+    computed = known is not None
+    return Dequantize(
+        node=node,
+        reads=(source,) if computed else (),
+        plain=() if computed else (source,),
+        covered=(node,),
+        type=affine,
+        internal=internal,
+    )
+
+
+def _demand(node: ir.Node, plan: Plan) -> None:
+    """Pass on, in the backward sweep, who needs codes and who needs plain values."""
+    for output in node.outputs:
+        if output.is_graph_output():
+            plan.needs_plain.add(output)
+    lowering = plan.lowerings.get(node)
+    if lowering is not None and lowering.node is not node:
+        return
+    if lowering is None:
+        plan.needs_plain.update(value for value in node.inputs if value is not None)
+        return
+    codes_needed = any(output in plan.needs_codes for output in node.outputs)
+    plain_needed = any(output in plan.needs_plain for output in node.outputs)
+    if not codes_needed and not plain_needed:
+        return
+    if not codes_needed and _stays_plain(lowering, plan):
+        for covered in lowering.covered:
+            del plan.lowerings[covered]
+        plan.needs_plain.update(value for value in node.inputs if value is not None)
+        return
+    plan.needs_codes.update(lowering.reads)
+    plan.needs_plain.update(lowering.plain)
+
+
+def _stays_plain(lowering: Lowering, plan: Plan) -> bool:
+    """Whether a node nobody needs the codes of is better left as it is."""
+    if isinstance(lowering, Dequantize):
+        return not lowering.reads or lowering.type is lowering.internal
+    if not isinstance(lowering, Move | Alias):
+        return False
+    if not plan.types.recode:
+        return True
+    return any(
+        value.is_graph_output() or any(use.node not in plan.lowerings for use in value.uses())
+        for value in lowering.reads
+    )

@@ -1,0 +1,30 @@
+"""The rule table of the fold: one entry an op, saying what the op means on integer codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from onnxfold.passes.fold.lowering import Lowering, Refusal
+from onnxfold.passes.fold.rules import elementwise, linear, movement, pooling
+from onnxfold.passes.fold.types import TypeState
+
+FoldRule = Callable[[ir.Node, TypeState], Lowering | Refusal | None]
+"""Looks at a node and at the types of its inputs; None where quantization does not touch it.
+
+Records the types of the outputs it decides about.
+"""
+
+RULES: dict[str, FoldRule] = {
+    **linear.RULES,
+    **elementwise.RULES,
+    **movement.RULES,
+    **pooling.RULES,
+}
+"""Rules of ai.onnx ops by op type; an op without a rule ends propagation there."""
+
+CODE_RULES = frozenset(
+    {"MaxPool"} | {name for name, each in movement.RULES.items() if each in movement.PURE}
+)
+"""The ops that mean the same on codes standing between QuantizeLinear and DequantizeLinear."""

@@ -1,0 +1,227 @@
+"""Conv, Gemm and MatMul, with the bias that follows them, as one int32 accumulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.fold.accumulate import (
+    InexactError,
+    accumulation_weights,
+    bias_in_codes,
+    channel_bias,
+)
+from onnxfold.passes.fold.lowering import Linear, Lowering, Operand, Refusal
+from onnxfold.passes.fold.rules.common import (
+    not_quantized,
+    not_rounded,
+    operand,
+    reads,
+    touches_quantization,
+)
+from onnxfold.passes.fold.types import Quantized, TypeState
+from onnxfold.passes.walk import use_count
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """The product part of a linear op.
+
+    Attributes:
+        node: The op.
+        x: The data.
+        w: The second operand.
+        channels: Number of output channels, where the weights are constant.
+        axis: Axis of the output channels in the output: 1, or -1 for the last.
+        biases: Real biases found so far, [channels] each.
+        rounded_only: Whether no kernel gives the unrounded result.
+        transposed: Whether x is read transposed.
+    """
+
+    node: ir.Node
+    x: Operand
+    w: Operand
+    channels: int | None
+    axis: int
+    biases: tuple[Array, ...] = ()
+    rounded_only: bool = False
+    transposed: bool = False
+
+    @property
+    def weight_axis(self) -> int:
+        """Axis of the output channels in the weights."""
+        return 0 if self.axis == 1 or self.w.codes is None else self.w.codes.ndim - 1
+
+
+def conv(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """1-D to 3-D, grouped and depthwise convolution."""
+    if not touches_quantization(node, types):
+        return None
+    x, w = operand(node.inputs[0], types), types.get(node.inputs[1])
+    if x is None or x.value is None:
+        return _no_data(node, types)
+    if w is None or w.codes is None:
+        return Refusal(types.reason(node.inputs[1]), "quantize the weights to 8 bits")
+    try:
+        weights = accumulation_weights(w.type, w.codes, axis=0)
+        biases = _own_bias(node, types, w.codes.shape[0], 1.0)
+    except InexactError as error:
+        return Refusal(str(error), error.advice)
+    product = _Product(node, x, weights, w.codes.shape[0], 1, biases, rounded_only=True)
+    return _finish(product, types)
+
+
+def conv_transpose(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """No runtime has an integer kernel: it stays float."""
+    if not touches_quantization(node, types):
+        return None
+    return Refusal("there is no integer kernel for ConvTranspose")
+
+
+def matmul(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """Products of matrices of any rank; both operands may be computed."""
+    if not touches_quantization(node, types):
+        return None
+    x = operand(node.inputs[0], types)
+    if x is None:
+        return _no_data(node, types)
+    if any(
+        value is not None and value.shape is not None and len(value.shape) < 2
+        for value in node.inputs
+    ):
+        return Refusal("a vector operand has no integer kernel", "give it two dimensions")
+    known = types.get(node.inputs[1])
+    if known is not None and known.codes is not None and x.value is not None:
+        if known.codes.ndim < 2:
+            return Refusal("a vector operand has no integer kernel", "give it two dimensions")
+        try:
+            weights = accumulation_weights(known.type, known.codes, axis=known.codes.ndim - 1)
+        except InexactError as error:
+            return Refusal(str(error), error.advice)
+        if known.codes.ndim > 2 and not weights.type.per_tensor:
+            return Refusal("batched weights need one scale per tensor")
+        return _finish(_Product(node, x, weights, known.codes.shape[-1], -1), types)
+    w = operand(node.inputs[1], types)
+    if w is None:
+        return not_quantized(node.inputs[1], types)
+    return _finish(_Product(node, x, w, None, -1), types)
+
+
+def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """Sum of alpha x w and beta c: alpha goes into the weights' scale, beta into the bias."""
+    if not touches_quantization(node, types):
+        return None
+    x, w = operand(node.inputs[0], types), types.get(node.inputs[1])
+    if x is None or x.value is None:
+        return _no_data(node, types)
+    if w is None or w.codes is None:
+        return Refusal(types.reason(node.inputs[1]), "quantize the weights to 8 bits")
+    alpha = node.attributes.get_float("alpha", 1.0)
+    if alpha <= 0:
+        return Refusal(f"alpha is {alpha}", "negate the weights instead")
+    codes, affine = w.codes, w.type
+    if node.attributes.get_int("transB", 0):
+        axis = None if affine.axis is None else 1 - affine.axis
+        codes = codes.T
+        affine = AffineType(affine.scale, affine.zero_point, affine.dtype, axis)
+    if alpha != 1.0:
+        affine = types.rescaled(affine, alpha)
+    try:
+        weights = accumulation_weights(affine, codes, axis=1)
+        biases = _own_bias(node, types, codes.shape[1], node.attributes.get_float("beta", 1.0))
+    except InexactError as error:
+        return Refusal(str(error), error.advice)
+    transposed = bool(node.attributes.get_int("transA", 0))
+    product = _Product(node, x, weights, codes.shape[1], -1, biases, transposed=transposed)
+    return _finish(product, types)
+
+
+def _no_data(node: ir.Node, types: TypeState) -> Refusal | None:
+    """Refusal for a linear op whose data has no codes; None where only its weights are packed."""
+    if types.get(node.inputs[0]) is None and types.want(node.outputs[0]) is None:
+        return Refusal(
+            f"only its weights are quantized: {types.reason(node.inputs[0])}",
+            f"quantize the activation '{node.inputs[0].name if node.inputs[0] else ''}'",
+        )
+    return not_quantized(node.inputs[0], types)
+
+
+def _finish(product: _Product, types: TypeState) -> Lowering | Refusal:
+    """Take in the bias additions that follow, and decide how the result is rounded."""
+    output, covered, biases = _follow_biases(product, types)
+    want = types.want(output)
+    if want is None and product.rounded_only:
+        return not_rounded(output)
+    bias = sum(biases[1:], biases[0]) if biases else None
+    try:
+        weights, codes = bias_in_codes(product.x.type, product.w, bias, axis=product.weight_axis)
+    except InexactError as error:
+        return Refusal(str(error), error.advice)
+    if want is not None:
+        types.put(output, Quantized(want))
+    return Linear(
+        node=covered[-1],
+        reads=reads(product.x, weights),
+        covered=covered,
+        operator=product.node,
+        x=product.x,
+        w=weights,
+        bias=bias,
+        bias_codes=codes,
+        output=output,
+        type=want,
+        transposed=product.transposed,
+    )
+
+
+def _own_bias(node: ir.Node, types: TypeState, channels: int, beta: float) -> tuple[Array, ...]:
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None or beta == 0:
+        return ()
+    bias = channel_bias(_real_constant(value, types), channels, rank=2, axis=-1)
+    if bias is None:
+        raise InexactError(
+            f"its bias '{value.name}' is not one constant a channel", "fold constants first"
+        )
+    return (bias * beta,)
+
+
+def _real_constant(value: ir.Value | None, types: TypeState) -> Array | None:
+    known = types.get(value)
+    if known is not None and known.codes is not None:
+        return known.type.dequantize(known.codes)
+    array = constant_array(value)
+    return None if array is None or array.dtype.kind != "f" else array
+
+
+def _follow_biases(
+    product: _Product, types: TypeState
+) -> tuple[ir.Value, tuple[ir.Node, ...], tuple[Array, ...]]:
+    """The value at the end of the constant additions after the product, and their sum's terms."""
+    output, covered, biases = product.node.outputs[0], [product.node], list(product.biases)
+    while types.want(output) is None and use_count(output) == 1 and not output.is_graph_output():
+        follower, index = next(iter(output.uses()))
+        if follower.op_type != "Add" or follower.domain or follower.graph is not product.node.graph:
+            break
+        rank = None if output.shape is None else len(output.shape)
+        if product.axis == 1:
+            rank = product.w.codes.ndim if product.w.codes is not None else None
+        constant = _real_constant(follower.inputs[1 - index], types)
+        bias = channel_bias(constant, product.channels, rank=rank, axis=product.axis)
+        if bias is None:
+            break
+        biases.append(bias)
+        covered.append(follower)
+        output = follower.outputs[0]
+    return output, tuple(covered), tuple(biases)
+
+
+RULES = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "Gemm": gemm,
+    "MatMul": matmul,
+}

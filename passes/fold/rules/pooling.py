@@ -1,0 +1,51 @@
+"""Pooling on codes."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxfold.passes.fold.lowering import Average, Lowering, Move, Refusal
+from onnxfold.passes.fold.rules.common import (
+    not_quantized,
+    not_rounded,
+    operand,
+    reads,
+    touches_quantization,
+)
+from onnxfold.passes.fold.types import Quantized, TypeState
+
+
+def max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """The largest code is the code of the largest number."""
+    if not touches_quantization(node, types):
+        return None
+    data = node.inputs[0]
+    affine = types.activation(data)
+    if data is None or affine is None:
+        return not_quantized(data, types)
+    if len(node.outputs) > 1:
+        return Refusal("the integer kernel returns no indices", "remove the second output")
+    types.put(node.outputs[0], Quantized(affine))
+    return Move(node=node, reads=(data,), covered=(node,))
+
+
+def average(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """The mean of codes, rounded to the type of the result."""
+    if not touches_quantization(node, types):
+        return None
+    found = operand(node.inputs[0], types)
+    if found is None or found.value is None:
+        return not_quantized(node.inputs[0], types)
+    output = node.outputs[0]
+    want = types.want(output)
+    if want is None:
+        return not_rounded(output)
+    types.put(output, Quantized(want))
+    return Average(node=node, reads=reads(found), covered=(node,), operand=found, type=want)
+
+
+RULES = {
+    "AveragePool": average,
+    "GlobalAveragePool": average,
+    "MaxPool": max_pool,
+}

@@ -1,0 +1,61 @@
+"""Weights of ops that stay float: dequantized once, ahead of time."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.fold.types import TypeState, is_quantize
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.walk import use_count
+
+_LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def dequantize_weights(plan: Plan, rewriter: Rewriter) -> None:
+    """Give linear ops that stay float constant float weights, where that is safe and wanted.
+
+    Not where only the weights are quantized (they were packed for size), and not where the output
+    is quantized: ONNX Runtime would quantize the float weights again, per tensor.
+    """
+    for node in plan.refusals:
+        if node.graph is None or node.op_type not in _LINEAR_OPS or node.domain:
+            continue
+        if plan.types.get(node.inputs[0]) is None or _feeds_quantize(node):
+            continue
+        for index, value in enumerate(node.inputs[1:], start=1):
+            real = _dequantized(value, plan.types)
+            if value is None or real is None:
+                continue
+            with rewriter.step("dequantize-weights", node):
+                constant = rewriter.constant(node, real, name=f"{value.name}_real")
+                rewriter.set_input(node, index, constant)
+            _erase_unread(value.producer(), rewriter)
+
+
+def _dequantized(value: ir.Value | None, types: TypeState) -> Array | None:
+    known = types.get(value)
+    if value is None or value.producer() is None or known is None or known.codes is None:
+        return None
+    return known.type.dequantize(known.codes)
+
+
+def _feeds_quantize(node: ir.Node) -> bool:
+    return any(is_quantize(use.node) for use in node.outputs[0].uses())
+
+
+def _erase_unread(node: ir.Node | None, rewriter: Rewriter) -> None:
+    """Erase a constant subgraph from its end, while nothing reads it."""
+    while node is not None and node.graph is not None:
+        if any(use_count(each) or each.is_graph_output() for each in node.outputs):
+            return
+        source = node.inputs[0] if node.inputs else None
+        inputs = [value for value in node.inputs if value is not None]
+        with rewriter.step("remove-replaced", node):
+            rewriter.erase(node)
+        for value in inputs:
+            if value.is_initializer() and not use_count(value) and not value.is_graph_input():
+                with rewriter.step("remove-replaced-constant"):
+                    rewriter.remove_initializer(value)
+        node = source.producer() if source is not None else None
