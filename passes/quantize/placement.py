@@ -98,6 +98,8 @@ class Placement:
         while True:
             units = keep_regions(find_units(model.graph, allowed))
             groups = _groups(units)
+            if ranges is not None:
+                groups = tuple(_with_known_sources(group, ranges) for group in groups)
             unknown = _without_range(groups, ranges)
             if not unknown:
                 break
@@ -204,6 +206,26 @@ def _without_range(
         if missing is not None:
             unknown.update(dict.fromkeys(group.values, missing))
     return unknown
+
+
+def _with_known_sources(group: Group, ranges: Collection[str]) -> Group:
+    """``group``, observed where values come from instead of behind operators that move them.
+
+    So ranges that were taken for all operators serve any selection of them.
+    """
+    observed: dict[ir.Value, None] = {}
+    constants = dict.fromkeys(group.constants)
+    pending = list(group.observed)
+    while pending:
+        value = pending.pop()
+        producer = value.producer()
+        if value.name in ranges or producer is None or role_of(producer) is not Role.TIED:
+            observed[value] = None
+            continue
+        constants.update(dict.fromkeys(_tied_constants(producer)))
+        inputs = (producer.inputs[index] for index in operand_indices(producer))
+        pending += [each for each in inputs if each is not None and each not in observed]
+    return Group(group.values, tuple(observed), tuple(constants))
 
 
 def _quantized_values(units: Sequence[Unit]) -> dict[ir.Value, None]:

@@ -85,7 +85,8 @@ def float32_values(graph: ir.Graph) -> set[ir.Value]:
         known.update(out for out in node.outputs if out.dtype == ir.DataType.FLOAT)
         if role_of(node) is None or node.outputs[0].dtype is not None:
             continue
-        reads_float32 = all(node.inputs[index] in known for index in operand_indices(node))
+        # All operands of these operators have one type: one that is known tells the others.
+        reads_float32 = any(node.inputs[index] in known for index in operand_indices(node))
         if reads_float32 or _has_float32_weights(node):
             known.update(node.outputs)
             known.update(v for i in operand_indices(node) if (v := node.inputs[i]) is not None)

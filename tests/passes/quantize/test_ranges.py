@@ -52,7 +52,7 @@ def test_a_pipeline_with_ranges_in_memory_prints_and_parses() -> None:
 
 
 def test_equality_and_hash_are_by_content(tmp_path: Path) -> None:
-    assert SOME == SOME.save(tmp_path / "r.json")
+    assert SOME.save(tmp_path / "r.json") == SOME
     assert hash(SOME) == hash(SOME.save(tmp_path / "r.json"))
     assert Ranges({"a": (0.0, 1.0)}) != Ranges({"a": (0.0, 2.0)})
 

@@ -100,5 +100,5 @@ def test_half_precision_counts_like_single() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_an_error(value: float) -> None:
-    with pytest.raises(ValueError, match="NaN|infinite"):
+    with pytest.raises(ValueError, match=r"NaN|infinite"):
         _histogram(np.array([0.0, value], np.float32))
