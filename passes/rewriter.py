@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -297,7 +298,7 @@ class Rewriter:
         """Add an initializer to ``graph`` under a unique name based on ``name``."""
         self._mutate("initializers_added")
         unique = self.unique_name(name)
-        tensor = ir.tensor(data, name=unique)
+        tensor = _as_tensor(data, unique)
         value = ir.Value(
             name=unique,
             shape=_static_shape(tensor),
@@ -521,7 +522,7 @@ class Rewriter:
     def _constant_node(
         self, anchor: ir.Node, data: npt.NDArray[Any] | ir.TensorProtocol, name: str
     ) -> ir.Value:
-        tensor = ir.tensor(data, name=name)
+        tensor = _as_tensor(data, name)
         value = self.insert(
             anchor,
             "Constant",
@@ -563,6 +564,13 @@ def _as_attribute(name: str, value: AttributeValue) -> ir.Attr:
     if isinstance(value, ir.Attr):
         return value
     return ir.convenience.convert_attribute(name, value)
+
+
+def _as_tensor(data: npt.NDArray[Any] | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    # ir.tensor() tries every protocol first, which takes longer than all the rest.
+    return (
+        ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else ir.tensor(data, name=name)
+    )
 
 
 def _static_shape(tensor: ir.TensorProtocol) -> ir.Shape:

@@ -117,7 +117,7 @@ class _Folder:
 
 
 def _constant_node(anchor: ir.Node, array: Array, name: str, rewriter: Rewriter) -> ir.Value:
-    tensor = ir.tensor(array)
+    tensor = ir.Tensor(array)
     return rewriter.insert(
         anchor,
         "Constant",
