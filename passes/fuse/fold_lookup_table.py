@@ -88,7 +88,7 @@ class FoldLookupTable(Pass):
         would read a value of the part that then had a second way out.
         """
         unread = {source: _readers(source)}
-        exits = {source: None}
+        exits: dict[ir.Value, None] = {source: None}
         best: tuple[list[ir.Node], list[ir.Value]] = ([], [])
         for index, node in enumerate(region):
             for value in node.inputs:
@@ -99,7 +99,8 @@ class FoldLookupTable(Pass):
                     del exits[value]
             output = node.outputs[0]
             unread[output] = _readers(output)
-            exits[output] = None
+            if unread[output]:
+                exits[output] = None
             if len(exits) <= self.max_exits:
                 best = (list(region[: index + 1]), [each for each in exits if each is not source])
         return best
