@@ -16,7 +16,7 @@ class InterfaceValue:
 
     Attributes:
         name: Its name.
-        type: ``Tensor(FLOAT)``, ``Sequence(Tensor(INT64))`` ...; None where undeclared.
+        type: ``FLOAT``, ``Sequence(Tensor(INT64))`` ...; None where undeclared.
         shape: A size, the name of a symbolic dimension, or None for each dimension; None as a
             whole where the rank is not declared.
     """
@@ -26,7 +26,7 @@ class InterfaceValue:
     shape: tuple[Dim, ...] | None
 
     def __str__(self) -> str:
-        """``x: Tensor(FLOAT)[N,3]``, for messages."""
+        """``x: FLOAT[N,3]``, for messages."""
         if self.shape is None:
             return f"{self.name}: {self.type}"
         dims = ",".join("?" if dim is None else str(dim) for dim in self.shape)

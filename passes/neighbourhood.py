@@ -26,7 +26,7 @@ def neighbourhood(node: ir.Node) -> str:
 
 
 def describe_node(node: ir.Node) -> str:
-    """``y: Tensor(FLOAT)[2] = Mul <axis = 1> (x, w)  # node name``."""
+    """``y: FLOAT[2] = Mul <axis = 1> (x, w)  # node name``."""
     outputs = ", ".join(_declare(output) for output in node.outputs)
     inputs = ", ".join("" if value is None else str(value.name) for value in node.inputs)
     op_type = f"{node.domain}.{node.op_type}" if node.domain else node.op_type

@@ -103,6 +103,8 @@ def _drop_names(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
     for node in graph.node:
         node.ClearField("name")
         for attribute in node.attribute:
+            if attribute.HasField("t"):
+                attribute.t.ClearField("name")
             for body in (attribute.g, *attribute.graphs):
                 if body.node:
                     _drop_names(body)
