@@ -19,7 +19,12 @@ from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.calibrate import calibrate
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.plan import Plan
-from onnxfold.runtime.compiler.quality import QualityJudge
+from onnxfold.runtime.compiler.quality import (
+    QualityJudge,
+    TaskResult,
+    task_budget,
+    within_budget,
+)
 from onnxfold.runtime.compiler.search import Choice, Latency, Selection, Subject, search
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_verified
 from onnxfold.runtime.feeds import FeedSource
@@ -35,6 +40,8 @@ Calibration = Literal["auto", "min-max", "percentile"]
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CALIBRATION_FEEDS = 256
 _TIMING_FEEDS = 4
+_JUDGED_FEEDS = 512
+_QUICK_FEEDS = 16
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,14 @@ class Compilation:
     Attributes:
         run: The model and its passes.
         comparison: End to end, against the model that came in.
+        task: Right answers, where the data has labels.
         latency: Interleaved medians; empty where nothing was measured (a replayed plan).
         plan: What was chosen.
     """
 
     run: VerifiedRun
     comparison: Comparison
+    task: TaskResult | None
     latency: Mapping[str, Latency]
     plan: Plan
 
@@ -121,8 +130,8 @@ def compile_model(
     else:
         passes = (*float_passes, *builder.passes(selection.choice))
     plan = Plan(model_facts(model).sha256, passes, selection.decisions)
-    run, comparison = _prove(model, plan, data, options.budget, progress)
-    return Compilation(run, comparison, selection.latency, plan)
+    run, comparison, task = _prove(model, plan, data, options.budget, progress)
+    return Compilation(run, comparison, task, selection.latency, plan)
 
 
 def replay(
@@ -135,21 +144,28 @@ def replay(
         NotEquivalentError: The result breaks a contract or the budget.
     """
     plan.check_model(model_facts(model).sha256)
-    run, comparison = _prove(model, plan, Data.split(feeds), budget, progress)
-    return Compilation(run, comparison, {}, plan)
+    run, comparison, task = _prove(model, plan, Data.split(feeds), budget, progress)
+    return Compilation(run, comparison, task, {}, plan)
 
 
 def _prove(
     model: ir.Model, plan: Plan, data: Data, budget: Budget, progress: Progress
-) -> tuple[VerifiedRun, Comparison]:
+) -> tuple[VerifiedRun, Comparison, TaskResult | None]:
     run = run_verified(model, plan.passes, data.evaluation, progress, budget=_LENIENT)
     quantized = any(pass_.contract is Contract.APPROXIMATE for pass_ in plan.passes)
     contract = Contract.APPROXIMATE if quantized else Contract.REASSOCIATED
     progress.stage("comparing with the original")
-    comparison = compare_models(model, run.model, data.evaluation, contract, budget)
+    _, task = QualityJudge(model, data.evaluation, budget).compare(run.model)
+    limits = task_budget(budget, task)
+    comparison = compare_models(model, run.model, data.evaluation, contract, limits)
     if not comparison.verdict.passed and not comparison.verdict.inconclusive:
         raise NotEquivalentError("; ".join(comparison.verdict.reasons))
-    return run, comparison
+    if task is not None and not within_budget(task, budget):
+        raise NotEquivalentError(
+            f"{task.original - task.candidate} of {task.original} right answers are lost, more "
+            f"than the budget of {budget.max_flip_rate:.2%}"
+        )
+    return run, comparison, task
 
 
 _LENIENT = Budget(sqnr_db=5.0, cosine=0.8, max_flip_rate=None)
@@ -207,13 +223,14 @@ def _choose(
     builder: _Builder,
     progress: Progress,
 ) -> Selection[ir.Model]:
-    judge = QualityJudge(model, data.evaluation, options.budget)
+    judge = QualityJudge(model, data.evaluation.first(_JUDGED_FEEDS), options.budget)
+    quick = QualityJudge(model, data.evaluation.first(_QUICK_FEEDS), options.budget)
     layers = linear_layers(optimized)
 
     def damage(layer: str) -> float:
         others = tuple(name for name in layers if name != layer)
         alone = Choice(f"{layer} alone", _LINEAR, others, "min-max")
-        return -judge(builder.build(alone)).score
+        return -quick(builder.build(alone)).score
 
     subject = Subject(
         build=builder.build,

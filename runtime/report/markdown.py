@@ -18,6 +18,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         *_models(report),
         *_latency(report["latency"]),
         *_equivalence(report["equivalence"]),
+        *_task(report["task"]),
         *_passes(report["passes"]),
         *_decisions(report["decisions"]),
         *_islands(report["islands"]),
@@ -99,6 +100,16 @@ def _equivalence(equivalence: dict[str, Any]) -> list[str]:
     header = ("output", "SQNR dB", "cosine", "max difference", "changed top-1")
     note = f"Against the original, on {equivalence['samples']} samples, as deployed."
     return ["## Equivalence", "", note, "", *table(header, rows)]
+
+
+def _task(task: dict[str, Any]) -> list[str]:
+    if not task:
+        return []
+    before, after = task["original_accuracy"], task["accuracy"]
+    return [
+        f"Accuracy on {task['rows']} labelled samples: {before:.2%} before, {after:.2%} after.",
+        "",
+    ]
 
 
 def _number(value: float | str | None, form: str) -> str:

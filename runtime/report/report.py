@@ -96,6 +96,7 @@ class Report:
         data: Where inputs came from, and how many.
         passes: One row per pass.
         equivalence: The end-to-end comparison against the original.
+        task: Accuracy before and after, where the data has labels.
         latency: Interleaved medians of the original and the result.
         decisions: What was measured and chosen.
         islands: What stays in float, and why.
@@ -109,6 +110,7 @@ class Report:
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     passes: tuple[PassRow, ...] = ()
     equivalence: dict[str, Any] = field(default_factory=dict[str, Any])
+    task: dict[str, Any] = field(default_factory=dict[str, Any])
     latency: dict[str, Any] = field(default_factory=dict[str, Any])
     decisions: tuple[dict[str, Any], ...] = ()
     islands: tuple[Remark, ...] = ()
@@ -125,6 +127,7 @@ class Report:
             "data": self.data,
             "passes": [row.to_json() for row in self.passes],
             "equivalence": self.equivalence,
+            "task": self.task,
             "latency": self.latency,
             "decisions": list(self.decisions),
             "islands": [_island(remark) for remark in self.islands],

@@ -259,7 +259,7 @@ class ApproximateGate(Gate):
         if not scores or noise.passed:
             return PASSED if scores and decisions.inconclusive else noise & decisions
         # Beyond the wider limits too, no number of samples would help.
-        return self._judge_noise(metrics, _for_scores(budget)) & decisions
+        return self._judge_noise(metrics, limits_for_scores(budget)) & decisions
 
     @staticmethod
     def _judge_noise(metrics: OutputMetrics, budget: Budget) -> Verdict:
@@ -380,7 +380,7 @@ def drift_excess(metrics: OutputMetrics, drift: OutputMetrics) -> tuple[str, ...
     )
 
 
-def _for_scores(budget: Budget) -> Budget:
+def limits_for_scores(budget: Budget) -> Budget:
     """The limits on noise that class scores keep once their decisions are proven."""
     return replace(
         budget,

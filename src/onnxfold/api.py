@@ -306,6 +306,7 @@ def _compile_report(
         data=feeds.to_json(),
         passes=done.run.rows,
         equivalence=done.comparison.to_json(),
+        task=done.task.to_json() if done.task else {},
         latency={"models": latency} if latency else {},
         decisions=done.plan.decisions,
         islands=done.run.remarks,
