@@ -11,7 +11,7 @@ from onnxfold.passes.affine import AffineType, affine_from_range
 from onnxfold.passes.constants import Array, constant_array, constant_tensor
 from onnxfold.passes.quantize.placement import Group, Placement
 from onnxfold.passes.quantize.ranges import Ranges
-from onnxfold.passes.quantize.roles import Role, constant_operand_indices
+from onnxfold.passes.quantize.roles import Role, constant_operand_indices, operand_indices
 from onnxfold.passes.quantize.units import Unit
 from onnxfold.passes.quantize.weights import QuantizedWeights, quantize_weights
 from onnxfold.passes.rewriter import Rewriter
@@ -48,17 +48,20 @@ class QdqInserter:
         self._produced = {value for unit in placement.units for value in unit.outputs}
 
     def insert(self) -> None:
-        """Quantize constants, then activations."""
+        """Quantize activations, then constants."""
         for group in self._placement.groups:
             self._types.update(dict.fromkeys(group.values, self._type_of(group)))
         readers: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
         for unit in self._placement.units:
-            for index, value in enumerate(unit.node.inputs):
-                if value is not None and value in self._types and value in unit.operands:
+            for index in operand_indices(unit.node):
+                value = unit.node.inputs[index]
+                if value is not None:
                     readers.setdefault(value, []).append((unit.node, index))
-            self._quantize_constants(unit)
+        data_types = [self._types[unit.operands[0]] for unit in self._placement.units]
         for value in self._types:
             self._quantize_activation(value, readers.get(value, []))
+        for unit, data_type in zip(self._placement.units, data_types, strict=True):
+            self._quantize_constants(unit, data_type)
 
     def _type_of(self, group: Group) -> AffineType:
         ranges = [self._settings.ranges[value.name or ""] for value in group.observed]
@@ -104,20 +107,20 @@ class QdqInserter:
                     rewriter.set_input(node, index, codes)
             rewriter.replace_value(value, real, keep=(quantize,))
 
-    def _quantize_constants(self, unit: Unit) -> None:
+    def _quantize_constants(self, unit: Unit, data_type: AffineType) -> None:
         node = unit.node
         for index in constant_operand_indices(node):
             array = constant_array(node.inputs[index])
             if array is not None:
-                kind = self._types[unit.operands[0]] if unit.role is Role.TIED else None
-                self._replace_constant(node, index, array, kind or self._type_of_data(array))
+                tied = unit.role is Role.TIED
+                kind = data_type if tied else self._type_of_data(array)
+                self._replace_constant(node, index, array, kind)
         if unit.role is not Role.LINEAR:
             return
         left = constant_array(node.inputs[0])
         if left is not None:
             self._replace_constant(node, 0, left, self._type_of_data(left))
             return
-        data_type = self._types[unit.operands[0]]
         quantized = quantize_weights(node, data_type, per_channel=self._settings.per_channel)
         if quantized is not None:
             self._replace_weights(node, quantized)

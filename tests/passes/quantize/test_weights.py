@@ -111,7 +111,7 @@ def test_the_bias_scale_is_the_float32_product() -> None:
     assert quantized.bias_type is not None
     assert quantized.bias.shape == (7,)
     assert quantized.bias.dtype == np.int32
-    product = np.float32(DATA.scale) * quantized.weight_type.scale
+    product: Array = np.asarray(DATA.scale * quantized.weight_type.scale, np.float32)
     assert np.array_equal(quantized.bias_type.scale, product)
     assert quantized.bias_type.axis == 0
 
@@ -126,6 +126,6 @@ def test_a_scalar_bias_becomes_one_a_channel() -> None:
     ("bias", "attributes"), [((7,), {"alpha": 0.5}), ((7,), {"beta": 0.5}), ((3, 7), {})]
 )
 def test_a_bias_that_is_not_one_a_channel_stays_in_float(
-    bias: tuple[int, ...], attributes: dict[str, float]
+    bias: tuple[int, ...], attributes: dict[str, Any]
 ) -> None:
     assert _quantize("Gemm", _normal(5, 7), _normal(*bias), **attributes).bias is None
