@@ -67,7 +67,7 @@ def move_first_node_last(model: ir.Model) -> None:
 
 def forget_use(model: ir.Model) -> None:
     value = output_of(model, "Add")
-    value._uses.pop(value.uses()[0])  # pyright: ignore[reportPrivateUsage]
+    value._uses.popitem()  # pyright: ignore[reportPrivateUsage]
 
 
 def foreign_value(model: ir.Model) -> None:
