@@ -387,6 +387,21 @@ def _has_one_result(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
     return target in _FLOATS
 
 
+def _dequantize(call: Call) -> ArrayLike:
+    stored, scale, zero_point = call.required(0), call.required(1), call.optional(2)
+    if stored.dtype.kind not in "iu" or scale.dtype != np.dtype(np.float32) or scale.ndim > 1:
+        raise NotFoldableError
+    if call.attribute("block_size", 0):
+        raise NotFoldableError
+    call.reserve(stored.shape, scale.dtype)
+    shape = [1] * stored.ndim
+    if scale.ndim == 1 and scale.size > 1:
+        shape[call.attribute("axis", 1)] = scale.size
+    offset = np.int32(0) if zero_point is None else zero_point.astype(np.int32).reshape(shape)
+    centered = stored.astype(np.int32) - offset
+    return centered.astype(np.float32) * scale.reshape(shape)
+
+
 # Reductions that have one result whatever the order
 
 
@@ -420,6 +435,7 @@ KERNELS: dict[str, Kernel] = {
     "Ceil": _elementwise(np.ceil, kinds="f"),
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
+    "DequantizeLinear": _dequantize,
     "Div": _elementwise(_divide, kinds=_NUMBERS),
     "Equal": _elementwise(np.equal, kinds=_ANY, result=np.bool_),
     "Expand": _expand,

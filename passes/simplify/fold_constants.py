@@ -15,7 +15,6 @@ from onnxfold.passes.patterns import Rule, apply_rules
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
-_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SMALL = 1024
 """Elements up to which an 8-bit constant turned into float is not taken for a packed weight."""
 _UNKNOWN = -1
@@ -131,6 +130,8 @@ def _constant_node(anchor: ir.Node, array: Array, name: str, rewriter: Rewriter)
 
 def _unpacks_weights(node: ir.Node, inputs: list[Array | None]) -> bool:
     """Whether ``node`` makes floats of a weight that is stored in 8 bits or less."""
+    if node.op_type == "DequantizeLinear":
+        return True
     if node.op_type != "Cast" or inputs[0] is None:
         return False
     to = ir.DataType(node.attributes["to"].as_int())
