@@ -59,7 +59,7 @@ class Builder:
 
     def constant(self, array: Array, name: str) -> ir.Value:
         """A constant; equal ones are one value in each graph."""
-        key = (self.anchor.graph, array.dtype.str, array.shape, array.tobytes())
+        key = (self.anchor.graph, str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = self.rewriter.constant(self.anchor, array, name=name)
         return self._constants[key]

@@ -7,6 +7,8 @@ AVX512-VNNI; only ratios of 2 and more decide anything. NCHW 1x64x56x56:
     MaxPool 2x2 between two QLinearConv           uint8 839 in all, with Casts 1023
     AveragePool 3x3      float 47    QLinearAveragePool 354 (866 on a busy machine)
                          Cast, Sub, float AveragePool, QuantizeLinear 134
+    Softmax              float 129   QLinearSoftmax 345
+                         Cast, Sub, Mul, float Softmax, QuantizeLinear: 0.45 of QLinearSoftmax
     GlobalAveragePool    float 32    QLinearGlobalAveragePool 18
     Add                  float 37    QLinearAdd 23
     Mul                  float 38    QLinearMul 33
@@ -19,3 +21,6 @@ from __future__ import annotations
 
 INTEGER_MAX_POOL_PRODUCERS = frozenset({"QLinearConv"})
 """Behind these ONNX Runtime runs a uint8 MaxPool channels-last, where it is fast."""
+
+FASTER_IN_FLOAT = "its integer kernel is slower than the float one (measured)"
+"""The remark on ops that are computed in float between codes for speed alone."""

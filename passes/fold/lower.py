@@ -11,6 +11,7 @@ from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lowering import Alias, Dequantize, Linear, Lowering, Quantize
 from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.fold.types import is_quantize
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import all_graphs, use_count
 
@@ -125,6 +126,10 @@ class Lowerer:
         assert known is not None
         written = types.code_dtypes.get(output)
         if written is None:
+            producer = codes.producer()
+            if output in self._plan.requantized and producer and is_quantize(producer):
+                # ONNX Runtime merges Q-DQ-Q-DQ into one pair, with other numbers.
+                return build.dequantize_unfused(codes, known.type, output)
             return build.dequantize(codes, known.type, output)
         if written == known.type.dtype:
             return codes

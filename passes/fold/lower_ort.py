@@ -8,8 +8,17 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.fold.builder import CONTRIB, Builder
-from onnxfold.passes.fold.costs import INTEGER_MAX_POOL_PRODUCERS
-from onnxfold.passes.fold.lowering import Average, Binary, Clamp, Concat, Linear, Lowering, Move
+from onnxfold.passes.fold.costs import FASTER_IN_FLOAT, INTEGER_MAX_POOL_PRODUCERS
+from onnxfold.passes.fold.lowering import (
+    Binary,
+    Clamp,
+    Concat,
+    GlobalAverage,
+    Linear,
+    Lowering,
+    Move,
+    Unfused,
+)
 
 _FLOAT = ir.DataType.FLOAT
 
@@ -27,8 +36,10 @@ def lower_ort(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [_binary(lowering, build)]
         case Concat():
             return [_concat(lowering, build)]
-        case Average():
-            return [_average(lowering, build)]
+        case GlobalAverage():
+            return [_global_average(lowering, build)]
+        case Unfused():
+            return [_unfused(lowering, build)]
         case Clamp():
             return [_clamp(lowering, build)]
         case Move():
@@ -187,17 +198,22 @@ def _concat(concat: Concat, build: Builder) -> ir.Value:
     )
 
 
-def _average(average: Average, build: Builder) -> ir.Value:
+def _global_average(average: GlobalAverage, build: Builder) -> ir.Value:
     output = average.node.outputs[0]
     codes = build.operand(average.operand, output.name or "average")
-    if average.node.op_type == "GlobalAveragePool":
-        inputs = [codes, *build.parameters(average.operand.type), *build.parameters(average.type)]
-        return build.insert(
-            "QLinearGlobalAveragePool", inputs, output, average.type.dtype, domain=CONTRIB
-        )
-    real = build.dequantize_unfused(codes, average.operand.type, output)
-    mean = build.insert("AveragePool", [real], output, _FLOAT, attributes=average.node.attributes)
-    return build.quantize(mean, average.type, output)
+    inputs = [codes, *build.parameters(average.operand.type), *build.parameters(average.type)]
+    return build.insert(
+        "QLinearGlobalAveragePool", inputs, output, average.type.dtype, domain=CONTRIB
+    )
+
+
+def _unfused(unfused: Unfused, build: Builder) -> ir.Value:
+    node, output = unfused.node, unfused.node.outputs[0]
+    codes = build.operand(unfused.operand, output.name or "operand")
+    real = build.dequantize_unfused(codes, unfused.operand.type, output)
+    result = build.insert(node.op_type, [real], output, _FLOAT, attributes=node.attributes)
+    build.rewriter.remark(node, FASTER_IN_FLOAT)
+    return build.quantize(result, unfused.type, output)
 
 
 def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
@@ -249,4 +265,5 @@ def _float_max_pool(node: ir.Node, codes: ir.Value, dtype: ir.DataType, build: B
     to_real, to_codes = {"to": int(_FLOAT)}, {"to": int(dtype)}
     real = build.insert("Cast", [codes], output, _FLOAT, attributes=to_real, shape=codes.shape)
     pooled = build.insert("MaxPool", [real], output, _FLOAT, attributes=node.attributes)
+    build.rewriter.remark(node, FASTER_IN_FLOAT)
     return build.insert("Cast", [pooled], output, dtype, attributes=to_codes)

@@ -10,14 +10,15 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lowering import (
-    Average,
     Binary,
     Clamp,
     Concat,
+    GlobalAverage,
     Linear,
     Lowering,
     Move,
     Operand,
+    Unfused,
 )
 from onnxfold.passes.fold.types import DEQUANTIZE
 
@@ -36,7 +37,7 @@ def lower_qdq(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Binary() | Concat():
             inputs = [_real(each, lowering.node.outputs[0], build) for each in lowering.operands]
             return [_op(lowering.node, inputs, lowering.type, build)]
-        case Average():
+        case GlobalAverage() | Unfused():
             inputs = [_real(lowering.operand, lowering.node.outputs[0], build)]
             return [_op(lowering.node, inputs, lowering.type, build)]
         case Clamp():

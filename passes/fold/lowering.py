@@ -146,8 +146,21 @@ class Concat(Lowering):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Average(Lowering):
-    """AveragePool or GlobalAveragePool.
+class GlobalAverage(Lowering):
+    """GlobalAveragePool.
+
+    Attributes:
+        operand: The operand.
+        type: Type of the result.
+    """
+
+    operand: Operand
+    type: AffineType
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Unfused(Lowering):
+    """An op that is computed in float between codes, because its integer kernel is slower.
 
     Attributes:
         operand: The operand.

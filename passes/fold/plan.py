@@ -17,7 +17,7 @@ from onnxfold.passes.fold.lowering import (
 )
 from onnxfold.passes.fold.rules import CODE_RULES, RULES
 from onnxfold.passes.fold.rules.common import touches_quantization
-from onnxfold.passes.fold.rules.movement import move_integer_constant
+from onnxfold.passes.fold.rules.movement import move_constant
 from onnxfold.passes.fold.types import (
     Quantized,
     TypeState,
@@ -43,6 +43,7 @@ class Plan:
         refusals: Why nodes that touch quantized values stay float.
         needs_codes: Values whose codes something reads.
         needs_plain: Values something reads as they are.
+        requantized: Values that have codes of one type and are quantized to another.
     """
 
     types: TypeState
@@ -51,6 +52,7 @@ class Plan:
     refusals: dict[ir.Node, Refusal] = field(default_factory=dict[ir.Node, Refusal])
     needs_codes: set[ir.Value] = field(default_factory=set[ir.Value])
     needs_plain: set[ir.Value] = field(default_factory=set[ir.Value])
+    requantized: set[ir.Value] = field(default_factory=set[ir.Value])
 
 
 def make_plan(model: ir.Model, scopes: Scopes, *, recode: bool) -> Plan:
@@ -64,12 +66,53 @@ def make_plan(model: ir.Model, scopes: Scopes, *, recode: bool) -> Plan:
     types = TypeState(recode=recode)
     find_wants(model, types)
     plan = Plan(types, list(all_nodes(model)))
+    constant = {node for node in plan.order if _follow_constant(node, types)}
     for node in plan.order:
-        if node not in plan.lowerings:
+        if node not in plan.lowerings and node not in constant:
             _decide(node, plan, scopes)
     for node in reversed(plan.order):
         _demand(node, plan)
     return plan
+
+
+def _follow_constant(node: ir.Node, types: TypeState) -> bool:
+    """Record the codes of ``node``'s output if they are known at compile time.
+
+    Done before anything is decided: a bias may be written down after the op it is added to.
+    """
+    if is_quantize(node):
+        return _quantize_constant(node, types)
+    if is_dequantize(node):
+        return _dequantize_constant(node, types)
+    return move_constant(node, types)
+
+
+def _quantize_constant(node: ir.Node, types: TypeState) -> bool:
+    affine, constant = types.parameters(node), constant_array(node.inputs[0])
+    if affine is None or constant is None or constant.dtype.kind != "f":
+        return False
+    codes = types.internal_codes(affine.quantize(constant), affine.dtype)
+    types.put(node.outputs[0], Quantized(types.internal(affine), codes))
+    return True
+
+
+def _dequantize_constant(node: ir.Node, types: TypeState) -> bool:
+    affine, source = types.parameters(node), node.inputs[0]
+    if affine is None or source is None:
+        return False
+    known, constant = types.get(source), constant_array(source)
+    if constant is None:
+        constant = types.moved.get(source)
+    if known is not None and known.codes is not None:
+        types.put(node.outputs[0], Quantized(types.internal(affine), known.codes))
+        return True
+    if constant is None or constant.dtype.kind == "f":
+        return False
+    # Narrow codes are read as 8-bit codes: `parameters` widened the type likewise.
+    codes = widened(constant, source.dtype or ir.DataType.from_numpy(constant.dtype))
+    codes = types.internal_codes(codes, affine.dtype)
+    types.put(node.outputs[0], Quantized(types.internal(affine), codes))
+    return True
 
 
 def _decide(node: ir.Node, plan: Plan, scopes: Scopes) -> None:
@@ -92,7 +135,6 @@ def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         return _quantize(node, types)
     if is_dequantize(node):
         return _dequantize(node, types)
-    move_integer_constant(node, types)
     if any(value in types.code_dtypes for value in node.inputs):
         return _on_codes(node, types)
     rule = RULES.get(node.op_type) if not node.domain else None
@@ -119,11 +161,6 @@ def _quantize(node: ir.Node, types: TypeState) -> Lowering | None:
     source, output = node.inputs[0], node.outputs[0]
     affine = types.parameters(node)
     if source is None or affine is None:
-        return None
-    constant = constant_array(source)
-    if constant is not None and constant.dtype.kind == "f":
-        codes = types.internal_codes(affine.quantize(constant), affine.dtype)
-        types.put(output, Quantized(types.internal(affine), codes))
         return None
     if not is_activation_type(affine):
         return None
@@ -152,26 +189,13 @@ def _dequantize(node: ir.Node, types: TypeState) -> Lowering | None:
             output, f"the scale of '{output.name}' is blocked, not constant, or not float32"
         )
         return None
-    known = types.get(source)
-    constant = constant_array(source)
-    if known is not None and known.codes is not None:
-        types.put(output, Quantized(types.internal(affine), known.codes))
-        return None
-    if constant is None:
-        constant = types.moved.get(source)
-    if constant is not None:
-        # Narrow codes are read as 8-bit codes: `parameters` widened the type likewise.
-        codes = widened(constant, source.dtype or ir.DataType.from_numpy(constant.dtype))
-        internal = types.internal(affine)
-        types.put(output, Quantized(internal, types.internal_codes(codes, affine.dtype)))
-        return None
     if not is_activation_type(affine):
         kind = "per channel" if affine.dtype.bitwidth == 8 else f"of type {affine.dtype.name}"
         types.refuse(output, f"'{output.name}' is quantized {kind}, which no integer kernel takes")
         return None
     internal = types.internal(affine)
     types.put(output, Quantized(internal))
-    computed = known is not None
+    computed = types.get(source) is not None
     return Dequantize(
         node=node,
         reads=(source,) if computed else (),
@@ -202,6 +226,8 @@ def _demand(node: ir.Node, plan: Plan) -> None:
             del plan.lowerings[covered]
         plan.needs_plain.update(value for value in node.inputs if value is not None)
         return
+    if isinstance(lowering, Quantize):
+        plan.requantized.update(each for each in lowering.plain if plan.types.get(each))
     plan.needs_codes.update(lowering.reads)
     plan.needs_plain.update(lowering.plain)
 
@@ -209,7 +235,8 @@ def _demand(node: ir.Node, plan: Plan) -> None:
 def _stays_plain(lowering: Lowering, plan: Plan) -> bool:
     """Whether a node nobody needs the codes of is better left as it is."""
     if isinstance(lowering, Dequantize):
-        return not lowering.reads or lowering.type is lowering.internal
+        requantized = any(each in plan.requantized for each in lowering.node.outputs)
+        return not requantized and (not lowering.reads or lowering.type is lowering.internal)
     if not isinstance(lowering, Move | Alias):
         return False
     if not plan.types.recode:

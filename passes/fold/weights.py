@@ -10,6 +10,7 @@ from onnxfold.passes.fold.types import TypeState, is_quantize
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
+_MERGED_OPS = 4  # bias, scale, activation: as far as ONNX Runtime looks
 _LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -42,7 +43,15 @@ def _dequantized(value: ir.Value | None, types: TypeState) -> Array | None:
 
 
 def _feeds_quantize(node: ir.Node) -> bool:
-    return any(is_quantize(use.node) for use in node.outputs[0].uses())
+    """Whether the output is quantized, at once or behind ops that may be merged into ``node``."""
+    for _ in range(_MERGED_OPS):
+        readers = [use.node for use in node.outputs[0].uses()]
+        if any(is_quantize(reader) for reader in readers):
+            return True
+        if len(readers) != 1:
+            return False
+        node = readers[0]
+    return False
 
 
 def _erase_unread(node: ir.Node | None, rewriter: Rewriter) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.constants import constant_scalar
+from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.lowering import Alias, Binary, Clamp, Lowering, Operand, Refusal
 from onnxfold.passes.fold.rules.common import (
     exact_scalar,
@@ -147,10 +147,10 @@ def _code_of_bound(
     """The code that stands for ``bound``; ``limit`` where the range implies it; None if inexact."""
     if bound is None:
         return limit
-    real = np.float32(bound)
-    code = affine.quantize(np.asarray(real))
+    real: Array = np.asarray(bound, np.float32)
+    code = affine.quantize(real)
     exact = bool(affine.dequantize(code) == real)
-    extreme = affine.dequantize(np.asarray(limit))
+    extreme = affine.dequantize(np.asarray(limit, np.int64))
     implied = bool(real <= extreme if limit == affine.limits[0] else real >= extreme)
     if not (exact or implied or rounded):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
@@ -122,10 +123,11 @@ def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     alpha = node.attributes.get_float("alpha", 1.0)
     if alpha <= 0:
         return Refusal(f"alpha is {alpha}", "negate the weights instead")
-    codes, affine = w.codes, w.type
+    codes: Array = w.codes
+    affine = w.type
     if node.attributes.get_int("transB", 0):
         axis = None if affine.axis is None else 1 - affine.axis
-        codes = codes.T
+        codes = np.transpose(codes)
         affine = AffineType(affine.scale, affine.zero_point, affine.dtype, axis)
     if alpha != 1.0:
         affine = types.rescaled(affine, alpha)
@@ -194,6 +196,8 @@ def _real_constant(value: ir.Value | None, types: TypeState) -> Array | None:
     if known is not None and known.codes is not None:
         return known.type.dequantize(known.codes)
     array = constant_array(value)
+    if array is None and value is not None:
+        array = types.moved.get(value)
     return None if array is None or array.dtype.kind != "f" else array
 
 

@@ -24,10 +24,6 @@ def move(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     known = types.get(data)
     if data is None or known is None:
         return not_quantized(data, types)
-    if known.codes is not None:
-        _move_constant(node, known, known.codes, types)
-    if any(types.get(output) is not None for output in node.outputs):
-        return None
     if not is_activation_type(known.type):
         return Refusal("it moves per-channel or wide codes", "quantize per tensor to 8 bits")
     for output in node.outputs:
@@ -122,21 +118,28 @@ def _others(node: ir.Node) -> tuple[ir.Value, ...]:
     return tuple(value for value in node.inputs[1:] if value is not None)
 
 
-def move_integer_constant(node: ir.Node, types: TypeState) -> None:
-    """Follow integer constants (weights) through ``node``, on their way to a DequantizeLinear."""
+def move_constant(node: ir.Node, types: TypeState) -> bool:
+    """Follow constants through ``node``: weights on their way to a DequantizeLinear, or from one.
+
+    Returns:
+        Whether the output of ``node`` is a known constant.
+    """
     if node.domain or node.op_type not in _CONSTANT_MOVES or node.inputs[0] is None:
-        return
-    codes = constant_array(node.inputs[0])
-    if codes is None:
-        codes = types.moved.get(node.inputs[0])
-    if codes is None or codes.dtype.kind not in "iu":
-        return
-    moved = _moved(node, codes, None)
+        return False
+    known = types.get(node.inputs[0])
+    if known is not None and known.codes is not None:
+        _move_codes(node, known, known.codes, types)
+        return types.get(node.outputs[0]) is not None
+    numbers = constant_array(node.inputs[0])
+    if numbers is None:
+        numbers = types.moved.get(node.inputs[0])
+    moved = None if numbers is None else _moved(node, numbers, None)
     if moved is not None:
         types.moved[node.outputs[0]] = moved[0]
+    return moved is not None
 
 
-def _move_constant(node: ir.Node, known: Quantized, codes: Array, types: TypeState) -> None:
+def _move_codes(node: ir.Node, known: Quantized, codes: Array, types: TypeState) -> None:
     """Record the moved codes of a constant, where the channel axis can be followed."""
     output, affine = node.outputs[0], known.type
     moved = _moved(node, codes, affine.axis)
@@ -154,7 +157,8 @@ def _moved(node: ir.Node, codes: Array, axis: int | None) -> tuple[Array, int | 
     if node.op_type == "Transpose":
         default = tuple(reversed(range(codes.ndim)))
         perm = tuple(node.attributes.get_ints("perm", default) or default)
-        return codes.transpose(perm), None if axis is None else perm.index(axis)
+        turned: Array = np.transpose(codes, perm)
+        return turned, None if axis is None else perm.index(axis)
     if node.op_type not in _CONSTANT_MOVES:
         return None
     shape = _static_result(node, codes)

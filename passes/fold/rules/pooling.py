@@ -1,10 +1,10 @@
-"""Pooling on codes."""
+"""Pooling on codes, and ops with a Q on either side whose float kernel is faster."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxfold.passes.fold.lowering import Average, Lowering, Move, Refusal
+from onnxfold.passes.fold.lowering import GlobalAverage, Lowering, Move, Refusal, Unfused
 from onnxfold.passes.fold.rules.common import (
     not_quantized,
     not_rounded,
@@ -29,8 +29,22 @@ def max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     return Move(node=node, reads=(data,), covered=(node,))
 
 
-def average(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """The mean of codes, rounded to the type of the result."""
+def global_average(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """The mean of each channel's codes, rounded to the type of the result."""
+    decision = unfused(node, types)
+    if not isinstance(decision, Unfused):
+        return decision
+    return GlobalAverage(
+        node=node,
+        reads=decision.reads,
+        covered=(node,),
+        operand=decision.operand,
+        type=decision.type,
+    )
+
+
+def unfused(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """An op whose float kernel beats the integer one: see ``costs``."""
     if not touches_quantization(node, types):
         return None
     found = operand(node.inputs[0], types)
@@ -41,11 +55,12 @@ def average(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     if want is None:
         return not_rounded(output)
     types.put(output, Quantized(want))
-    return Average(node=node, reads=reads(found), covered=(node,), operand=found, type=want)
+    return Unfused(node=node, reads=reads(found), covered=(node,), operand=found, type=want)
 
 
 RULES = {
-    "AveragePool": average,
-    "GlobalAveragePool": average,
+    "AveragePool": unfused,
+    "GlobalAveragePool": global_average,
     "MaxPool": max_pool,
+    "Softmax": unfused,
 }
