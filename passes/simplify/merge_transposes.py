@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract
 from onnxfold.passes.patterns import PatternPass, RuleTable, rule
 from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.shapes import axes_of
 from onnxfold.passes.walk import use_count
 
 
@@ -59,9 +60,42 @@ def transpose_to_reshape(node: ir.Node, rewriter: Rewriter) -> None:
     rewriter.replace_node(node, [reshaped])
 
 
+@rule("transpose-before-unsqueeze", "Transpose")
+def transpose_before_unsqueeze(node: ir.Node, rewriter: Rewriter) -> None:
+    """Transpose of Unsqueeze: the other way round, where it may meet another Transpose."""
+    source = node.inputs[0]
+    producer = source.producer() if source is not None else None
+    if source is None or producer is None or producer.op_type != "Unsqueeze" or producer.domain:
+        return
+    narrow, axes, perm = producer.inputs[0], axes_of(producer, "axes", 1), _permutation(node, None)
+    if narrow is None or axes is None or len(axes) != 1 or perm is None or use_count(source) != 1:
+        return
+    if source.is_graph_output() or producer.graph is not node.graph:
+        return
+    added = axes[0] % len(perm)
+    inner = [axis - (axis > added) for axis in perm if axis != added]
+    name = f"{source.name}_transposed"
+    transposed = rewriter.insert(
+        node, "Transpose", [narrow], name=name, attributes={"perm": inner}, dtype=narrow.dtype
+    )
+    inputs, attributes = [transposed], {}
+    if "axes" in producer.attributes:
+        attributes = {"axes": [perm.index(added)]}
+    else:
+        inputs.append(rewriter.constant(node, np.array([perm.index(added)]), name=f"{name}_axis"))
+    rewriter.add_source(producer)
+    widened = rewriter.insert(
+        node, "Unsqueeze", inputs, name=name, attributes=attributes, dtype=narrow.dtype
+    )
+    rewriter.replace_node(node, [widened])
+    rewriter.erase(producer)
+
+
 @dataclass(frozen=True)
 class MergeTransposes(PatternPass):
     """Merge consecutive Transpose nodes; make those that only move dimensions of 1 a Reshape.
+
+    To meet, a Transpose is moved ahead of an Unsqueeze.
 
     Pairs that cancel become a Transpose that ``remove-identity`` drops.
     """
@@ -71,7 +105,7 @@ class MergeTransposes(PatternPass):
 
     def rules(self) -> RuleTable:
         """Merging first: it sees more."""
-        return (merge_transposes, transpose_to_reshape)
+        return (merge_transposes, transpose_to_reshape, transpose_before_unsqueeze)
 
 
 def _permutation(node: ir.Node, rank: int | None) -> list[int] | None:

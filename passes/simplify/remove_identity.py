@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,8 @@ from onnxfold.passes.shapes import axes_of, reshape_target
 from onnxfold.passes.walk import use_count
 
 _BEYOND_ANY_DIM = 2**31 - 1
+_ADDRESSABLE = 2**47
+"""More bytes than a process can address, and so than any tensor has."""
 
 
 @rule("drop-identity", "Identity")
@@ -219,8 +222,14 @@ def _ends_cover(node: ir.Node, ends: Sequence[int]) -> bool:
     axes = axes_of(node, "axes", 3) if given and not _absent(node, 3) else tuple(range(len(ends)))
     if axes is None:
         return False
-    covered = zip(axes, ends, strict=True)
-    return all((dim := dims[axis]) is not None and end >= dim for axis, end in covered)
+    # A dimension beyond ``end`` would not fit into memory beside the dimensions that are known.
+    dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
+    row = math.prod(dim for dim in dims if dim is not None) * (dtype.itemsize if dtype else 0)
+    return all(
+        end >= _BEYOND_ANY_DIM
+        or (end * row > _ADDRESSABLE if (dim := dims[axis]) is None else end >= dim)
+        for axis, end in zip(axes, ends, strict=True)
+    )
 
 
 def _absent(node: ir.Node, index: int) -> bool:
