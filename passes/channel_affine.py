@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.linear import LinearOp
+from onnxfold.passes.walk import use_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +120,36 @@ class BiasedLinear:
 
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """The one node that reads ``value``, once, in the graph that makes it; else None."""
-    uses = tuple(value.uses())
-    if len(uses) != 1 or value.is_graph_output():
+    if use_count(value) != 1 or value.is_graph_output():
         return None
-    consumer = uses[0].node
+    consumer = next(iter(value.uses())).node
     return consumer if consumer.graph is value.graph else None
+
+
+def channel_vector(array: Array, channels: int, axis: int, rank: int | None) -> Array | None:
+    """A constant that broadcasts along one axis only, as float64 [channels].
+
+    Args:
+        array: The constant.
+        channels: The size of the axis in the operand that the constant meets.
+        axis: The axis; negative counts from the back.
+        rank: The operand's rank, where known.
+
+    Returns:
+        None where the constant differs along another axis, or makes the operand larger.
+    """
+    if array.ndim > (1 if rank is None else rank):
+        return None
+    wide = array.astype(np.float64)
+    if array.size == 1:
+        return wide.reshape(-1) * np.ones(channels)
+    if axis >= 0 and rank is None:
+        return None
+    position = array.ndim + (axis - (rank or 0) if axis >= 0 else axis)
+    others = [size for i, size in enumerate(array.shape) if i != position]
+    if position < 0 or array.shape[position] != channels or any(size != 1 for size in others):
+        return None
+    return wide.reshape(-1)
 
 
 def _match_arithmetic(
@@ -137,7 +163,7 @@ def _match_arithmetic(
     array = constant_array(constant)
     if source is None or array is None or constant_array(source) is not None:
         return None
-    vector = _channel_vector(array, channels, axis, rank)
+    vector = channel_vector(array, channels, axis, rank)
     if vector is None:
         return None
     ones, zeros = np.ones(channels), np.zeros(channels)
@@ -156,29 +182,13 @@ def _match_arithmetic(
             return None
 
 
-def _channel_vector(array: Array, channels: int, axis: int, rank: int | None) -> Array | None:
-    """The constant as float64 [channels], where it broadcasts along the channel axis only."""
-    if array.ndim > (1 if rank is None else rank):
-        return None
-    wide = array.astype(np.float64)
-    if array.size == 1:
-        return wide.reshape(-1) * np.ones(channels)
-    if axis >= 0 and rank is None:
-        return None
-    position = array.ndim + (axis - (rank or 0) if axis >= 0 else axis)
-    others = [size for i, size in enumerate(array.shape) if i != position]
-    if position < 0 or array.shape[position] != channels or any(size != 1 for size in others):
-        return None
-    return wide.reshape(-1)
-
-
 def _match_batch_norm(
     node: ir.Node, channels: int, axis: int, rank: int | None
 ) -> ChannelAffine | None:
     attributes = node.attributes
     if attributes.get_int("training_mode", 0) or not attributes.get_int("spatial", 1):
         return None
-    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+    if any(use_count(output) or output.is_graph_output() for output in node.outputs[1:]):
         return None
     if rank is None or rank < 2 or axis % rank != 1 or len(node.inputs) != 5:
         return None

@@ -9,32 +9,43 @@ from onnxfold.passes.channel_affine import BiasedLinear, ChannelAffine, only_con
 from onnxfold.passes.constants import Array, constant_tensor
 from onnxfold.passes.linear import LinearOp
 from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.shapes import axes_of
+from onnxfold.passes.walk import use_count
 
 
 def fold_into_producer(node: ir.Node, source: ir.Value | None, rewriter: Rewriter) -> None:
     """Fold ``node``, which scales and shifts ``source``, into the operator that makes it.
 
-    Nothing happens where ``source`` is not linear with constant weights, has another consumer,
-    or where the folded weights cannot be represented.
+    A Squeeze between the two is seen through. Nothing happens where ``source`` is not linear with
+    constant weights, has another consumer, or where the folded weights cannot be represented.
     """
-    biased = BiasedLinear.ending_in(source) if source is not None else None
-    if biased is None or only_consumer(biased.output) is not node:
+    squeeze = _squeeze(source)
+    inner = squeeze.inputs[0] if squeeze is not None else source
+    biased = BiasedLinear.ending_in(inner) if inner is not None else None
+    if source is None or biased is None or only_consumer(biased.output) is not (squeeze or node):
         return
     linear = biased.linear
-    affine = ChannelAffine.match(
-        node,
-        channels=linear.out_channels,
-        axis=linear.output_channel_axis,
-        rank=linear.output_rank,
-    )
-    if affine is None or affine.source is not biased.output or _is_bias_of(node, biased):
+    axis, rank = linear.output_channel_axis, linear.output_rank
+    if squeeze is not None:
+        removed = axes_of(squeeze, "axes", 1)
+        if linear.bias_index is None or rank is None or removed is None:
+            return
+        gone = {each % rank for each in removed}
+        axis, rank = axis % rank - sum(each < axis % rank for each in gone), rank - len(gone)
+    affine = ChannelAffine.match(node, channels=linear.out_channels, axis=axis, rank=rank)
+    if affine is None or affine.source is not source or only_consumer(source) is not node:
+        return
+    if _is_bias_of(node, biased):
         return
     weights = linear.scale_outputs(affine.scale)
     result = refold(rewriter, biased, weights, biased.bias * affine.scale + affine.shift)
     if result is None:
         return
     rewriter.add_source(linear.node)
-    rewriter.replace_node(node, [result] + [None] * (len(node.outputs) - 1))
+    if squeeze is not None:
+        rewriter.set_input(squeeze, 0, result)
+    end = result if squeeze is None else source
+    rewriter.replace_node(node, [end] + [None] * (len(node.outputs) - 1))
     if biased.add is not None and result is linear.output:
         rewriter.erase(biased.add)
 
@@ -109,7 +120,7 @@ def replace_constant(
     old = node.inputs[index] if index < len(node.inputs) else None
     name = old.name if old is not None and old.name else f"{node.outputs[0].name}_{role}"
     rewriter.set_input(node, index, rewriter.constant(node, array, name=name))
-    if old is None or not old.is_initializer() or old.uses():
+    if old is None or not old.is_initializer() or use_count(old):
         return
     if not old.is_graph_input() and not old.is_graph_output():
         rewriter.remove_initializer(old)
@@ -140,6 +151,12 @@ def _rebias_matmul(rewriter: Rewriter, biased: BiasedLinear, bias: Array) -> ir.
 def _sinks(array: Array, dtype: ir.DataType) -> bool:
     """Whether rounding to ``dtype`` leaves nothing but subnormals, short of digits."""
     return 0 < float(np.max(np.abs(array), initial=0.0)) < float(_finfo(dtype).smallest_normal)
+
+
+def _squeeze(value: ir.Value | None) -> ir.Node | None:
+    """The Squeeze that makes ``value``."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == "Squeeze" and not node.domain else None
 
 
 def _is_bias_of(node: ir.Node, biased: BiasedLinear) -> bool:

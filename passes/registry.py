@@ -29,8 +29,11 @@ PASSES: dict[str, str] = {
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
+    "fuse-layer-norm": "fuse.layer_norm:FuseLayerNorm",
     "fuse-matmul-add": "fuse.matmul_add:FuseMatMulAdd",
     "fuse-one-hot-matmul": "fuse.one_hot_matmul:FuseOneHotMatMul",
+    "fuse-softmax": "fuse.softmax:FuseSoftmax",
+    "remove-redundant-expand": "fuse.redundant_expand:RemoveRedundantExpand",
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
     # quantize
     "insert-qdq": "quantize.insert_qdq:InsertQdq",

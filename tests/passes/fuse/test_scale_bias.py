@@ -33,6 +33,13 @@ def _shape_of(declaration: str) -> tuple[int, ...]:
     )
 
 
+def _model(parse: Parse, data: str, constants: str, body: str) -> ir.Model:
+    """The model, with all shapes inferred."""
+    model = parse(f"g ({data}) => (float y) <{constants}> {{ {body} }}")
+    model.graph.outputs[0].shape = None
+    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+
+
 FOLDING = {
     "mul_conv": ("float[2,3,4] x", f"{CONV}, {COLUMN}", "t = Conv(x, w)  y = Mul(k, t)", ["Conv"]),
     "div_conv": ("float[2,3,4] x", f"{CONV}, {COLUMN}", "t = Conv(x, w)  y = Div(t, k)", ["Conv"]),
@@ -67,6 +74,18 @@ FOLDING = {
         f"{DENSE}, {TWO}, float h = {{0.5}}",
         "t = MatMul(x, w)  u = Add(k, t)  v = Mul(u, h)  y = Sub(v, k)",
         ["MatMul", "Add"],
+    ),
+    "squeezed": (
+        "float[2,3,4,1] x",
+        "float[2,3,1,1] w = {1,-2,3,-4,5,6}, int64[1] a = {3}, float[2,1] k = {2,-3}",
+        "t = Conv(x, w)  s = Squeeze(t, a)  u = Mul(s, k)  y = Add(u, k)",
+        ["Conv", "Squeeze"],
+    ),
+    "squeezed_batch": (
+        "float[1,3,4,1] x",
+        "float[2,3,1,1] w = {1,-2,3,-4,5,6}, int64[2] a = {-1,0}, float[2,1] k = {2,-3}",
+        "t = Conv(x, w)  s = Squeeze(t, a)  y = Mul(s, k)",
+        ["Conv", "Squeeze"],
     ),
     "matmul_scale": (
         "float[2,4,3] x",
@@ -122,10 +141,7 @@ FOLDING = {
 @pytest.mark.parametrize("name", FOLDING)
 def test_folds(parse: Parse, rewrite: Rewrite, name: str) -> None:
     data, constants, body, ops = FOLDING[name]
-    rank = ",".join("?" for _ in _shape_of(data))
-    model = parse(f"g ({data}) => (float[{rank}] y) <{constants}> {{ {body} }}")
-    # What feeds a linear operator has a shape once shapes are inferred.
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+    model = _model(parse, data, constants, body)
     result = rewrite("fold-scale-bias", model, _x(*_shape_of(data)))
     assert [node.op_type for node in result.model.graph] == ops
 
@@ -196,6 +212,16 @@ REFUSED = {
         f"{DENSE}, float[2,1] k = {{2,3}}, float h = {{2}}",
         "t = Gemm(x, w, k)  y = Mul(t, h)",
     ),
+    "squeezed_and_along_another_axis": (
+        "float[1,3,2,1] x",
+        "float[2,3,1,1] w = {1,-2,3,-4,5,6}, int64[1] a = {3}, float[2] k = {2,-3}",
+        "t = Conv(x, w)  s = Squeeze(t, a)  y = Mul(s, k)",
+    ),
+    "squeezed_and_kept": (
+        "float[1,3,2,1] x",
+        "float[2,3,1,1] w = {1,-2,3,-4,5,6}, int64[1] a = {3}, float[2,1] k = {2,-3}",
+        "t = Conv(x, w)  s = Squeeze(t, a)  m = Mul(s, k)  y = Add(m, s)",
+    ),
     "squared": ("float[1,3,4] x", CONV, "t = Conv(x, w)  y = Mul(t, t)"),
     "not_constant": (
         "float[1,3,4] x",
@@ -210,11 +236,7 @@ def test_refuses(
     parse: Parse, apply_pass: Callable[..., PassResult], name: str, text_of: Callable[..., str]
 ) -> None:
     data, constants, body = REFUSED[name]
-    model = parse(f"g ({data}) => (float y) <{constants}> {{ {body} }}")
-    del model.graph.outputs[0]
-    model.graph.outputs.append(next(v for n in model.graph for v in n.outputs if v.name == "y"))
-    proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
-    model = ir.from_proto(proto)
+    model = _model(parse, data, constants, body)
     before = text_of(model)
     assert not apply_pass("fold-scale-bias", model).modified
     assert text_of(model) == before
