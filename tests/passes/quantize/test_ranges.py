@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxfold.passes.errors import UsageError
@@ -22,6 +22,7 @@ names = st.text(min_size=1).filter(lambda name: "\0" not in name and name.isprin
 SOME = Ranges({"x/y:0": (-0.1, 1 / 3), "a": (0.0, 5e-324), "né": (-1e308, 3.0)})
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(names, pairs))
 def test_text_gives_back_every_bit(ranges: dict[str, tuple[float, float]]) -> None:
     again = Ranges.from_text(Ranges(ranges).to_text())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -20,6 +20,7 @@ arrays = hnp.arrays(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(arrays, min_size=1))
 def test_streaming_equals_everything_at_once(shards: list[npt.NDArray[Any]]) -> None:
     one, merged = MinMax(), MinMax()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -27,6 +27,7 @@ def _histogram(*shards: npt.NDArray[Any]) -> Histogram:
     return histogram
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(arrays, min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_shards_in_any_order_give_the_same_bits(
     shards: list[npt.NDArray[Any]], random: Any
@@ -42,6 +43,7 @@ def test_shards_in_any_order_give_the_same_bits(
         assert other.range(99.9) == whole.range(99.9)
 
 
+@settings(deadline=None, max_examples=50)
 @given(arrays.filter(lambda array: array.size > 0))
 def test_every_value_is_counted_in_its_bin(values: npt.NDArray[Any]) -> None:
     histogram = _histogram(values)
