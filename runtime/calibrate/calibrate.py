@@ -47,7 +47,7 @@ def calibrate(
         feeds: One array per input each; shapes may differ. Read once, one at a time.
         method: The full range, or the interval holding ``percentile`` % of the values.
         percentile: In (50, 100].
-        progress: Hears one step per feed.
+        progress: Hears one step per feed, in the stage the caller opened.
 
     Returns:
         Ranges of all tensors that were computed; ``notes`` names those that were not.
@@ -104,8 +104,6 @@ def _observe(
 ) -> None:
     inputs = {value.name for value in model.graph.inputs}
     session = Session(_with_outputs(model, [n for n in observers if n not in inputs]), DEPLOYMENT)
-    if progress is not None:
-        progress.stage("calibrate")
     count = 0
     for index, feed in enumerate(feeds):
         for name, values in _values(session, feed, observers):
