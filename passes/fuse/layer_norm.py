@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract
 from onnxfold.passes.channel_affine import ChannelAffine, channel_vector, only_consumer
 from onnxfold.passes.constants import Array, constant_array, constant_scalar
+from onnxfold.passes.linear_fold import rounded
 from onnxfold.passes.patterns import PatternPass, RuleTable, rule
 from onnxfold.passes.reductions import Reduction, unrestored
 from onnxfold.passes.rewriter import Rewriter
@@ -53,6 +54,9 @@ def _fuse(node: ir.Node, rewriter: Rewriter) -> None:
         rewriter.remark(node, "LayerNormalization needs opset 17", "run upgrade-opset first")
         return
     found = _with_tail(found)
+    scale, shift = rounded(found.scale, dtype), rounded(found.shift, dtype)
+    if scale is None or shift is None:
+        return
     anchor = found.nodes[-1]
     rank = len(source.shape)
     last = rank - 1
@@ -61,10 +65,9 @@ def _fuse(node: ir.Node, rewriter: Rewriter) -> None:
     value = source
     if found.mean.axis != last:
         value = _transposed(anchor, value, order, name, rewriter)
-    parameters = [(found.scale, "scale"), (found.shift, "bias")]
     operands = [
-        rewriter.constant(anchor, array.astype(dtype.numpy()), name=f"{name}_{role}")
-        for array, role in parameters
+        rewriter.constant(anchor, scale, name=f"{name}_scale"),
+        rewriter.constant(anchor, shift, name=f"{name}_bias"),
     ]
     attributes = {"axis": -1, "epsilon": found.epsilon}
     value = rewriter.insert(

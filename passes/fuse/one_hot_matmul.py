@@ -88,7 +88,10 @@ def _fuse(node: ir.Node, rewriter: Rewriter) -> None:
     ids = _row_ids(node, one_hot, linear.in_channels, rewriter)
     rows = rewriter.constant(node, table, name=f"{linear.weight.name}_rows")
     name = linear.output.name or "rows"
-    result = rewriter.insert(node, "Gather", [rows, ids], name=name, dtype=linear.dtype)
+    shape = ir.Shape([*ids.shape, linear.out_channels]) if ids.shape is not None else None
+    result = rewriter.insert(
+        node, "Gather", [rows, ids], name=name, dtype=linear.dtype, shape=shape
+    )
     rewriter.replace_node(node, [result])
 
 
@@ -105,19 +108,17 @@ def _row_ids(anchor: ir.Node, one_hot: _OneHot, classes: int, rewriter: Rewriter
 
     Clipped to [-1, classes], it is either the number of the last row, or counts back to it.
     """
-    ids = one_hot.ids
-    dtype = ids.dtype
+    ids = _squeezed(anchor, one_hot.ids, rewriter) if one_hot.column else one_hot.ids
+    dtype, shape, base = ids.dtype, ids.shape, one_hot.ids.name or "ids"
     assert dtype is not None
-    base = ids.name or "ids"
 
     def number(value: int, name: str) -> ir.Value:
         return rewriter.constant(anchor, np.array(value, dtype.numpy()), name=f"{base}_{name}")
 
     def insert(op_type: str, inputs: list[ir.Value], name: str) -> ir.Value:
-        return rewriter.insert(anchor, op_type, inputs, name=f"{base}_{name}", dtype=dtype)
+        name = f"{base}_{name}"
+        return rewriter.insert(anchor, op_type, inputs, name=name, dtype=dtype, shape=shape)
 
-    if one_hot.column:
-        ids = _squeezed(anchor, ids, rewriter)
     if one_hot.wraps:
         negative = insert("Less", [ids, number(0, "zero")], "negative")
         negative.dtype = ir.DataType.BOOL
