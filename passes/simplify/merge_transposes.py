@@ -22,8 +22,9 @@ def merge_transposes(node: ir.Node, rewriter: Rewriter) -> None:
     producer = source.producer() if source is not None else None
     if producer is None or producer.op_type != "Transpose" or producer.domain:
         return
-    inner, outer = _permutation(producer, _rank(node)), _permutation(node, _rank(producer))
-    if inner is None or outer is None or len(inner) != len(outer):
+    rank = _rank(producer) or _rank(node)
+    inner, outer = _permutation(producer, rank), _permutation(node, rank)
+    if inner is None or outer is None:
         return
     merged = [inner[axis] for axis in outer]
     rewriter.add_source(producer)
@@ -37,7 +38,7 @@ def merge_transposes(node: ir.Node, rewriter: Rewriter) -> None:
 def transpose_to_reshape(node: ir.Node, rewriter: Rewriter) -> None:
     """Transpose that only moves dimensions of 1: Reshape, which copies nothing."""
     source = node.inputs[0]
-    perm = _permutation(node, None)
+    perm = _permutation(node, _rank(node))
     if source is None or source.shape is None or perm is None or perm == sorted(perm):
         return
     dims = source.shape
@@ -109,16 +110,17 @@ class MergeTransposes(PatternPass):
 
 
 def _permutation(node: ir.Node, rank: int | None) -> list[int] | None:
-    """The permutation of ``node``; reversed axes where it gives none and the rank is known."""
+    """The permutation of ``node``: reversed axes where it gives none, if the rank is known."""
     perm = node.attributes.get("perm")
     if perm is not None:
         return None if perm.is_ref() else list(perm.as_ints())
-    source = node.inputs[0]
-    if source is not None and source.shape is not None:
-        rank = len(source.shape)
     return None if rank is None else list(reversed(range(rank)))
 
 
 def _rank(node: ir.Node) -> int | None:
+    """The rank of what ``node`` transposes, from its permutation or from the shape."""
     perm = node.attributes.get("perm")
-    return None if perm is None or perm.is_ref() else len(perm.as_ints())
+    if perm is not None:
+        return None if perm.is_ref() else len(perm.as_ints())
+    source = node.inputs[0]
+    return None if source is None or source.shape is None else len(source.shape)

@@ -131,10 +131,10 @@ def test_casts(source: str, target: str) -> None:
 
 def test_casts_that_have_no_one_result_are_not_computed() -> None:
     for values, to in [
-        (np.float32([300.0]), ir.DataType.UINT8),
-        (np.float32([np.nan]), ir.DataType.INT32),
-        (np.float32([0.1]), ir.DataType.FLOAT16),
-        (np.float64([np.nan]), ir.DataType.FLOAT),
+        (np.array([300.0], np.float32), ir.DataType.UINT8),
+        (np.array([np.nan], np.float32), ir.DataType.INT32),
+        (np.array([0.1], np.float32), ir.DataType.FLOAT16),
+        (np.array([np.nan], np.float64), ir.DataType.FLOAT),
     ]:
         model, _ = one_node("Cast", [values], {"to": to.value})
         assert evaluate(next(iter(model.graph)), 21, [values], 2**20) is None
@@ -173,7 +173,7 @@ MOVES: list[tuple[str, list[Array | None], dict[str, Any]]] = [
     ("Pad", [CUBE, ints(0, 1, 0, 2, 0, 3), np.array(7, dtype=np.float32)], {}),
     ("Pad", [CUBE, ints(0, 1, 0, 2, 0, 3)], {}),
     ("ConstantOfShape", [ints(2, 0, 3)], {}),
-    ("ConstantOfShape", [ints(2)], {"value": ir.tensor(np.int32([5]))}),
+    ("ConstantOfShape", [ints(2)], {"value": ir.tensor(np.array([5], np.int32))}),
     ("Range", [np.array(5, np.int64), np.array(-4, np.int64), np.array(-2, np.int64)], {}),
     ("Range", [np.array(5, np.int32), np.array(5, np.int32), np.array(1, np.int32)], {}),
     ("Where", [CUBE > 7, CUBE, np.zeros((1, 1), np.float32)], {}),
@@ -191,7 +191,11 @@ MOVES: list[tuple[str, list[Array | None], dict[str, Any]]] = [
     ("ReduceSum", [CUBE.astype(np.int64), ints(0, -1)], {}),
     ("ReduceProd", [CUBE.astype(np.int64) % 5, ints(2)], {}),
     ("Mod", [ints(7, -7, 7, -7), ints(3, 3, -3, -3)], {}),
-    ("DequantizeLinear", [np.int8([[3, -4]]), np.float32([0.1, 3]), np.int8([1, -2])], {"axis": 1}),
+    (
+        "DequantizeLinear",
+        [np.array([[3, -4]], np.int8), np.array([0.1, 3], np.float32), np.array([1, -2], np.int8)],
+        {"axis": 1},
+    ),
 ]
 
 
@@ -218,7 +222,7 @@ def test_every_kernel_is_compared_with_the_runtime() -> None:
 
 
 def test_float_arithmetic_in_16_bits_is_not_computed() -> None:
-    halves = np.float16([1, 2])
+    halves = np.array([1, 2], np.float16)
     model, _ = one_node("Add", [halves, halves], {})
     node = next(iter(model.graph))
     assert can_evaluate(node)

@@ -29,7 +29,7 @@ def test_folds_a_chain_and_keeps_only_its_end(
     result = apply_pass("fold-constants", model)
     assert result.rules == {"fold-node": 2}
     assert list(model.graph.initializers) == ["a", "b", "negative"]
-    np.testing.assert_array_equal(constant(model, "negative"), np.float32([-4, -7]))
+    np.testing.assert_array_equal(constant(model, "negative"), np.array([-4, -7], np.float32))
     apply_pass("remove-dead-code", model)
     assert_text(
         model,
@@ -46,7 +46,7 @@ def test_a_folded_graph_output_keeps_its_name(parse: Any, apply_pass: Any, evalu
     apply_pass("fold-constants", model)
     outputs = evaluate(model, {"x": np.zeros(2, np.float32)})
     assert [node.op_type for node in model.graph] == ["Constant", "Add"]
-    np.testing.assert_array_equal(outputs["y"], np.float32([-1, -2]))
+    np.testing.assert_array_equal(outputs["y"], np.array([-1, -2], np.float32))
     assert not apply_pass("fold-constants", model).modified
 
 
@@ -174,7 +174,7 @@ def test_folds_in_bodies_and_functions(parse: Any, apply_pass: Any, evaluate: An
           four = Mul(two, two)
           w = Add(v, four)
         }""")
-    feeds = [{"c": np.array(c), "x": np.float32([3])} for c in (True, False)]
+    feeds = [{"c": np.array(c), "x": np.array([3], np.float32)} for c in (True, False)]
     before = [evaluate(model, feed)["y"] for feed in feeds]
     assert apply_pass("fold-constants", model).rules == {"fold-node": 3}
     assert [evaluate(model, feed)["y"] for feed in feeds] == before
@@ -188,9 +188,9 @@ def test_quantization_stays_unless_asked_for(parse: Any, apply_pass: Any, evalua
         }"""
     model = parse(text)
     assert not apply_pass("fold-constants", model).modified
-    before = evaluate(model, {"x": np.float32([1, 1])})["y"]
+    before = evaluate(model, {"x": np.array([1, 1], np.float32)})["y"]
     assert apply_pass("fold-constants{fold-qdq}", model).modified
-    np.testing.assert_array_equal(evaluate(model, {"x": np.float32([1, 1])})["y"], before)
+    np.testing.assert_array_equal(evaluate(model, {"x": np.array([1, 1], np.float32)})["y"], before)
 
 
 def test_packed_weights_stay_packed(parse: Any) -> None:
