@@ -13,7 +13,7 @@ CONSTANTS = (
     "float half = {0.5}, float one = {1}, float two = {2}, float three = {3}, float six = {6}, "
     "float zero = {0}, float minus = {-2}, float tenth = {0.1}, float k = {0.7978845}, "
     "float c = {0.044715}, float root = {0.70710678}, float near = {3.0001}, "
-    "float nearer = {3.0003}, float mill = {1e6}, "
+    "float middle = {3.0002}, float nearer = {3.0003}, float mill = {1e6}, "
     "float q = {1.702}, float[3,1] rising = {1, 2, 3}, float[3,1] mixed = {1, -2, 3}"
 )
 
@@ -64,9 +64,8 @@ UNKNOWN = {
     "minus gelu": "a = Gelu(x)  y = Neg(a)",
     "two valleys": "a = Mul(x, x)  b = Sub(a, three)  y = Abs(b)",
     "overflow": "a = Exp(x)  b = Add(a, one)  y = Log(b)",
-    "two kinks closer than samples": (
-        "a = Sub(x, near)  b = Sub(x, nearer)  d = Relu(a)  e = Relu(b)  f = Sub(d, e)"
-        "y = Mul(f, mill)"
+    "kinks closer than samples, which see a constant": (
+        "a = Clip(x, near, nearer)  b = Sub(a, middle)  d = Abs(b)  y = Mul(d, mill)"
     ),
     "steep": "a = Mul(x, mill)  b = Tanh(a)  y = Mul(b, x)",
     "signs that differ between channels": "y = Mul(x, mixed)",
