@@ -97,7 +97,8 @@ class Budget:
     def from_text(cls, text: str) -> Budget:
         """Parse ``0.01`` (a flip rate) or limits by name: ``flips=0.01,sqnr=30,cosine=0.999``.
 
-        A limit on noise that is named is meant as it stands, for class scores too.
+        Where limits on noise are named, they are meant as they stand, for class scores too, and
+        limits that are not named are off.
 
         Raises:
             UsageError: A limit is unknown, not a number, or out of range.
@@ -111,8 +112,9 @@ class Budget:
             limits[field] = _limit(part, value)
         if not 0 <= limits.get("max_flip_rate", 0) <= 1 or limits.get("cosine", 0) > 1:
             raise UsageError(f"budget {text}: rates and cosines lie between 0 and 1")
-        strict = "sqnr_db" in limits or "cosine" in limits
-        return replace(cls(decisions_first=not strict), **limits)
+        if set(limits) <= {"max_flip_rate"}:
+            return replace(cls(), **limits)
+        return replace(cls(None, None, None, decisions_first=False), **limits)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""

@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING, Any
 from onnxfold._version import __version__
 
 if TYPE_CHECKING:
-    from onnxfold.api import Outcome, compile, explain, fold, optimize, run_passes, verify
+    from onnxfold.api import (
+        Budget,
+        Contract,
+        Outcome,
+        compile,
+        explain,
+        fold,
+        optimize,
+        run_passes,
+        verify,
+    )
 
 __all__ = [
+    "Budget",
+    "Contract",
     "Outcome",
     "__version__",
     "compile",

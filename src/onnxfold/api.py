@@ -37,6 +37,20 @@ from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 from onnxfold.runtime.verify.gates import Budget
 
+__all__ = [
+    "Budget",
+    "Contract",
+    "Model",
+    "Outcome",
+    "compile",
+    "explain",
+    "fold",
+    "optimize",
+    "require_conclusive",
+    "run_passes",
+    "verify",
+]
+
 _COMPARISON_FEEDS = 64
 """Feeds on which ``run_passes`` compares end to end; ``verify`` takes all there are."""
 

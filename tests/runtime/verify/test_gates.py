@@ -188,8 +188,8 @@ def test_decisions_come_first_for_scores(
     [
         ("0.02", Budget(max_flip_rate=0.02)),
         ("flips=0.02", Budget(max_flip_rate=0.02)),
-        ("sqnr=25,cosine=0.99", Budget(25.0, 0.99, decisions_first=False)),
-        ("max-difference=0.5", Budget(max_abs_diff=0.5)),
+        ("sqnr=25,cosine=0.99", Budget(25.0, 0.99, None, decisions_first=False)),
+        ("max-difference=0.5", Budget(None, None, None, max_abs_diff=0.5, decisions_first=False)),
     ],
 )
 def test_budgets_are_written_as_text(text: str, budget: Budget) -> None:

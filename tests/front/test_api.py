@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxfold
+from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.serialization import model_bytes
+from onnxfold.passes.walk import all_nodes
+from onnxfold.runtime.specs import input_specs
+
+LOOSE = "sqnr=15,cosine=0.97"
+"""What a small random network keeps after quantization, and few samples can prove."""
+
+
+def feeds_for(path: Path, count: int = 24, seed: int = 1) -> dict[str, Any]:
+    """Random arrays for every input, ``count`` samples each."""
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {}
+    for spec in input_specs(path):
+        shape = [dim if isinstance(dim, int) else 1 for dim in (spec.shape or ())]
+        shape[0] = count
+        arrays[spec.name] = rng.normal(size=shape).astype(np.float32)
+    return arrays
+
+
+def op_types(model: ir.Model) -> set[str]:
+    return {node.op_type for node in all_nodes(model)}
+
+
+@pytest.fixture
+def conv_net(fixtures_dir: Path) -> Path:
+    return fixtures_dir / "conv_net.onnx"
+
+
+@pytest.fixture
+def conv_data(conv_net: Path) -> Mapping[str, Any]:
+    return feeds_for(conv_net)
+
+
+def test_compile_gives_an_integer_model_with_evidence(
+    conv_net: Path, conv_data: Mapping[str, Any]
+) -> None:
+    outcome = onnxfold.compile(conv_net, data=conv_data, keep_slower=True, budget=LOOSE)
+    assert "QLinearConv" in op_types(outcome.model)
+    report = outcome.report.to_json()
+    assert report["verdict"]["passed"]
+    assert report["result"]["census"]["integer_share"] > 0.9
+    assert report["equivalence"]["samples"] == 12
+    gates = {row["pass"].split("{")[0]: row["evidence"] for row in report["passes"]}
+    assert gates["fold-qdq"]["contract"] == "integer"
+    assert gates["fold-qdq"]["verdict"]["status"] == "passed"
+    json.dumps(report)
+
+
+def test_a_plan_replays_to_the_same_bytes(
+    conv_net: Path, conv_data: Mapping[str, Any], tmp_path: Path
+) -> None:
+    first = onnxfold.compile(conv_net, data=conv_data, keep_slower=True, budget=LOOSE)
+    first.save_report(tmp_path)
+    again = onnxfold.compile(conv_net, data=conv_data, plan=tmp_path / "plan.json", budget=LOOSE)
+    assert "QLinearConv" in op_types(again.model)
+    assert model_bytes(again.model) == model_bytes(first.model)
+    assert again.report.latency == {}
+
+
+def test_what_misses_the_budget_stays_in_float(
+    conv_net: Path, conv_data: Mapping[str, Any]
+) -> None:
+    outcome = onnxfold.compile(conv_net, data=conv_data, budget="sqnr=300", keep_slower=True)
+    assert "QLinearConv" not in op_types(outcome.model)
+    assert any(row["outcome"] == "misses the budget" for row in outcome.report.decisions)
+
+
+def test_the_model_may_come_in_any_form_and_is_not_touched(conv_net: Path) -> None:
+    proto = onnx.load(conv_net)
+    before = proto.SerializeToString(deterministic=True)
+    model = ir.from_proto(onnx.load(conv_net))
+    loaded = model_bytes(model)
+    results = [onnxfold.optimize(each).model for each in (conv_net, str(conv_net), proto, model)]
+    assert len({model_bytes(each) for each in results}) == 1
+    assert proto.SerializeToString(deterministic=True) == before
+    assert model_bytes(model) == loaded
+
+
+def test_fold_turns_fake_quantization_into_integers(fixtures_dir: Path) -> None:
+    path = fixtures_dir / "qdq_net.onnx"
+    folded = onnxfold.fold(path)
+    assert "QLinearConv" in op_types(folded.model)
+    assert folded.report.passed
+    assert onnxfold.verify(path, folded.model, contract=onnxfold.Contract.INTEGER).verdict.passed
+
+
+def test_explain_gives_each_island_a_reason(fixtures_dir: Path) -> None:
+    explanation = onnxfold.explain(fixtures_dir / "qdq_net.onnx")
+    assert explanation.census.macs > 0
+    assert explanation.costs
+    assert all(island.reason for island in explanation.islands)
+
+
+def test_verify_tells_a_wrong_model(conv_net: Path) -> None:
+    wrong = onnx.load(conv_net)
+    for initializer in wrong.graph.initializer:
+        if initializer.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(initializer)
+            initializer.CopyFrom(onnx.numpy_helper.from_array(array * 1.01, initializer.name))
+            break
+    comparison = onnxfold.verify(conv_net, wrong)
+    assert not comparison.verdict.passed
+
+
+def test_a_pass_that_breaks_its_promise_stops_everything(conv_net: Path, tmp_path: Path) -> None:
+    script = tmp_path / "bad.py"
+    script.write_text("def scale(graph):\n    graph.nodes[0].inputs[1].values *= 1.001\n")
+    with pytest.raises(NotEquivalentError, match="surgeon broke its contract"):
+        onnxfold.run_passes(conv_net, f"surgeon{{script={script}:scale}}")
+
+
+def test_compile_refuses_what_it_cannot_do(conv_net: Path, fixtures_dir: Path) -> None:
+    with pytest.raises(UsageError, match="needs data"):
+        onnxfold.compile(conv_net)
+    path = fixtures_dir / "qdq_net.onnx"
+    with pytest.raises(UsageError, match="use onnxfold fold"):
+        onnxfold.compile(path, data=feeds_for(path, 4))
