@@ -113,6 +113,12 @@ def test_integer_steps() -> None:
     assert status((np.array([7]), np.array([8])), Contract.INTEGER) == "failed"
 
 
+def test_small_steps_may_still_drown_a_small_signal() -> None:
+    old = RNG.integers(-2, 3, 4096).astype(np.int8)
+    new = (old + (RNG.random(4096) < 0.5)).astype(np.int8)
+    assert status((old, new), Contract.INTEGER) == "failed"
+
+
 def test_integer_float_output_needs_35_decibels() -> None:
     assert status(noisy(36), Contract.INTEGER) == "passed"
     assert status(noisy(34), Contract.INTEGER) == "failed"

@@ -132,6 +132,7 @@ def test_small_types_are_measured(name: str) -> None:
         (np.int64, -(2**63), 2**63 - 1, LSB_CAP),
         (np.int64, 2**53, 2**53 + 1, 1),
         (np.uint64, 2**64 - 1, 2**64 - 2, 1),
+        (np.uint64, 2**63, 2**63 - 1, 1),
         (np.int8, -128, 127, 255),
         (np.uint8, 0, 255, 255),
     ],
