@@ -29,6 +29,7 @@ PASSES: dict[str, str] = {
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
+    "fuse-hard-swish": "fuse.hard_swish:FuseHardSwish",
     "fuse-layer-norm": "fuse.layer_norm:FuseLayerNorm",
     "fuse-matmul-add": "fuse.matmul_add:FuseMatMulAdd",
     "fuse-one-hot-matmul": "fuse.one_hot_matmul:FuseOneHotMatMul",
