@@ -230,14 +230,13 @@ def _with_known_sources(group: Group, ranges: Collection[str]) -> Group:
 
 def _quantized_values(units: Sequence[Unit]) -> dict[ir.Value, None]:
     """The activations that get a Q/DQ pair, in the order of the graph."""
-    consumed = {value for unit in units for value in unit.operands}
     values: dict[ir.Value, None] = {}
     for unit in units:
         values.update(dict.fromkeys(unit.operands))
         # A convolution without a quantized output has no fast integer kernel, unlike MatMul and
         # Gemm; an operator that only moves codes has nothing else to put out.
-        always = unit.role is Role.TIED or unit.node.op_type in ("Conv", "ConvTranspose")
-        values.update((value, None) for value in unit.outputs if always or value in consumed)
+        if unit.role is Role.TIED or unit.node.op_type in ("Conv", "ConvTranspose"):
+            values.update(dict.fromkeys(unit.outputs))
     return values
 
 

@@ -168,7 +168,7 @@ def test_who_reads_a_float_result_in_float_goes_on_reading_it(
     parse: Parse, apply_pass: Apply
 ) -> None:
     model = parse("""
-    g (float[N,2,4,4] x) => (float[N,2,4,4] y, float[N,2,4,4] s)
+    g (float[N,2,4,4] x) => (float[N,2,4,4] y)
     <float[2,2,1,1] w = {1, 0, 0.5, 1}>
     {
       s = Sigmoid(x)
