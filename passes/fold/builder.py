@@ -33,6 +33,7 @@ class Builder:
         self.codes: dict[ir.Value, ir.Value] = {}
         self.anchor: ir.Node
         self._constants: dict[tuple[object, ...], ir.Value] = {}
+        self._parameters: dict[tuple[object, AffineType], tuple[ir.Value, ir.Value]] = {}
 
     def insert(
         self,
@@ -74,7 +75,10 @@ class Builder:
 
     def parameters(self, affine: AffineType) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point as constants."""
-        return self.scale(affine), self.zero_point(affine)
+        key = (self.anchor.graph, affine)
+        if key not in self._parameters:
+            self._parameters[key] = self.scale(affine), self.zero_point(affine)
+        return self._parameters[key]
 
     def available(self, value: ir.Value) -> bool:
         """Whether the codes of ``value`` exist by now."""

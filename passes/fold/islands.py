@@ -7,12 +7,11 @@ import onnx_ir as ir
 from onnxfold.passes.fold.plan import Plan
 from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.walk import all_nodes
 
 
 def remark_islands(plan: Plan, rewriter: Rewriter) -> None:
     """One remark for each float op at the border of integer arithmetic, and for each edge."""
-    for node in all_nodes(rewriter.model):
+    for node in (node for graph in plan.graphs for node in graph):
         refusal = plan.refusals.get(node)
         if refusal is not None:
             rewriter.remark(node, refusal.reason, refusal.advice)

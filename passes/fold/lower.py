@@ -13,7 +13,7 @@ from onnxfold.passes.fold.lowering import Alias, Dequantize, Linear, Lowering, Q
 from onnxfold.passes.fold.plan import Plan
 from onnxfold.passes.fold.types import is_quantize
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.walk import all_graphs, use_count
+from onnxfold.passes.walk import use_count
 
 RECODED_SUFFIX = "_u8"
 """Appended to the name of int8 codes, it names the same codes + 128 as uint8."""
@@ -161,7 +161,7 @@ class Lowerer:
                 self._rewriter.rename(codes, f"{old.name}{RECODED_SUFFIX}")
 
     def _clean_up(self) -> None:
-        for graph in reversed(list(all_graphs(self._rewriter.model))):
+        for graph in reversed(self._plan.graphs):
             for node in reversed(tuple(graph)):
                 if node not in self._dead and _is_dead(node):
                     with self._rewriter.step("remove-replaced", node):
@@ -174,7 +174,7 @@ class Lowerer:
     def _initializers(self) -> list[ir.Value]:
         return [
             value
-            for graph in all_graphs(self._rewriter.model)
+            for graph in self._plan.graphs
             for value in graph.initializers.values()
             if not value.is_graph_input() and not value.is_graph_output()
         ]

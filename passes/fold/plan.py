@@ -27,7 +27,7 @@ from onnxfold.passes.fold.types import (
     widened,
 )
 from onnxfold.passes.fold.wants import find_wants
-from onnxfold.passes.walk import Scopes, all_nodes
+from onnxfold.passes.walk import Scopes, all_graphs
 
 _OLDEST_OPSET = 13  # per-channel scales, and uint8 kernels of Clip and Pad
 
@@ -38,6 +38,7 @@ class Plan:
 
     Attributes:
         types: The affine types.
+        graphs: All graphs, outer before inner.
         order: All nodes; outer graphs before inner ones, producers before consumers.
         lowerings: What covers each node that is lowered.
         refusals: Why nodes that touch quantized values stay float.
@@ -47,6 +48,7 @@ class Plan:
     """
 
     types: TypeState
+    graphs: tuple[ir.Graph, ...]
     order: list[ir.Node]
     lowerings: dict[ir.Node, Lowering] = field(default_factory=dict[ir.Node, Lowering])
     refusals: dict[ir.Node, Refusal] = field(default_factory=dict[ir.Node, Refusal])
@@ -64,8 +66,9 @@ def make_plan(model: ir.Model, scopes: Scopes, *, recode: bool) -> Plan:
         recode: Whether int8 activations become uint8.
     """
     types = TypeState(recode=recode)
-    find_wants(model, types)
-    plan = Plan(types, list(all_nodes(model)))
+    graphs = tuple(all_graphs(model))
+    find_wants(graphs, types)
+    plan = Plan(types, graphs, [node for graph in graphs for node in graph])
     constant = {node for node in plan.order if _follow_constant(node, types)}
     for node in plan.order:
         if node not in plan.lowerings and node not in constant:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import INTEGER_LIMITS, AffineType
-from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.constants import Array, constant_array, constant_tensor
 
 QUANTIZE = "QuantizeLinear"
 DEQUANTIZE = "DequantizeLinear"
@@ -146,10 +146,9 @@ def widened(codes: Array, dtype: ir.DataType) -> Array:
 
 
 def _code_type(node: ir.Node, zero_point: ir.Value | None) -> ir.DataType | None:
-    tensor = zero_point if zero_point is not None else None
-    if tensor is not None:
-        array = constant_array(tensor)
-        return tensor.dtype or (None if array is None else ir.DataType.from_numpy(array.dtype))
+    if zero_point is not None:
+        tensor = None if zero_point.dtype is not None else constant_tensor(zero_point)
+        return zero_point.dtype if tensor is None else tensor.dtype
     if is_quantize(node):
         return ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
     source = node.inputs[0]

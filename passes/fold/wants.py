@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import constant_scalar
 from onnxfold.passes.fold.types import TypeState, is_activation_type, is_quantize
-from onnxfold.passes.walk import all_graphs
 
 COMMUTING: dict[str, tuple[int, ...] | None] = {
     "Clip": (0,),
@@ -33,9 +34,9 @@ COMMUTING: dict[str, tuple[int, ...] | None] = {
 monotone. For each, the inputs that are data; None means all."""
 
 
-def find_wants(model: ir.Model, types: TypeState) -> None:
+def find_wants(graphs: Sequence[ir.Graph], types: TypeState) -> None:
     """Fill ``types.wants``, in one sweep from the outputs back."""
-    for graph in all_graphs(model):
+    for graph in graphs:
         for node in reversed(graph):
             for output in node.outputs:
                 want = _want(output, graph, types)

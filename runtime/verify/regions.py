@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.walk import iterate_graphs, nested_graphs
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
 
 RECODED_SUFFIX = "_u8"
@@ -68,19 +69,20 @@ def check_regions(
         ExecutionError: A model or region does not run.
     """
     names = _shared_names(before, after)
-    wanted = {name for pair in names.items() for name in pair[1:]}
-    original = Session(_with_outputs(before, sorted(wanted)), REFERENCE)
-    regions = {name: _region(after, name, names) for name in _targets(after, names)}
-    sessions = {name: Session(model, config) for name, model in regions.items()}
-    steps = {name: _code_step(after, name) for name in regions}
-    totals = {name: RegionResult(name, 0, 0, 0.0, quantized=True) for name in sessions}
+    original = Session(_with_outputs(before, sorted(set(names.values()))), REFERENCE)
+    targets = _targets(after, names)
+    steps = {name: _code_step(after, name) for name in targets}
+    totals = {name: RegionResult(name, 0, 0, 0.0, quantized=True) for name in targets}
+    sessions: dict[str, Session] = {}
     for feed in feeds:
         values = {**feed, **original.run(feed)}
-        for name, session in sessions.items():
-            inputs = {spec.name: _value(values, spec.name, names) for spec in session.inputs}
-            (got,) = session.run(inputs).values()
-            want = _value(values, name, names)
-            totals[name] = _add(totals[name], want, got, steps[name], real_tolerance)
+        shared = {name: _value(values, name, names) for name in names}
+        for name in targets:
+            if name not in sessions:
+                sessions[name] = Session(_region(after, name, shared), config)
+            session = sessions[name]
+            (got,) = session.run({spec.name: shared[spec.name] for spec in session.inputs}).values()
+            totals[name] = _add(totals[name], shared[name], got, steps[name], real_tolerance)
     return tuple(totals.values())
 
 
@@ -126,25 +128,25 @@ def _targets(after: ir.Model, names: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _region(after: ir.Model, name: str, borders: Mapping[str, str]) -> onnx.ModelProto:
+def _region(after: ir.Model, name: str, borders: Mapping[str, Array]) -> onnx.ModelProto:
     """The part of ``after`` between ``name`` and the nearest values in ``borders``."""
     by_name = {output.name: node for node in after.graph for output in node.outputs}
     nodes: set[ir.Node] = set()
-    inputs: dict[str, ir.Value] = {}
+    inputs: set[str] = set()
     open_nodes = [by_name[name]]
     while open_nodes:
         node = open_nodes.pop()
         if node in nodes:
             continue
         nodes.add(node)
-        for value in node.inputs:
-            if value is None or value.is_initializer():
+        for value in _reads(node, after.graph):
+            if value.is_initializer():
                 continue
-            if value.name in borders or value.producer() is None:
-                inputs[value.name or ""] = value
+            if value.name is not None and value.name in borders:
+                inputs.add(value.name)
             else:
                 open_nodes.append(by_name[value.name])
-    used = {value.name for node in nodes for value in node.inputs if value is not None}
+    used = {value.name for node in nodes for value in _reads(node, after.graph)}
     proto = ir.to_proto(after)
     kept = {node.name for node in nodes}
     region = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
@@ -152,11 +154,25 @@ def _region(after: ir.Model, name: str, borders: Mapping[str, str]) -> onnx.Mode
     region.graph.name = f"region_{name}"
     region.graph.node.extend(node for node in proto.graph.node if node.name in kept)
     region.graph.initializer.extend(t for t in proto.graph.initializer if t.name in used)
-    for value in inputs.values():
-        dtype = value.dtype or ir.DataType.FLOAT
-        region.graph.input.append(_open_info(value.name or "", dtype))
+    for border in sorted(inputs):
+        dtype = ir.DataType.from_numpy(borders[border].dtype)
+        region.graph.input.append(_open_info(border, dtype))
     region.graph.output.append(onnx.ValueInfoProto(name=name))
     return region
+
+
+def _reads(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    """The values of ``graph`` that ``node`` reads, those its bodies capture included."""
+    inner = [
+        value
+        for body in iterate_graphs(node)
+        for each in (body, *nested_graphs(body))
+        for inner_node in each
+        for value in inner_node.inputs
+    ]
+    captured = [each for body in iterate_graphs(node) for each in body.outputs]
+    reads = [*node.inputs, *inner, *captured]
+    return [value for value in reads if value is not None and value.graph is graph]
 
 
 def _open_info(name: str, dtype: ir.DataType) -> onnx.ValueInfoProto:
