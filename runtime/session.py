@@ -272,9 +272,15 @@ def _specs(nodes: Sequence[Any]) -> tuple[TensorSpec, ...]:
 
 def _spec(node: Any) -> TensorSpec:
     dtype = parse_ort_type(str(node.type))
-    dims = tuple(dim if isinstance(dim, int | str) else None for dim in node.shape)
+    dims = tuple(_dim(dim) for dim in node.shape)
     # ONNX Runtime gives [] for a scalar and for an unknown rank alike.
     return TensorSpec(str(node.name), dtype, dims or None)
+
+
+def _dim(dim: Any) -> int | str | None:
+    """Some exporters write -1 for a dimension that is not known."""
+    known = isinstance(dim, str) or (isinstance(dim, int) and dim >= 0)
+    return dim if known else None
 
 
 def _is_extended(spec: TensorSpec) -> bool:

@@ -93,6 +93,24 @@ def test_external_data_of_two_folders_is_found(tmp_path: Path) -> None:
     np.testing.assert_array_equal(session.run({"x": ONES})["y"], [[3, 5, 7]])
 
 
+@pytest.mark.parametrize("form", ["proto", "ir"])
+def test_model_too_large_for_one_message(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxfold.runtime.model_source._PROTOBUF_LIMIT", 10)
+    proto = scale_model()
+    weights: Array = np.tile(np.arange(6, dtype=np.float32).reshape(2, 3), (1, 100))
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 300
+    model = proto if form == "proto" else ir.from_proto(proto)
+    for _ in range(2):  # what was written for the first session is gone, the model is not
+        assert Session(model).run({"x": ONES})["y"].tolist() == [[3, 5, 7] * 100]
+
+
+def test_unknown_dimension_written_as_minus_one_takes_any_size() -> None:
+    session = Session(parse("g (float[-1,2] x) => (float[-1,2] y) { y = Neg(x) }"))
+    assert str(session.inputs[0]) == "float32[?,2]"
+    assert session.run({"x": ONES})["y"].shape == (1, 2)
+
+
 def test_external_data_of_a_proto_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(scale_model(), path, save_as_external_data=True, size_threshold=0, location="m.data")
