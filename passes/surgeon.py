@@ -79,7 +79,7 @@ class Surgeon(Pass):
             )
         replacement = from_graphsurgeon(result, model)
         before = to_proto(with_embedded_tensors(model))
-        tidy(before)
+        tidy(before, ())
         if to_proto(replacement) == before:
             return
         _mark_new_nodes(replacement, model)
@@ -120,7 +120,7 @@ def from_graphsurgeon(graph: GsGraph, original: ir.Model) -> ir.Model:
             for constant in _constants(gs, graph):
                 _repack(gs, constant)
             proto: onnx.ModelProto = gs.export_onnx(graph)
-            tidy(proto)
+            tidy(proto, original.graph.initializers)
             proto.ir_version = original.ir_version
             model = ir.from_proto(proto)
     except Exception as error:

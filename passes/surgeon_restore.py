@@ -6,7 +6,7 @@ functions, unused initializers, and inputs that have a default value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx
 import onnx_ir as ir
@@ -14,12 +14,31 @@ import onnx_ir as ir
 from onnxfold.passes.walk import iterate_graphs
 
 
-def tidy(model: onnx.ModelProto) -> None:
-    """Undo what graphsurgeon added: copies of captured constants in bodies, empty names."""
+def tidy(model: onnx.ModelProto, constants: Collection[str]) -> None:
+    """Undo what graphsurgeon did: constants copied or moved into bodies, empty names.
+
+    Args:
+        model: What graphsurgeon exported; changed in place.
+        constants: Names of the initializers of the original main graph.
+    """
+    _hoist_constants(model.graph, frozenset(constants))
     _tidy_graph(model.graph, frozenset())
     for function in model.functions:
         for body in _tidy_nodes(function.node):
             _tidy_graph(body, frozenset())
+
+
+def _hoist_constants(main: onnx.GraphProto, constants: frozenset[str]) -> None:
+    """Move back to the main graph what graphsurgeon moved into the bodies that capture it."""
+    present = {tensor.name for tensor in main.initializer}
+    bodies = list(_tidy_nodes(main.node))
+    while bodies:
+        body = bodies.pop()
+        bodies.extend(_tidy_nodes(body.node))
+        for tensor in body.initializer:
+            if tensor.name in constants and tensor.name not in present:
+                present.add(tensor.name)
+                main.initializer.append(tensor)
 
 
 def _tidy_graph(graph: onnx.GraphProto, visible: frozenset[str]) -> None:
@@ -76,6 +95,20 @@ def _restore_graph(graph: ir.Graph, original: ir.Graph) -> None:
         unused = not value.uses() and not value.is_graph_input() and not value.is_graph_output()
         if unused and value.const_value is not None and name not in _values(graph):
             graph.initializers.add(_copy_of(value))
+    _restore_order(graph, original)
+
+
+def _restore_order(graph: ir.Graph, original: ir.Graph) -> None:
+    """List initializers in their old order, new ones last."""
+    rank = {name: index for index, name in enumerate(original.initializers)}
+    ordered = sorted(
+        graph.initializers.values(), key=lambda value: rank.get(value.name or "", len(rank))
+    )
+    if ordered == list(graph.initializers.values()):
+        return
+    graph.initializers.clear()
+    for value in ordered:
+        graph.initializers.add(value)
 
 
 def _restore_node(node: ir.Node, original: ir.Node) -> None:

@@ -117,6 +117,7 @@ def _assert_text(model: ir.Model, expected: str) -> None:
     wanted = _parse(expected)
     if not expected.lstrip().startswith("<"):
         wanted.ir_version = model.ir_version
+        wanted.domain, wanted.model_version = model.domain, model.model_version
         wanted.opset_imports.clear()
         wanted.opset_imports.update(model.opset_imports)
     wanted.graph.name = model.graph.name
