@@ -10,7 +10,14 @@ SIMPLIFY = (
 )
 """Everything that keeps every bit."""
 
-OPTIMIZE = SIMPLIFY
+FUSE = (
+    "remove-redundant-expand,fuse-one-hot-matmul,fold-lookup-table,fuse-layer-norm,fuse-softmax,"
+    "fuse-hard-swish,fold-pad,fold-scale-bias,fold-batch-norm,fold-scale-bias,"
+    "narrow-global-max-pool,fuse-matmul-add"
+)
+"""What reorders real arithmetic; patterns first, before their parts are folded elsewhere."""
+
+OPTIMIZE = f"{SIMPLIFY},{FUSE},{SIMPLIFY}"
 """What ``optimize`` runs on a float model."""
 
 PREPARE = f"upgrade-opset,{OPTIMIZE}"
