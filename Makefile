@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures
+SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures docs
 
-.PHONY: help setup demo test test-fast check format bench fixtures wheel-check clean
+.PHONY: help setup demo test test-fast check format bench fixtures docs wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold
 
 fixtures: $(READY) ## Regenerate the committed fixture models
 	@$(RUN) -m fixtures.generate
+
+docs: $(READY) ## Regenerate docs/passes.md from the passes themselves
+	@$(RUN) docs/generate.py
 
 wheel-check: $(READY) ## Build the wheel through the sdist and import all of it in a clean environment
 	@$(RUN) tests/packaging/wheel_check.py
