@@ -5,12 +5,10 @@ Both models run as deployed: all of ONNX Runtime's optimizations, all cores.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.timing import measure_interleaved
 
 Array = NDArray[Any]
 BATCH = 32
-REPETITIONS: Mapping[int, int] = {1: 101, BATCH: 15}
-"""How often each batch size is timed."""
+ROUNDS: Mapping[int, int] = {1: 41, BATCH: 11}
+"""How many turns each model gets, by batch size."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def evaluate(
     """
     old, new = Session(original, DEPLOYMENT), Session(compiled, DEPLOYMENT)
     wanted, got = _scores(old, inputs), _scores(new, inputs)
-    float_ms, int8_ms = _interleaved_latency(old, new, inputs)
+    float_ms, int8_ms = _latency(old, new, inputs)
     return Evaluation(
         samples=len(labels),
         float_top1=_rate(wanted.argmax(axis=1) == labels),
@@ -172,25 +171,14 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.2f} %"
 
 
-def _interleaved_latency(
+def _latency(
     old: Session, new: Session, inputs: Array
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Return median milliseconds by batch size, taken in turns so that load hits both alike."""
+    """Return the median milliseconds of both by batch size, timed in turns."""
     medians: tuple[dict[int, float], dict[int, float]] = ({}, {})
-    for batch, repetitions in REPETITIONS.items():
-        runs = [_runner(session, inputs[:batch]) for session in (old, new)]
-        times = [[run() for run in runs] for _ in range(repetitions + 2)][2:]
-        for index, by_batch in enumerate(medians):
-            by_batch[batch] = 1e3 * median(pair[index] for pair in times)
+    for batch, rounds in ROUNDS.items():
+        feed = {old.inputs[0].name: inputs[:batch]}
+        timings = measure_interleaved({"float": old, "int8": new}, [feed], rounds=rounds)
+        for by_batch, timing in zip(medians, timings.values(), strict=True):
+            by_batch[batch] = timing.median_ms
     return medians
-
-
-def _runner(session: Session, inputs: Array) -> Callable[[], float]:
-    feed = {session.inputs[0].name: inputs}
-
-    def run() -> float:
-        start = time.perf_counter()
-        session.run(feed)
-        return time.perf_counter() - start
-
-    return run

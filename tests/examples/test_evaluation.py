@@ -30,7 +30,7 @@ def _save(path: Path, text: str) -> Path:
 
 
 def test_rates_count_top1_and_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "REPETITIONS", {1: 3})
+    monkeypatch.setattr(evaluation, "ROUNDS", {1: 3})
     old, new = _save(tmp_path / "a.onnx", DOUBLE), _save(tmp_path / "b.onnx", REVERSED_WHERE_LARGE)
     inputs = np.array([[1, 2, 0], [3, 1, 0], [5, 20, 0], [0, 1, 7]], dtype=np.float32)
     result = evaluate(old, new, inputs, np.array([1, 0, 1, 0]), [("Add", "shapes differ")])
