@@ -88,6 +88,8 @@ def _parse(text: str, opset: int = 21) -> ir.Model:
 
 def _text_of(model: ir.Model) -> str:
     proto = ir.to_proto(model)
+    for field in ("doc_string", "metadata_props"):
+        proto.ClearField(field)
     roots = [proto.graph, *proto.functions]
     for root in roots:
         _drop_names(root)
