@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
@@ -31,7 +31,9 @@ from onnxfold.runtime.verify.structure import flatten_outputs
 
 _CACHE_BYTES = 256 << 20
 
-Outputs = tuple[dict[str, Any], dict[str, Any]]
+Outputs: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
+RegionCheck: TypeAlias = Callable[[ir.Model, ir.Model, FeedSource | Sequence[Feed]], Sequence[str]]
+"""Compares (before, after) region by region on feeds, and says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class ContractGate(BaseInstrument):
         feeds: FeedSource | Sequence[Feed],
         budget: Budget | None = None,
         cache_bytes: int = _CACHE_BYTES,
+        region_check: RegionCheck | None = None,
     ) -> None:
         """Watch a pipeline.
 
@@ -85,11 +88,15 @@ class ContractGate(BaseInstrument):
             feeds: What to feed.
             budget: For passes with contract APPROXIMATE; the default budget if None.
             cache_bytes: Outputs are kept from one pass to the next up to this size.
+            region_check: Held against INTEGER passes as well, operator by operator, fed with the
+                original's tensors (``region_gate.region_differences``): it sees what the end of a
+                deep network hides in its own noise.
         """
         self.evidence: list[PassEvidence] = []
         self._feeds = feeds
         self._budget = budget
         self._cache_bytes = cache_bytes
+        self._region_check = region_check
         self._snapshot: _Snapshot | None = None
 
     def before_pass(self, pass_: Pass, model: ir.Model) -> None:
@@ -127,6 +134,9 @@ class ContractGate(BaseInstrument):
                 add_outputs(comparer, old, after.run(sample, feed, labels, softmaxes))
         drift = DriftProbe(before.original or model, self._feeds)
         verdict = judge(comparer, pass_.contract, self._budget, softmaxes, drift)
+        if self._region_check is not None and before.original is not None:
+            reasons = tuple(self._region_check(before.original, model, self._feeds))
+            verdict &= Verdict(not reasons, reasons)
         self.evidence.append(
             PassEvidence(
                 pass_name=pass_.name,

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.constants import Array
-from onnxfold.passes.errors import ExecutionError, NotEquivalentError
+from onnxfold.passes.errors import ExecutionError, NotEquivalentError, PassError
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.runtime.session import Session
@@ -175,9 +175,42 @@ def test_outputs_of_one_pass_are_the_reference_of_the_next(
     assert len(calls) == 4 * len(FEEDS)
 
 
+class Crash(Rescale):
+    """Changes the model, then fails."""
+
+    contract = Contract.EXACT
+
+    def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
+        super().apply(model, rewriter)
+        raise ValueError("no more")
+
+
 def test_a_failed_pass_is_forgotten() -> None:
-    gate = ContractGate(FEEDS)
-    with pytest.raises(ExecutionError):
-        Pipeline((Break(),), (gate,)).run(model())
-    Pipeline((ExactRescale(1.0),), (gate,)).run(model())
+    gate, changed = ContractGate(FEEDS), model()
+    with pytest.raises(PassError, match="no more"):
+        Pipeline((Crash(2.0),), (gate,)).run(changed)
+    Pipeline((ExactRescale(1.0),), (gate,)).run(changed)
     assert [each.verdict.passed for each in gate.evidence] == [True]
+
+
+def test_integer_passes_are_checked_region_by_region_where_asked() -> None:
+    seen: list[tuple[float, float]] = []
+
+    def weight(model: ir.Model) -> float:
+        tensor = model.graph[0].inputs[1]
+        assert tensor is not None
+        assert tensor.const_value is not None
+        return float(tensor.const_value.numpy()[0, 0])
+
+    def check(before: ir.Model, after: ir.Model, feeds: object) -> tuple[str, ...]:
+        assert feeds is FEEDS
+        seen.append((weight(before), weight(after)))
+        return ("region 'z': 2 steps",) if len(seen) > 1 else ()
+
+    gate = ContractGate(FEEDS, region_check=check)
+    passes = (ExactRescale(1.0), IntegerRescale(1.001), IntegerRescale(1.001))
+    with pytest.raises(NotEquivalentError, match=r"\(integer\): region 'z': 2 steps"):
+        Pipeline(passes, (gate,)).run(model())
+
+    first = float(WEIGHTS[0, 0])
+    np.testing.assert_allclose(seen, [(first, first * 1.001), (first * 1.001, first * 1.001**2)])
