@@ -307,3 +307,35 @@ def test_fixtures_stay_valid(name: str, fixtures_dir: Path, apply_pass: Apply) -
     result = apply_pass(InsertQdq(_everything(model)), model)
     assert result.modified
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_constants_that_join_in_widen_the_shared_range(parse: Parse, apply_pass: Apply) -> None:
+    model = parse("""
+    g (float[1,1,1,1] x) => (float[1,1,1,1] y)
+    <float[1,1,1,1] w = {1}, float[1,1,1,1] k = {9}, float[1,2,1,1] v = {1, 1}>
+    {
+      c = Conv(x, w)
+      both = Concat<axis = 1>(c, k)
+      y = Conv(both, v)
+    }""")
+    apply_pass(InsertQdq(_everything(model, -1.0, 1.0)), model)
+    quantize = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    scales = [_parameters(node)[0] for node in quantize if node.name != "x_quantized"]
+    # x, then c and both; y has no reader that would tie it to them.
+    assert scales[:2] == [np.float32(10 / 255)] * 2
+
+
+def test_a_graph_output_before_a_clamp_keeps_its_own_pair(parse: Parse, apply_pass: Apply) -> None:
+    model = parse("""
+    g (float[1,1,1,1] x) => (float[1,1,1,1] c, float[1,1,1,1] y)
+    <float[1,1,1,1] w = {1}>
+    {
+      c = Conv(x, w)
+      r = Relu(c)
+      y = Conv(r, w)
+    }""")
+    apply_pass(InsertQdq(_everything(model)), model)
+    producers = [value.producer() for value in model.graph.outputs]
+    assert [node and node.op_type for node in producers] == ["DequantizeLinear"] * 2
+    relu = next(node for node in model.graph if node.op_type == "Relu")
+    assert relu.inputs[0] is model.graph.outputs[0]
