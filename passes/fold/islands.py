@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
+from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.plan import Plan
 from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.rewriter import Rewriter
@@ -28,12 +30,27 @@ def _remark_quantize(node: ir.Node, rewriter: Rewriter) -> None:
     producer = source.producer()
     if producer is None and source.is_graph_input():
         rewriter.remark(node, f"the graph input '{source.name}' is float", "feed it as codes")
+    elif producer is not None and is_dequantize(producer) and _is_shift(producer, node):
+        rewriter.remark(
+            node,
+            f"int8 codes of '{source.name}' are shifted to or from uint8",
+            "use uint8 at the edges of the graph",
+        )
     elif producer is not None and is_dequantize(producer):
         rewriter.remark(
             node,
             f"'{source.name}' is requantized: its readers disagree about its scale",
             "use one scale and zero point on both sides",
         )
+
+
+def _is_shift(dequantize: ir.Node, quantize: ir.Node) -> bool:
+    """Whether the pair only changes the type of the codes."""
+    scales = [constant_array(node.inputs[1]) for node in (dequantize, quantize)]
+    codes = dequantize.inputs[0]
+    if scales[0] is None or scales[1] is None or codes is None:
+        return False
+    return codes.dtype != quantize.outputs[0].dtype and np.array_equal(scales[0], scales[1])
 
 
 def _remark_dequantize(node: ir.Node, rewriter: Rewriter) -> None:

@@ -35,7 +35,7 @@ class Lowerer:
         self._target = target
         self._build = Builder(rewriter, plan.types)
         self._replacements: list[tuple[ir.Value, ir.Value]] = []
-        self._names: list[tuple[ir.Value, ir.Value]] = []
+        self._names: list[tuple[ir.Value, str, ir.Value]] = []
         self._quantized: dict[tuple[ir.Value, AffineType], ir.Value] = {}
         self._named: set[ir.Value] = set()
         self._original = set(plan.order)
@@ -50,8 +50,8 @@ class Lowerer:
                 self._lower(lowering)
         for old, new in self._replacements:
             self._connect(old, new)
-        for name, codes in self._names:
-            self._rename(name, codes)
+        for old, name, codes in self._names:
+            self._rename(old, name, codes)
         self._clean_up()
 
     def _is_needed(self, node: ir.Node) -> bool:
@@ -93,7 +93,7 @@ class Lowerer:
         output = lowering.node.outputs[0]
         if lowering.reads:
             codes = self._build.codes_of(lowering.reads[0])
-            self._names.append((output, codes))
+            self._names.append((output, output.name or "", codes))
             return codes
         source = lowering.plain[0]
         key = (source, lowering.internal)
@@ -102,7 +102,7 @@ class Lowerer:
             self._quantized[key] = (
                 output if written else self._build.quantize(source, lowering.internal, output)
             )
-            self._names.append((output, self._quantized[key]))
+            self._names.append((output, output.name or "", self._quantized[key]))
         return self._quantized[key]
 
     def _dequantize(self, lowering: Dequantize) -> ir.Value:
@@ -146,7 +146,7 @@ class Lowerer:
                 self._rewriter.swap_names(old, new)
                 self._named.add(new)
 
-    def _rename(self, old: ir.Value, codes: ir.Value) -> None:
+    def _rename(self, old: ir.Value, name: str, codes: ir.Value) -> None:
         """Give ``codes`` the name of the QuantizeLinear output it stands for."""
         producer = codes.producer()
         if codes in self._named or codes is old or codes.is_graph_output() or producer is None:
@@ -158,7 +158,7 @@ class Lowerer:
             if codes.dtype == self._plan.types.code_dtypes[old]:
                 self._rewriter.swap_names(old, codes)
             else:
-                self._rewriter.rename(codes, f"{old.name}{RECODED_SUFFIX}")
+                self._rewriter.rename(codes, f"{name}{RECODED_SUFFIX}")
 
     def _clean_up(self) -> None:
         for graph in reversed(self._plan.graphs):

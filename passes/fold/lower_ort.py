@@ -116,18 +116,16 @@ def _product_to_real(linear: Linear, build: Builder) -> ir.Value:
 def _product_with_bias(linear: Linear, build: Builder) -> ir.Value:
     """QGemm, which takes matrices: other ranks are reshaped where their sizes are known."""
     assert linear.type is not None
-    codes_shape = linear.operator.inputs[0].shape if linear.operator.inputs[0] else None
-    rank = 2 if linear.operator.op_type == "Gemm" or codes_shape is None else len(codes_shape)
-    known_matrix = linear.operator.op_type == "Gemm" or codes_shape is not None
-    weights = linear.w.codes
-    if known_matrix and rank == 2 and weights is not None and weights.ndim == 2:
-        return _qgemm(linear, build.operand(linear.x, "left"), build, linear.output.shape)
-    sizes = None if codes_shape is None else _batch_sizes(codes_shape)
+    data, weights = build.operand(linear.x, f"{linear.output.name}_left"), linear.w.codes
+    sizes = None if data.shape is None else _batch_sizes(data.shape)
+    is_matrix = linear.operator.op_type == "Gemm" or (sizes is not None and len(sizes) == 1)
+    if is_matrix and weights is not None and weights.ndim == 2:
+        return _qgemm(linear, data, build, linear.output.shape)
     if sizes is None or weights is None or weights.ndim != 2:
         real = _product_to_real(linear, build)
         return build.quantize(real, linear.type, linear.output)
     depth, channels = weights.shape
-    flat = _reshape(build.operand(linear.x, "left"), [-1, depth], linear.output, build)
+    flat = _reshape(data, [-1, depth], linear.output, build)
     product = _qgemm(linear, flat, build, [None, channels])
     return _reshape(product, [*sizes, channels], linear.output, build)
 
@@ -154,7 +152,7 @@ def _qgemm(
         linear.output,
         linear.type.dtype,
         domain=CONTRIB,
-        attributes={"transA": int(linear.transposed)},
+        attributes={"transA": 1} if linear.transposed else None,
         shape=shape,
     )
 

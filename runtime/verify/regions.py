@@ -148,11 +148,11 @@ def _region(after: ir.Model, name: str, borders: Mapping[str, Array]) -> onnx.Mo
                 open_nodes.append(by_name[value.name])
     used = {value.name for node in nodes for value in _reads(node, after.graph)}
     proto = ir.to_proto(after)
-    kept = {node.name for node in nodes}
+    kept = {output.name for node in nodes for output in node.outputs if output.name}
     region = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
     region.functions.extend(proto.functions)
     region.graph.name = f"region_{name}"
-    region.graph.node.extend(node for node in proto.graph.node if node.name in kept)
+    region.graph.node.extend(node for node in proto.graph.node if kept.intersection(node.output))
     region.graph.initializer.extend(t for t in proto.graph.initializer if t.name in used)
     for border in sorted(inputs):
         dtype = ir.DataType.from_numpy(borders[border].dtype)
