@@ -117,11 +117,17 @@ def _exponent_for(magnitude: float) -> int:
 def _coarser(counts: Array, doublings: int) -> Array:
     """``counts`` on a grid whose bins are 2 ** doublings times as wide."""
     merged = 1 << min(doublings, _LOG2_BINS)
-    right: Array = counts[_MIDDLE:].reshape(-1, merged).sum(axis=1)
-    mirrored: Array = counts[_MIDDLE::-1].copy()
+    right = _sums(counts[_MIDDLE:], merged)
+    mirrored = counts[_MIDDLE::-1].copy()
     mirrored[0] = 0  # the middle bin is counted on the right
-    left: Array = mirrored.reshape(-1, merged).sum(axis=1)
+    left = _sums(mirrored, merged)
     coarse = np.zeros_like(counts)
     coarse[_MIDDLE : _MIDDLE + right.size] = right
     coarse[_MIDDLE - left.size + 1 : _MIDDLE + 1] += left[::-1]
     return coarse
+
+
+def _sums(counts: Array, merged: int) -> Array:
+    """The sums of each ``merged`` neighbours."""
+    sums: Array = counts.reshape(-1, merged).sum(axis=1)
+    return sums
