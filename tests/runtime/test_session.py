@@ -82,7 +82,8 @@ def test_external_data_of_two_folders_is_found(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         path = tmp_path / folder / "m.onnx"
-        onnx.save(scale_model(), path, save_as_external_data=True, size_threshold=0, location="d")
+        data = f"{folder}.data"
+        onnx.save(scale_model(), path, save_as_external_data=True, size_threshold=0, location=data)
     model = ir.load(tmp_path / "a" / "m.onnx")
     other = ir.load(tmp_path / "b" / "m.onnx").graph.initializers["w"].const_value
     second = ir.Value(name="second", const_value=other)

