@@ -132,6 +132,18 @@ def test_refuses(parse: Parse, apply_pass: Callable[..., PassResult], name: str)
     assert not apply_pass("fuse-layer-norm", _model(parse, *REFUSED[name])).modified
 
 
+def test_a_variance_along_another_axis_of_the_same_size(
+    parse: Parse, apply_pass: Callable[..., PassResult]
+) -> None:
+    body = BARE.replace(
+        "v = ReduceMean(p, a)", "k = ReduceMean<keepdims = 0>(p, c)  v = Reshape(k, s)"
+    )
+    text = f"""g (float[2,4,4] x) => (float[2,4,4] y)
+        <{PARAMETERS}{LAST}, int64[1] c = {{1}}, int64[3] s = {{2,4,1}}> {{ {body} }}"""
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(parse(text))))
+    assert not apply_pass("fuse-layer-norm", model).modified
+
+
 def test_old_opset_is_told(parse: Parse, apply_pass: Callable[..., PassResult]) -> None:
     body = BARE.replace("(x, a)", "<axes = [-1]>(x)").replace("(p, a)", "<axes = [-1]>(p)")
     result = apply_pass("fuse-layer-norm", _model(parse, LAST, body, opset=13))
