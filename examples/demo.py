@@ -74,7 +74,7 @@ def _run(example: Example, folder: Path, *, as_json: bool) -> int:
         calibration, evaluation = example.build()
         save_sets(folder, calibration, evaluation)
         outcome = onnxfold.compile(model, data=folder / "calibration.npz", progress=progress)
-        compiled = folder / f"{example.name}.int8.onnx"
+        compiled = folder / f"{example.name}.compiled.onnx"
         outcome.save(compiled)
         outcome.save_report(folder / "report")
         progress.stage("evaluating")

@@ -1,4 +1,4 @@
-"""Compare a float classifier with its int8 version on labelled samples, and show it as one table.
+"""Compare a float classifier with its compiled version on labelled samples, and show it as one table.
 
 Both models run as deployed: all of ONNX Runtime's optimizations, all cores.
 """
@@ -48,25 +48,25 @@ class Evaluation:
     Attributes:
         samples: evaluation samples.
         float_top1: share of samples the float model classifies correctly.
-        int8_top1: share of samples the compiled model classifies correctly.
+        compiled_top1: share of samples the compiled model classifies correctly.
         agreement: share of samples on which both choose the same class.
         sqnr_db: signal to quantization noise of the outputs, 10 log10(sum f^2 / sum (f - q)^2).
         float_ms: median latency of the float model by batch size.
-        int8_ms: median latency of the compiled model by batch size.
+        compiled_ms: median latency of the compiled model by batch size.
         float_bytes: size of the float model's file.
-        int8_bytes: size of the compiled model's file.
+        compiled_bytes: size of the compiled model's file.
         islands: what stays in float, and why.
     """
 
     samples: int
     float_top1: float
-    int8_top1: float
+    compiled_top1: float
     agreement: float
     sqnr_db: float
     float_ms: Mapping[int, float]
-    int8_ms: Mapping[int, float]
+    compiled_ms: Mapping[int, float]
     float_bytes: int
-    int8_bytes: int
+    compiled_bytes: int
     islands: tuple[Island, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -92,17 +92,17 @@ def evaluate(
     """
     old, new = Session(original, DEPLOYMENT), Session(compiled, DEPLOYMENT)
     wanted, got = _scores(old, inputs), _scores(new, inputs)
-    float_ms, int8_ms = _latency(old, new, inputs)
+    float_ms, compiled_ms = _latency(old, new, inputs)
     return Evaluation(
         samples=len(labels),
         float_top1=_rate(wanted.argmax(axis=1) == labels),
-        int8_top1=_rate(got.argmax(axis=1) == labels),
+        compiled_top1=_rate(got.argmax(axis=1) == labels),
         agreement=_rate(wanted.argmax(axis=1) == got.argmax(axis=1)),
         sqnr_db=sqnr_db(wanted, got),
         float_ms=float_ms,
-        int8_ms=int8_ms,
+        compiled_ms=compiled_ms,
         float_bytes=original.stat().st_size,
-        int8_bytes=compiled.stat().st_size,
+        compiled_bytes=compiled.stat().st_size,
         islands=group_islands(islands),
     )
 
@@ -126,25 +126,25 @@ def print_table(title: str, evaluation: Evaluation) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     table.add_column("")
     table.add_column("float", justify="right")
-    table.add_column("int8", justify="right", overflow="fold")
+    table.add_column("compiled", justify="right", overflow="fold")
     for row in table_rows(evaluation):
         table.add_row(*(Text(cell) for cell in row))
     Console(width=None if Console().is_terminal else 110).print(table)
 
 
 def table_rows(e: Evaluation) -> list[tuple[str, str, str]]:
-    """Return the table's rows: what is measured, the float figure, the int8 figure."""
+    """Return the table's rows: what is measured, the float figure, the compiled one."""
     rows = [
-        (f"top-1 ({e.samples} samples)", _percent(e.float_top1), _percent(e.int8_top1)),
+        (f"top-1 ({e.samples} samples)", _percent(e.float_top1), _percent(e.compiled_top1)),
         ("agreement with float", "", _percent(e.agreement)),
         ("SQNR of the output", "", f"{e.sqnr_db:.1f} dB"),
     ]
     for batch, old in e.float_ms.items():
-        new = e.int8_ms[batch]
+        new = e.compiled_ms[batch]
         rows.append(
             (f"latency, batch {batch}", f"{old:.2f} ms", f"{new:.2f} ms ({old / new:.1f}x)")
         )
-    rows.append(("size", f"{e.float_bytes / 1e6:.2f} MB", f"{e.int8_bytes / 1e6:.2f} MB"))
+    rows.append(("size", f"{e.float_bytes / 1e6:.2f} MB", f"{e.compiled_bytes / 1e6:.2f} MB"))
     if not e.islands:
         return [*rows, ("left in float", "", "nothing")]
     for index, island in enumerate(e.islands):
@@ -178,7 +178,7 @@ def _latency(
     medians: tuple[dict[int, float], dict[int, float]] = ({}, {})
     for batch, rounds in ROUNDS.items():
         feed = {old.inputs[0].name: inputs[:batch]}
-        timings = measure_interleaved({"float": old, "int8": new}, [feed], rounds=rounds)
+        timings = measure_interleaved({"float": old, "compiled": new}, [feed], rounds=rounds)
         for by_batch, timing in zip(medians, timings.values(), strict=True):
             by_batch[batch] = timing.median_ms
     return medians

@@ -35,11 +35,11 @@ def test_rates_count_top1_and_agreement(tmp_path: Path, monkeypatch: pytest.Monk
     inputs = np.array([[1, 2, 0], [3, 1, 0], [5, 20, 0], [0, 1, 7]], dtype=np.float32)
     result = evaluate(old, new, inputs, np.array([1, 0, 1, 0]), [("Add", "shapes differ")])
     assert result.float_top1 == 0.75
-    assert result.int8_top1 == 0.5
+    assert result.compiled_top1 == 0.5
     assert result.agreement == 0.75
     assert result.float_bytes == old.stat().st_size
-    assert set(result.float_ms) == set(result.int8_ms) == {1}
-    assert all(value > 0 for value in result.int8_ms.values())
+    assert set(result.float_ms) == set(result.compiled_ms) == {1}
+    assert all(value > 0 for value in result.compiled_ms.values())
 
 
 def test_sqnr_is_in_decibels() -> None:
@@ -60,13 +60,13 @@ def test_table_states_every_figure_once() -> None:
     measured = evaluation.Evaluation(
         samples=1000,
         float_top1=0.98,
-        int8_top1=0.9775,
+        compiled_top1=0.9775,
         agreement=0.995,
         sqnr_db=21.04,
         float_ms={1: 6.0, 32: 180.0},
-        int8_ms={1: 3.0, 32: 60.0},
+        compiled_ms={1: 3.0, 32: 60.0},
         float_bytes=3_160_000,
-        int8_bytes=1_200_000,
+        compiled_bytes=1_200_000,
         islands=(Island("Mul", 2, "slower"),),
     )
     assert table_rows(measured) == [
