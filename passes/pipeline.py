@@ -9,6 +9,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from onnxfold.passes.base import Pass, PassResult
+from onnxfold.passes.collector import paused_collector
 from onnxfold.passes.rewriter import RewriteListener
 
 
@@ -85,7 +86,8 @@ class Pipeline:
         """
         results: list[tuple[Pass, PassResult]] = []
         for pass_ in self.passes:
-            result = self._run_pass(pass_, model)
+            with paused_collector():
+                result = self._run_pass(pass_, model)
             model = result.model
             results.append((pass_, result))
         return PipelineResult(model, tuple(results))

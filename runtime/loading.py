@@ -15,6 +15,7 @@ import onnx.checker
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from onnxfold.passes.collector import paused_collector
 from onnxfold.passes.errors import InvalidModelError, OnnxfoldError, UsageError
 from onnxfold.passes.serialization import all_tensors, write_model
 from onnxfold.passes.walk import all_graphs
@@ -39,7 +40,8 @@ def load_model(model: ModelLike) -> ir.Model:
     """
     label = describe_model(model)
     if isinstance(model, ir.Model):
-        return model.clone()
+        with paused_collector():
+            return model.clone()
     if isinstance(model, onnx.ModelProto):
         proto, folder, path = onnx.ModelProto(), None, None
         proto.CopyFrom(model)
@@ -156,7 +158,7 @@ def _drop_constant_inputs(proto: onnx.ModelProto) -> None:
 
 def _to_ir(proto: onnx.ModelProto, folder: Path | None, label: str) -> ir.Model:
     try:
-        with _quiet():
+        with _quiet(), paused_collector():
             model = ir.from_proto(proto)
     except Exception as error:
         raise InvalidModelError(f"{label}: not supported: {one_line(error)[:300]}") from error
