@@ -1,4 +1,4 @@
-"""Compare a float classifier with its compiled version on labelled samples, and show it as one table.
+"""Compare a float classifier with its compiled version on labelled samples, in one table.
 
 Both models run as deployed: all of ONNX Runtime's optimizations, all cores.
 """
