@@ -95,7 +95,7 @@ def _shared_names(before: ir.Model, after: ir.Model) -> dict[str, str]:
         source = name.removesuffix(RECODED_SUFFIX)
         if name in known and _same(known[name], value.dtype):
             shared[name] = name
-        elif source != name and known.get(source) == ir.DataType.INT8:
+        elif source != name and known.get(source, ir.DataType.FLOAT) in (ir.DataType.INT8, None):
             shared[name] = source
     return shared
 
@@ -190,11 +190,8 @@ def _value(values: Mapping[str, Array], name: str, names: Mapping[str, str]) -> 
 
 
 def _code_step(after: ir.Model, name: str) -> float | None:
-    """The real number one code of ``name`` stands for: 1 for codes; None where it has none."""
-    value = next(each for each in _values(after) if each.name == name)
-    if value.dtype is not None and value.dtype.is_integer():
-        return 1.0
-    producer = value.producer()
+    """The real number one code of ``name`` stands for; None where it is not dequantized."""
+    producer = next(each for each in _values(after) if each.name == name).producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
     scale = constant_array(producer.inputs[1])
@@ -204,6 +201,8 @@ def _code_step(after: ir.Model, name: str) -> float | None:
 def _add(
     total: RegionResult, want: Array, got: Array, step: float | None, real_tolerance: float
 ) -> RegionResult:
+    if want.dtype.kind in "iu":
+        step = 1.0
     difference = np.abs(want.astype(np.float64) - got.astype(np.float64))
     if step is None:
         difference = difference / (float(np.max(np.abs(want), initial=0)) or 1.0)
