@@ -20,10 +20,13 @@ FUSE = (
 OPTIMIZE = f"{SIMPLIFY},{FUSE},{SIMPLIFY}"
 """What ``optimize`` runs on a float model."""
 
-PREPARE = f"upgrade-opset,{OPTIMIZE}"
+PREPARE = f"infer-shapes,upgrade-opset,{OPTIMIZE}"
 """What ``compile`` runs before it quantizes."""
 
-FOLD = "upgrade-opset,lift-constants,infer-shapes,fold-constants,remove-identity,infer-shapes"
+FOLD = (
+    "infer-shapes,upgrade-opset,lift-constants,infer-shapes,fold-constants,remove-identity,"
+    "infer-shapes"
+)
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 
 TIDY = "deduplicate-initializers,remove-dead-code,infer-shapes"
