@@ -118,9 +118,8 @@ def _coarser(counts: Array, doublings: int) -> Array:
     """``counts`` on a grid whose bins are 2 ** doublings times as wide."""
     merged = 1 << min(doublings, _LOG2_BINS)
     right = _sums(counts[_MIDDLE:], merged)
-    mirrored = counts[_MIDDLE::-1].copy()
-    mirrored[0] = 0  # the middle bin is counted on the right
-    left = _sums(mirrored, merged)
+    left = _sums(np.flip(counts[: _MIDDLE + 1]), merged)
+    left[0] -= counts[_MIDDLE]  # the middle bin is counted on the right
     coarse = np.zeros_like(counts)
     coarse[_MIDDLE : _MIDDLE + right.size] = right
     coarse[_MIDDLE - left.size + 1 : _MIDDLE + 1] += left[::-1]
