@@ -17,11 +17,8 @@ FUSE = (
 )
 """What reorders real arithmetic; patterns first, before their parts are folded elsewhere."""
 
-OPTIMIZE = f"{SIMPLIFY},{FUSE},{SIMPLIFY}"
-"""What ``optimize`` runs on a float model."""
-
-PREPARE = f"infer-shapes,upgrade-opset,{OPTIMIZE}"
-"""What ``compile`` runs before it quantizes."""
+OPTIMIZE = f"upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
+"""What ``optimize`` runs on a float model, and ``compile`` before it quantizes."""
 
 FOLD = (
     "infer-shapes,upgrade-opset,lift-constants,infer-shapes,fold-constants,remove-identity,"

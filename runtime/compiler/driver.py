@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.census import op_key
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import PREPARE, TIDY
+from onnxfold.passes.presets import OPTIMIZE, TIDY
+from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.rewriter import Remark
+from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.calibrate.calibrate import calibrate
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.plan import Plan
@@ -97,7 +102,7 @@ class Data:
     @classmethod
     def split(cls, feeds: FeedSource) -> Data:
         """Every other feed calibrates, the rest evaluates; a single feed does both."""
-        if feeds.count is not None and feeds.count < 2:
+        if sum(1 for _ in islice(feeds, 2)) < 2:
             return cls(feeds, feeds, held_out=False)
         calibration = feeds.part(0, 2).first(_CALIBRATION_FEEDS)
         return cls(calibration, feeds.part(1, 2), held_out=True)
@@ -121,7 +126,7 @@ def compile_model(
     """
     _refuse_quantized(model)
     data = Data.split(feeds)
-    float_passes = parse_passes(PREPARE)
+    float_passes = parse_passes(OPTIMIZE)
     optimized = run_verified(model, float_passes, data.evaluation, progress).model
     builder = _Builder(optimized, data.calibration, options.target, progress)
     selection = _choose(model, optimized, data, options, builder, progress)
@@ -131,6 +136,7 @@ def compile_model(
         passes = (*float_passes, *builder.passes(selection.choice))
     plan = Plan(model_facts(model).sha256, passes, selection.decisions)
     run, comparison, task = _prove(model, plan, data, options.budget, progress)
+    run = replace(run, remarks=_explained(run.remarks, selection, optimized))
     return Compilation(run, comparison, task, selection.latency, plan)
 
 
@@ -166,6 +172,23 @@ def _prove(
             f"than the budget of {budget.max_flip_rate:.2%}"
         )
     return run, comparison, task
+
+
+def _explained(
+    remarks: Sequence[Remark], selection: Selection[ir.Model], optimized: ir.Model
+) -> tuple[Remark, ...]:
+    """The remarks, with the measured reason where it was this compilation that chose float."""
+    layers = {node_name(node): op_key(node) for node in all_nodes(optimized)}
+    if selection.choice is not None:
+        chosen = dict(selection.choice.in_float)
+    else:
+        reason = "no quantized candidate was within the budget and faster (measured)"
+        chosen = dict.fromkeys(linear_layers(optimized), reason)
+    own = [
+        Remark("compile", node, layers[node], reason, "onnxfold compile --keep-slower or --budget")
+        for node, reason in chosen.items()
+    ]
+    return (*(each for each in remarks if each.node not in chosen), *own)
 
 
 _LENIENT = Budget(sqnr_db=5.0, cosine=0.8, max_flip_rate=None)
@@ -228,8 +251,8 @@ def _choose(
     layers = linear_layers(optimized)
 
     def damage(layer: str) -> float:
-        others = tuple(name for name in layers if name != layer)
-        alone = Choice(f"{layer} alone", _LINEAR, others, "min-max")
+        others = [name for name in layers if name != layer]
+        alone = Choice("", _LINEAR).without(others, f"{layer} alone", "to measure another")
         return -quick(builder.build(alone)).score
 
     subject = Subject(

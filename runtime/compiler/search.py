@@ -19,6 +19,9 @@ from typing import Any, Generic, TypeVar
 
 ModelT = TypeVar("ModelT")
 
+_SENSITIVE = "quantizing it damages the output beyond the budget (measured)"
+_FASTER = "it is faster in float here (measured)"
+
 ORIGINAL = "original"
 FLOAT = "float, optimized"
 
@@ -33,18 +36,24 @@ class Choice:
     Attributes:
         name: What reports call it.
         op_types: The operators to quantize.
-        skip: Nodes to leave in float.
+        in_float: Nodes to leave in float, each with the reason.
         calibration: How activation ranges are found.
     """
 
     name: str
     op_types: tuple[str, ...]
-    skip: tuple[str, ...] = ()
+    in_float: tuple[tuple[str, str], ...] = ()
     calibration: str = "min-max"
 
-    def without(self, nodes: Sequence[str], name: str) -> Choice:
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Names of the nodes to leave in float."""
+        return tuple(node for node, _ in self.in_float)
+
+    def without(self, nodes: Sequence[str], name: str, reason: str) -> Choice:
         """The same with more nodes left in float."""
-        return replace(self, name=name, skip=tuple(sorted({*self.skip, *nodes})))
+        kept = {**dict.fromkeys(nodes, reason), **dict(self.in_float)}
+        return replace(self, name=name, in_float=tuple(sorted(kept.items())))
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,7 @@ def _admit(subject: Subject[ModelT], choice: Choice, log: _Log) -> _Candidate[Mo
     while high - low > 1:
         middle = (low + high) // 2
         name = f"{choice.name}, {middle} most sensitive layers in float"
-        attempt = _candidate(subject, choice.without(ranked[:middle], name))
+        attempt = _candidate(subject, choice.without(ranked[:middle], name, _SENSITIVE))
         log.add(name, attempt.quality, None, "repair" if attempt.quality.passed else "not enough")
         if attempt.quality.passed:
             high, repaired = middle, attempt
@@ -201,7 +210,7 @@ def _refine(subject: Subject[ModelT], best: _Candidate[ModelT], log: _Log) -> _C
         return best
     for kind in kinds:
         nodes = [node for node, each in quantized.items() if each == kind]
-        attempt = _candidate(subject, best.choice.without(nodes, f"{kind} in float"))
+        attempt = _candidate(subject, best.choice.without(nodes, f"{kind} in float", _FASTER))
         if not attempt.quality.passed:
             continue
         pair = {best.choice.name: best.model, attempt.choice.name: attempt.model}

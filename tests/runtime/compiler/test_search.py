@@ -80,6 +80,7 @@ def test_a_class_of_layers_that_is_slower_in_integers_goes_back_to_float() -> No
     assert selection.model == {"body", "head"}
     assert selection.choice is not None
     assert selection.choice.skip == ("stem",)
+    assert dict(selection.choice.in_float)["stem"].startswith("it is faster in float")
 
 
 def test_nothing_slower_than_float_is_chosen() -> None:
