@@ -17,7 +17,7 @@ FUSE = (
 )
 """What reorders real arithmetic; patterns first, before their parts are folded elsewhere."""
 
-OPTIMIZE = f"upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
+OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 """What ``optimize`` runs on a float model, and ``compile`` before it quantizes."""
 
 FOLD = (
