@@ -39,7 +39,6 @@ class Lowerer:
         self._quantized: dict[tuple[ir.Value, AffineType], ir.Value] = {}
         self._named: set[ir.Value] = set()
         self._original = set(plan.order)
-        self._dead = {node for node in plan.order if _is_dead(node)}
         self._unused = {value for value in self._initializers() if not use_count(value)}
 
     def run(self) -> None:
@@ -52,7 +51,8 @@ class Lowerer:
             self._connect(old, new)
         for old, name, codes in self._names:
             self._rename(old, name, codes)
-        self._clean_up()
+        if self._rewriter.modified:
+            self._clean_up()
 
     def _is_needed(self, node: ir.Node) -> bool:
         plan = self._plan
@@ -163,7 +163,7 @@ class Lowerer:
     def _clean_up(self) -> None:
         for graph in reversed(self._plan.graphs):
             for node in reversed(tuple(graph)):
-                if node not in self._dead and _is_dead(node):
+                if _is_dead(node):
                     with self._rewriter.step("remove-replaced", node):
                         self._rewriter.erase(node)
         for value in self._initializers():

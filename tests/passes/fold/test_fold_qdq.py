@@ -17,6 +17,7 @@ from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.rewriter import RewriteListener, Step
 from onnxfold.passes.spec import print_pipeline
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
 _NET = """
 agraph (float[1,2,4,4] f) => (float[1,2,4,4] y)
@@ -214,3 +215,25 @@ def test_folding_takes_linear_time(fake_quant: Callable[..., Any]) -> None:
 @pytest.mark.slow
 def test_large_graph_folds_in_seconds(fake_quant: Callable[..., Any]) -> None:
     assert _seconds(_chain(fake_quant, 30_000)) < 15
+
+
+def test_requantize_chain_is_written_so_that_optimizers_keep_both_roundings(
+    parse: Callable[..., ir.Model],
+) -> None:
+    """ONNX Runtime merges Q-DQ-Q-DQ with different scales into one pair: other numbers."""
+    text = """
+    agraph (float[1,2,4,4] f) => (float[1,2,4,4] y)
+    <float s = {0.05}, uint8 z = {120}, float t = {0.07}, uint8 u = {90}>
+    {
+      q = QuantizeLinear (f, s, z)
+      x = DequantizeLinear (q, s, z)
+      p = QuantizeLinear (x, t, u)
+      y = DequantizeLinear (p, t, u)
+    }
+    """
+    wanted = Session(parse(text), REFERENCE).run(_feed())["y"]
+    folded = parse(text)
+    FoldQdq().run(folded)
+    np.testing.assert_array_equal(Session(folded, DEPLOYMENT).run(_feed())["y"], wanted)
+    unguarded = Session(parse(text), DEPLOYMENT).run(_feed())["y"]
+    assert np.max(np.abs(unguarded - wanted)) > 0.01, "no longer needed: remove the guard"
