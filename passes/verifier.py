@@ -148,7 +148,9 @@ class _Verifier:
         name = value.name or ""
         if self._visible.get(name) is not value:
             self._fail(f"output '{name}' of graph '{graph.name}' is computed by no node in it")
-        if value.graph is not graph:
+        producer = value.producer()
+        home = value.graph if producer is None else producer.graph
+        if home is not graph:
             self._fail(f"output '{name}' of graph '{graph.name}' belongs to an enclosing graph")
 
     # Nodes

@@ -79,6 +79,35 @@ def test_bodies_and_functions_are_rewritten(parse: Parse, assert_text: AssertTex
     assert result.rules == {"drop-pair": 2}
 
 
+@rule("drop-dead")
+def drop_dead(node: ir.Node, rewriter: Rewriter) -> None:
+    if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+        rewriter.erase(node)
+
+
+@rule("fuse-single", "Relu")
+def fuse_single(node: ir.Node, rewriter: Rewriter) -> None:
+    source = node.inputs[0]
+    assert source is not None
+    if len(source.uses()) == 1 and source.producer() is not None:
+        rewriter.set_attribute(node, "fused", 1)
+        rewriter.set_input(node, 0, node.graph.inputs[0] if node.graph else None)
+
+
+def test_producers_of_erased_nodes_are_visited_again(parse: Parse) -> None:
+    model = parse("g (float[N] x) => (float[N] y) { a = Abs(x) b = Neg(a) c = Exp(b) y = Relu(x) }")
+    rewriter = Rewriter(model, "p")
+    apply_rules(rewriter, (drop_dead,))
+    assert [node.op_type for node in model.graph] == ["Relu"]
+
+
+def test_the_last_consumer_of_a_value_is_visited_again(parse: Parse) -> None:
+    model = parse("g (float[N] x) => (float[N] y) { a = Abs(x) y = Relu(a) c = Exp(a) }")
+    rewriter = Rewriter(model, "p")
+    apply_rules(rewriter, (fuse_single, drop_dead))
+    assert rewriter.rules == {"drop-dead": 1, "fuse-single": 1}
+
+
 def test_ping_pong_is_reported(parse: Parse) -> None:
     model = parse("g (float[N] x) => (float[N] y) { t = Floor(x) y = Relu(t) }")
     rules = (turn("up", "Floor", "Ceil"), turn("down", "Ceil", "Floor"))

@@ -40,6 +40,10 @@ g (float[2] x) => (float[2] y) { y = local.f <alpha = 0.5> (x) }
 f <alpha> (a) => (b) { b = LeakyRelu <alpha: float = @alpha> (a) }"""
 
 
+ORDER = """g (float[2] x) => (float[2] y) <float[2] b = {1, 2}, float[2] a = {3, 4}>
+{ t = Mul(x, a) y = Add(t, b) }"""
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[[str], ScriptReference]:
     def write(body: str) -> ScriptReference:
@@ -60,7 +64,11 @@ def there_and_back(model: ir.Model) -> ir.Model:
     return from_graphsurgeon(to_graphsurgeon(model), model)
 
 
-@pytest.mark.parametrize("text", [MODEL, BRANCHES, FUNCTION], ids=["plain", "branches", "function"])
+@pytest.mark.parametrize(
+    "text",
+    [MODEL, BRANCHES, FUNCTION, ORDER],
+    ids=["plain", "branches", "function", "initializers-against-use"],
+)
 def test_a_round_trip_changes_nothing(parse: Parse, text: str) -> None:
     model = parse(text)
     before = model_bytes(model)

@@ -86,6 +86,22 @@ def output_of_enclosing_graph(model: ir.Model) -> None:
     body.outputs.append(ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT)))
 
 
+def output_computed_outside(model: ir.Model) -> None:
+    body = node_of(model, "Neg").graph
+    assert body is not None
+    body.outputs.clear()
+    body.outputs.append(output_of(model, "Add"))
+
+
+def listed_without_graph(model: ir.Model) -> None:
+    node_of(model, "Exp").graph = None
+
+
+def foreign_producer(model: ir.Model) -> None:
+    value = output_of(model, "Exp")
+    value._producer = node_of(model, "Abs")  # pyright: ignore[reportPrivateUsage]
+
+
 def used_by_removed_node(model: ir.Model) -> None:
     model.graph.remove(node_of(model, "Exp"))
 
@@ -159,6 +175,9 @@ def initializer_of_other_shape(model: ir.Model) -> None:
         (foreign_value, "Exp 'z' reads 'nowhere', which nothing defines"),
         (foreign_input, "Exp 'z' reads 'o', which belongs to another graph"),
         (output_of_enclosing_graph, "output 'x' of graph 'a' is computed by no node in it"),
+        (output_computed_outside, "output 't' of graph 'a' belongs to an enclosing graph"),
+        (listed_without_graph, "Exp 'z' is listed in a graph it does not belong to"),
+        (foreign_producer, "output 'z' of Exp 'z' names another producer"),
         (used_by_removed_node, "'t' is used by Exp 'z', which was removed"),
         (untyped_output, "the type of 'y', an input or output, is not declared"),
         (nameless_output_in_use, "an output of Add (unnamed) is read but has no name"),
