@@ -98,6 +98,8 @@ class Builder:
         """The codes of an operand."""
         if operand.value is not None:
             return self.codes_of(operand.value)
+        if operand.real is not None:
+            return self.quantize(operand.real, operand.type, operand.real)
         assert operand.codes is not None
         return self.constant(np.ascontiguousarray(operand.codes), f"{name}_codes")
 

@@ -142,6 +142,9 @@ class Lowerer:
         with self._rewriter.step("connect", old.producer()):
             is_output = old.is_graph_output()
             self._rewriter.replace_value(old, new)
+            # A rounded value is not what the name stands for in the original.
+            if old in self._plan.rounded:
+                return
             if not is_output and new.producer() is not None and not new.is_graph_output():
                 self._rewriter.swap_names(old, new)
                 self._named.add(new)

@@ -31,11 +31,13 @@ class Operand:
         type: How its codes stand for real numbers.
         value: The value whose codes are computed; None for a constant.
         codes: The codes of a constant.
+        real: A real value that is quantized on the spot, where rounding it changes nothing.
     """
 
     type: AffineType
     value: ir.Value | None = None
     codes: Array | None = None
+    real: ir.Value | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

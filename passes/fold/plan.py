@@ -9,7 +9,9 @@ import onnx_ir as ir
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.lowering import (
     Alias,
+    Clamp,
     Dequantize,
+    Linear,
     Lowering,
     Move,
     Quantize,
@@ -44,6 +46,7 @@ class Plan:
         refusals: Why nodes that touch quantized values stay float.
         needs_codes: Values whose codes something reads.
         needs_plain: Values something reads as they are.
+        rounded: Values whose codes stand for them only after the rounding all readers do.
         requantized: Values that have codes of one type and are quantized to another.
     """
 
@@ -54,6 +57,7 @@ class Plan:
     refusals: dict[ir.Node, Refusal] = field(default_factory=dict[ir.Node, Refusal])
     needs_codes: set[ir.Value] = field(default_factory=set[ir.Value])
     needs_plain: set[ir.Value] = field(default_factory=set[ir.Value])
+    rounded: set[ir.Value] = field(default_factory=set[ir.Value])
     requantized: set[ir.Value] = field(default_factory=set[ir.Value])
 
 
@@ -131,6 +135,17 @@ def _decide(node: ir.Node, plan: Plan, scopes: Scopes) -> None:
         plan.refusals[node] = decision
     elif decision is not None:
         plan.lowerings.update(dict.fromkeys(decision.covered, decision))
+        if _rounds(decision, plan):
+            plan.rounded.update(decision.node.outputs)
+
+
+def _rounds(lowering: Lowering, plan: Plan) -> bool:
+    """Whether the codes of the outputs are rounded where the original is not yet."""
+    if isinstance(lowering, Quantize | Dequantize):
+        return False
+    if isinstance(lowering, Move | Alias | Clamp):
+        return any(value in plan.rounded for value in lowering.reads)
+    return not isinstance(lowering, Linear) or lowering.type is not None
 
 
 def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -227,7 +242,8 @@ def _demand(node: ir.Node, plan: Plan) -> None:
     if not codes_needed and _stays_plain(lowering, plan):
         for covered in lowering.covered:
             del plan.lowerings[covered]
-        plan.needs_plain.update(value for value in node.inputs if value is not None)
+        for covered in lowering.covered:
+            plan.needs_plain.update(value for value in covered.inputs if value is not None)
         return
     if isinstance(lowering, Quantize):
         plan.requantized.update(each for each in lowering.plain if plan.types.get(each))
@@ -240,6 +256,8 @@ def _stays_plain(lowering: Lowering, plan: Plan) -> bool:
     if isinstance(lowering, Dequantize):
         requantized = any(each in plan.requantized for each in lowering.node.outputs)
         return not requantized and (not lowering.reads or lowering.type is lowering.internal)
+    if any(output in plan.rounded for output in lowering.node.outputs):
+        return True
     if not isinstance(lowering, Move | Alias):
         return False
     if not plan.types.recode:

@@ -77,6 +77,9 @@ def commutes(node: ir.Node, index: int) -> bool:
     positions = COMMUTING[node.op_type]
     if positions is not None and index not in positions:
         return False
+    if node.op_type == "Clip":
+        bounds = [value for value in node.inputs[1:] if value is not None]
+        return all(constant_scalar(bound) is not None for bound in bounds)
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
     if node.op_type == "Pad":

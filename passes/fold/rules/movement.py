@@ -85,7 +85,7 @@ def concat(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     want = types.want(output) or _common_type(node, types)
     operands: list[Operand] = []
     for value in node.inputs:
-        found = operand(value, types) or _quantized_constant(value, want)
+        found = operand(value, types) or _quantized(value, types.want(output))
         if found is None:
             return not_quantized(value, types)
         operands.append(found)
@@ -98,7 +98,12 @@ def concat(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         return Refusal("all operands are constant", "fold constants first")
     types.put(output, Quantized(want))
     return Concat(
-        node=node, reads=reads(*operands), covered=(node,), operands=tuple(operands), type=want
+        node=node,
+        reads=reads(*operands),
+        plain=tuple(each.real for each in operands if each.real is not None),
+        covered=(node,),
+        operands=tuple(operands),
+        type=want,
     )
 
 
@@ -107,11 +112,14 @@ def _common_type(node: ir.Node, types: TypeState) -> AffineType | None:
     return found[0] if all(each is found[0] for each in found) else None
 
 
-def _quantized_constant(value: ir.Value | None, want: AffineType | None) -> Operand | None:
+def _quantized(value: ir.Value | None, want: AffineType | None) -> Operand | None:
+    """A real operand in the type all readers of the result ask for."""
     array = constant_array(value)
-    if array is None or want is None or array.dtype != np.float32:
+    if want is None or value is None:
         return None
-    return Operand(want, None, want.quantize(array))
+    if array is None:
+        return Operand(want, real=value)
+    return Operand(want, codes=want.quantize(array)) if array.dtype == np.float32 else None
 
 
 def _others(node: ir.Node) -> tuple[ir.Value, ...]:

@@ -157,7 +157,10 @@ class _RandomGraph:
         self.graph.outputs += list(self.unread)[-4:] or [self.values[-1].name]
         if self.pick.random() < 0.3:
             self.graph.outputs.append(self.pick.choice(self.values).name)
-        self.graph.outputs = list(dict.fromkeys(self.graph.outputs))
+        names = dict.fromkeys(self.graph.outputs)
+        self.graph.outputs = [
+            self.graph.op("Relu", name) if name in self.graph.inputs else name for name in names
+        ]
         return self.graph
 
     def _image_steps(self) -> list[Callable[[_Value], None]]:
