@@ -40,7 +40,7 @@ class VerificationError(PassError):
     """A model breaks an invariant of the IR.
 
     Attributes:
-        detail: The neighbourhood of the failing node as ONNX-like text, several lines; may be empty.
+        detail: The neighbourhood of the failing node as ONNX-like text; may be empty.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:

@@ -32,7 +32,8 @@ def test_the_same_bits(
         opset=opset,
     )
     feed = {"x": np.arange(24, dtype=np.float32).reshape(2, 3, 4)}
-    model.graph.outputs[0].shape = ir.Shape(np.expand_dims(feed["x"], axis).transpose(perm).shape)
+    transposed = np.expand_dims(feed["x"], axis).transpose(perm)
+    model.graph.outputs[0].shape = ir.Shape([int(size) for size in transposed.shape])
     before = evaluate(model, feed)["y"]
     result = apply_pass("merge-transposes{disable=transpose-to-reshape}", model)
     assert result.rules == {"transpose-before-unsqueeze": 1}
