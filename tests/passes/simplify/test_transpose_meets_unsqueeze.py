@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.base import PassResult
+from onnxfold.passes.constants import Array
 
 Parse = Callable[..., ir.Model]
 
@@ -32,7 +33,7 @@ def test_the_same_bits(
         opset=opset,
     )
     feed = {"x": np.arange(24, dtype=np.float32).reshape(2, 3, 4)}
-    transposed = np.expand_dims(feed["x"], axis).transpose(perm)
+    transposed: Array = np.expand_dims(feed["x"], axis).transpose(perm)
     model.graph.outputs[0].shape = ir.Shape([int(size) for size in transposed.shape])
     before = evaluate(model, feed)["y"]
     result = apply_pass("merge-transposes{disable=transpose-to-reshape}", model)
