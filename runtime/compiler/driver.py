@@ -36,8 +36,8 @@ from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.session import DEPLOYMENT, Session
 from onnxfold.runtime.timing import measure_interleaved
+from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
-from onnxfold.runtime.verify.gates import Budget
 
 Target = Literal["ort", "qdq"]
 Calibration = Literal["auto", "min-max", "percentile"]

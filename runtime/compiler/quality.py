@@ -16,8 +16,9 @@ from onnxfold.runtime.compiler.search import Quality
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.specs import Feed
+from onnxfold.runtime.verify.budget import Budget, limits_for_scores
 from onnxfold.runtime.verify.comparer import Comparer
-from onnxfold.runtime.verify.gates import Budget, gate_for, limits_for_scores
+from onnxfold.runtime.verify.gates import gate_for
 from onnxfold.runtime.verify.metrics import OutputMetrics
 
 _CACHE_BYTES = 512 * 2**20

@@ -20,7 +20,7 @@ from onnxfold.passes.spec import print_pass
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.report.report import ModelFacts, PassRow, distinct_islands
-from onnxfold.runtime.verify.gates import Budget
+from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.pass_gate import ContractGate
 
 GATE_FEEDS = 4

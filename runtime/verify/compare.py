@@ -17,8 +17,9 @@ from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.generated_feeds import generate_feed
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
 from onnxfold.runtime.specs import Feed, ModelLike, TensorSpec, load_ir
+from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
-from onnxfold.runtime.verify.gates import Budget, Verdict, deployment_gate_for, gate_for
+from onnxfold.runtime.verify.gates import Verdict, deployment_gate_for, gate_for
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.softmax import (
     LogitsSession,

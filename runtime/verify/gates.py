@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxfold.passes.base import Contract
-from onnxfold.passes.errors import UsageError
-from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.verify.bounds import rate_lower_bound, rate_upper_bound, samples_needed
+from onnxfold.runtime.verify.budget import Budget, limits_for_scores
 from onnxfold.runtime.verify.metrics import OutputMetrics
 
 _TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
@@ -23,14 +22,6 @@ _INTEGER_SQNR = 35.0
 _INTEGER_LSB_P99 = 2
 _INTEGER_LSB_MAX = 16
 _DRIFT_MARGIN_DB = 3.0
-_SCORE_MARGIN_DB = 20.0
-_SCORE_COSINE = 0.98
-_LIMITS = {
-    "flips": "max_flip_rate",
-    "sqnr": "sqnr_db",
-    "cosine": "cosine",
-    "max-difference": "max_abs_diff",
-}
 _SMALL_INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"})
 
 
@@ -68,57 +59,6 @@ class Verdict:
 
 
 PASSED = Verdict(True)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much an APPROXIMATE pass may change; None switches a limit off.
-
-    Attributes:
-        sqnr_db: Smallest signal to quantization noise ratio.
-        cosine: Smallest cosine similarity.
-        max_flip_rate: The upper confidence bound of the rate at which the best class changes
-            must not exceed this.
-        confidence: Of the bound on flips.
-        max_abs_diff: Largest absolute difference.
-        decisions_first: Outputs that look like class scores are there to be decided on: where the
-            samples prove the flip rate, ``sqnr_db`` may be missed by 20 dB. Where they are too few
-            to prove it, the limits on noise decide alone.
-    """
-
-    sqnr_db: float | None = 30.0
-    cosine: float | None = 0.999
-    max_flip_rate: float | None = 0.01
-    confidence: float = 0.95
-    max_abs_diff: float | None = None
-    decisions_first: bool = True
-
-    @classmethod
-    def from_text(cls, text: str) -> Budget:
-        """Parse ``0.01`` (a flip rate) or limits by name: ``flips=0.01,sqnr=30,cosine=0.999``.
-
-        Where limits on noise are named, they are meant as they stand, for class scores too, and
-        limits that are not named are off.
-
-        Raises:
-            UsageError: A limit is unknown, not a number, or out of range.
-        """
-        limits: dict[str, float] = {}
-        for part in text.split(","):
-            name, _, value = part.rpartition("=")
-            field = _LIMITS.get(name.strip() or "flips")
-            if field is None:
-                raise UsageError(f"budget: no limit '{name}'{did_you_mean(name, _LIMITS)}")
-            limits[field] = _limit(part, value)
-        if not 0 <= limits.get("max_flip_rate", 0) <= 1 or limits.get("cosine", 0) > 1:
-            raise UsageError(f"budget {text}: rates and cosines lie between 0 and 1")
-        if set(limits) <= {"max_flip_rate"}:
-            return replace(cls(), **limits)
-        return replace(cls(None, None, None, decisions_first=False), **limits)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict for reports."""
-        return asdict(self)
 
 
 class Gate(ABC):
@@ -246,7 +186,7 @@ class ApproximateGate(Gate):
         budget: What may change.
     """
 
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
 
     def judge_output(self, metrics: OutputMetrics) -> Verdict:
         """See ``Gate``."""
@@ -380,22 +320,6 @@ def drift_excess(metrics: OutputMetrics, drift: OutputMetrics) -> tuple[str, ...
             else ()
         ),
     )
-
-
-def limits_for_scores(budget: Budget) -> Budget:
-    """The limits on noise that class scores keep once their decisions are proven."""
-    return replace(
-        budget,
-        sqnr_db=None if budget.sqnr_db is None else budget.sqnr_db - _SCORE_MARGIN_DB,
-        cosine=None if budget.cosine is None else min(budget.cosine, _SCORE_COSINE),
-    )
-
-
-def _limit(part: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UsageError(f"budget: '{part}' is not a number or a limit by name") from None
 
 
 def _verdict(reasons: Sequence[str]) -> Verdict:

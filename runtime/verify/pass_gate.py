@@ -14,6 +14,7 @@ from onnxfold.passes.errors import NotEquivalentError
 from onnxfold.passes.pipeline import BaseInstrument
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.specs import Feed
+from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import (
     DriftProbe,
     add_outputs,
@@ -24,7 +25,7 @@ from onnxfold.runtime.verify.compare import (
     naming,
 )
 from onnxfold.runtime.verify.comparer import Comparer
-from onnxfold.runtime.verify.gates import Budget, Verdict
+from onnxfold.runtime.verify.gates import Verdict
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.softmax import LogitsSession
 from onnxfold.runtime.verify.structure import flatten_outputs

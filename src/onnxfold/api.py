@@ -34,8 +34,8 @@ from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.report.write import write_report
 from onnxfold.runtime.specs import input_specs
+from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
-from onnxfold.runtime.verify.gates import Budget
 
 __all__ = [
     "Budget",

@@ -11,9 +11,9 @@ from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.verify.bounds import rate_lower_bound, rate_upper_bound, samples_needed
+from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.gates import (
     PASSED,
-    Budget,
     Verdict,
     deployment_gate_for,
     drift_excess,
