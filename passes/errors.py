@@ -20,6 +20,18 @@ class NotEquivalentError(OnnxfoldError):
     exit_code = 1
 
 
+class BrokenContractError(NotEquivalentError):
+    """A pass changed the numbers by more than its contract allows.
+
+    Attributes:
+        pass_name: The pass.
+    """
+
+    def __init__(self, message: str, pass_name: str) -> None:
+        super().__init__(message)
+        self.pass_name = pass_name
+
+
 class UsageError(OnnxfoldError):
     """A wrong option, pass name, path or data source (exit code 2)."""
 

@@ -31,7 +31,7 @@ from onnxfold.runtime.compiler.quality import (
     within_budget,
 )
 from onnxfold.runtime.compiler.search import Choice, Latency, Selection, Subject, search
-from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_verified
+from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.session import DEPLOYMENT, Session
@@ -128,8 +128,8 @@ def compile_model(
     """
     _refuse_quantized(model)
     data = Data.split(feeds)
-    float_passes = parse_passes(OPTIMIZE)
-    optimized = run_verified(model, float_passes, data.evaluation, progress).model
+    float_run, float_passes = run_tolerant(model, parse_passes(OPTIMIZE), data.evaluation, progress)
+    optimized = float_run.model
     builder = _Builder(optimized, data.calibration, options.target, progress)
     selection = _choose(model, optimized, data, options, builder, progress)
     if selection.choice is None:
@@ -138,7 +138,9 @@ def compile_model(
         passes = (*float_passes, *builder.passes(selection.choice))
     plan = Plan(model_facts(model).sha256, passes, selection.decisions)
     run, comparison, task = _prove(model, plan, data, options.budget, progress)
-    run = replace(run, remarks=_explained(run.remarks, selection, optimized))
+    left_out = [each for each in float_run.remarks if each not in run.remarks]
+    remarks = _explained((*run.remarks, *left_out), selection, optimized)
+    run = replace(run, remarks=remarks)
     return Compilation(run, comparison, task, selection.latency, plan)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass, PassResult
 from onnxfold.passes.census import take_census
+from onnxfold.passes.errors import BrokenContractError
 from onnxfold.passes.instruments import VerifyEach
 from onnxfold.passes.pipeline import BaseInstrument, Instrument, Pipeline
 from onnxfold.passes.registry import parse_passes
@@ -90,6 +91,33 @@ def run_verified(
         rows.append(PassRow.of(print_pass(pass_), pass_.contract, result, seconds, proof))
     remarks = [remark for _, result in outcome.results for remark in result.remarks]
     return VerifiedRun(outcome.model, tuple(rows), distinct_islands(remarks))
+
+
+def run_tolerant(
+    model: ir.Model, passes: Sequence[Pass], feeds: FeedSource, progress: Progress
+) -> tuple[VerifiedRun, tuple[Pass, ...]]:
+    """As ``run_verified``, but leave out passes that break their contract on this model and data.
+
+    Rounding can grow through a badly conditioned model: what is within a contract elsewhere may
+    not be here, and the model then does without that pass.
+
+    Returns:
+        The run, with a remark for each pass left out; and the passes that were kept.
+
+    Raises:
+        PassError: A pass failed or left an invalid model.
+    """
+    kept = tuple(passes)
+    left_out: list[Remark] = []
+    while True:
+        try:
+            run = run_verified(model, kept, feeds, progress)
+        except BrokenContractError as error:
+            advice = "check the model's conditioning, or report the pass if it is wrong"
+            left_out.append(Remark(error.pass_name, "(whole model)", "", str(error), advice))
+            kept = tuple(each for each in kept if each.name != error.pass_name)
+        else:
+            return replace(run, remarks=(*run.remarks, *left_out)), kept
 
 
 def weakest_contract(passes: Sequence[Pass]) -> Contract:

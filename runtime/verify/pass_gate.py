@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass, PassResult
-from onnxfold.passes.errors import NotEquivalentError
+from onnxfold.passes.errors import BrokenContractError
 from onnxfold.passes.pipeline import BaseInstrument
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.specs import Feed
@@ -113,7 +113,7 @@ class ContractGate(BaseInstrument):
         """Hold ``pass_`` to its contract.
 
         Raises:
-            NotEquivalentError: It broke it; names pass, output, metric, what was got and wanted.
+            BrokenContractError: It broke it; names pass, output, metric, what was got and wanted.
             ExecutionError: The model no longer runs.
         """
         before = self._snapshot
@@ -152,7 +152,8 @@ class ContractGate(BaseInstrument):
         if not verdict.passed and not verdict.inconclusive:
             reasons = "; ".join(verdict.reasons)
             promise = pass_.contract.value
-            raise NotEquivalentError(f"pass {pass_.name} broke its contract ({promise}): {reasons}")
+            message = f"pass {pass_.name} broke its contract ({promise}): {reasons}"
+            raise BrokenContractError(message, pass_.name)
 
     def pass_failed(self, pass_: Pass, model: ir.Model, error: Exception) -> None:
         """Forget the model: it may be invalid now."""

@@ -19,6 +19,9 @@ def softmax_outputs(model: ir.Model) -> frozenset[str]:
     return frozenset(v.name for v in outputs if v.name and _softmax_input(v) is not None)
 
 
+_SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
+
+
 def softmax_inputs(model: ir.Model) -> dict[str, str]:
     """For each output of the main graph that a softmax computes: the value before the softmax.
 
@@ -111,7 +114,8 @@ def _softmax_input(output: ir.Value) -> ir.Value | None:
         return node.inputs[0]
     if node.op_type != "Div":
         return None
-    exponential, total = (_producer(value) for value in node.inputs)
+    exponential = _producer(node.inputs[0])
+    total = _producer(_spread(node.inputs[1]))
     if not _is(exponential, "Exp") or not _is(total, "ReduceSum") or exponential is None:
         return None
     if total is None or total.inputs[0] is not exponential.outputs[0]:
@@ -119,11 +123,25 @@ def _softmax_input(output: ir.Value) -> ir.Value | None:
     shifted = _producer(exponential.inputs[0])
     if not _is(shifted, "Sub") or shifted is None:
         return exponential.inputs[0]
-    maximum = _producer(shifted.inputs[1])
+    maximum = _producer(_spread(shifted.inputs[1]))
     if maximum is None or not _is(maximum, "ReduceMax"):
         return exponential.inputs[0]
     same = maximum.inputs[0] is shifted.inputs[0]
     return shifted.inputs[0] if same else exponential.inputs[0]
+
+
+def _spread(value: ir.Value | None) -> ir.Value | None:
+    """The reduced value that ``value`` is spread from, over the axis that was reduced."""
+    while (node := _producer(value)) is not None and not node.domain:
+        if node.op_type == "Max":
+            # jax writes Max(-inf, ReduceMax(x)).
+            computed = [each for each in node.inputs if _producer(each) is not None]
+            value = computed[0] if len(computed) == 1 else None
+        elif node.op_type in _SPREADING:
+            value = node.inputs[0]
+        else:
+            break
+    return value
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:

@@ -26,7 +26,13 @@ from onnxfold.runtime.compiler.driver import (
     replay,
 )
 from onnxfold.runtime.compiler.plan import Plan
-from onnxfold.runtime.compiler.verified import model_facts, run_verified, weakest_contract
+from onnxfold.runtime.compiler.verified import (
+    VerifiedRun,
+    model_facts,
+    run_tolerant,
+    run_verified,
+    weakest_contract,
+)
 from onnxfold.runtime.explain import Explanation, explain_model
 from onnxfold.runtime.feeds import FeedSource, open_feeds
 from onnxfold.runtime.loading import load_model, save_model
@@ -100,7 +106,7 @@ class Outcome:
 
 
 def optimize(model: Model, *, data: object = None, progress: Progress | None = None) -> Outcome:
-    """Simplify and fuse a float model.
+    """Simplify and fuse a float model. A pass that breaks its contract on it is left out.
 
     Args:
         model: The model.
@@ -108,10 +114,14 @@ def optimize(model: Model, *, data: object = None, progress: Progress | None = N
         progress: Told how far it is.
 
     Raises:
-        NotEquivalentError: A pass broke its contract.
+        NotEquivalentError: The result as a whole is not within the contract.
         InvalidModelError: The model is missing, broken or hostile.
     """
-    return run_passes(model, OPTIMIZE, data=data, progress=progress, command="optimize")
+    bar = progress or Silent()
+    original = load_model(model)
+    feeds = open_feeds(data, input_specs(original))
+    run, kept = run_tolerant(original, parse_passes(OPTIMIZE), feeds, bar)
+    return _compared(_Work("optimize", model, original, run, kept), feeds, bar)
 
 
 def fold(
@@ -168,26 +178,7 @@ def run_passes(
     original = load_model(model)
     feeds = open_feeds(data, input_specs(original)) if gates else None
     run = run_verified(original, pipeline, feeds, bar, instruments=instruments)
-    comparison = None
-    if feeds is not None:
-        bar.stage("comparing with the original")
-        few = feeds.first(_COMPARISON_FEEDS)
-        comparison = compare_models(original, run.model, few, weakest_contract(pipeline))
-    verdict = comparison.verdict if comparison else None
-    if verdict is not None and not verdict.passed and not verdict.inconclusive:
-        raise NotEquivalentError("; ".join(verdict.reasons))
-    report = Report(
-        command=command,
-        passed=verdict is None or verdict.passed,
-        reasons=verdict.reasons if verdict else ("numbers were not checked",),
-        source=_source_facts(model, original),
-        result=model_facts(run.model),
-        data=feeds.to_json() if feeds else {},
-        passes=run.rows,
-        equivalence=comparison.to_json() if comparison else {},
-        islands=run.remarks,
-    )
-    return Outcome(run.model, report)
+    return _compared(_Work(command, model, original, run, pipeline), feeds, bar)
 
 
 def compile(
@@ -286,6 +277,46 @@ def require_conclusive(comparison: Comparison) -> None:
         return
     kind = InconclusiveError if verdict.inconclusive else NotEquivalentError
     raise kind("; ".join(verdict.reasons))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A pipeline that ran, on its way to becoming an outcome."""
+
+    command: str
+    model: Model
+    original: ir.Model
+    run: VerifiedRun
+    passes: Sequence[Pass]
+
+
+def _compared(work: _Work, feeds: FeedSource | None, progress: Progress) -> Outcome:
+    """The outcome of a pipeline, compared end to end where there are feeds.
+
+    Raises:
+        NotEquivalentError: The result as a whole is not within the weakest contract of the passes.
+    """
+    run, comparison = work.run, None
+    if feeds is not None:
+        progress.stage("comparing with the original")
+        few = feeds.first(_COMPARISON_FEEDS)
+        contract = weakest_contract(work.passes)
+        comparison = compare_models(work.original, run.model, few, contract)
+    verdict = comparison.verdict if comparison else None
+    if verdict is not None and not verdict.passed and not verdict.inconclusive:
+        raise NotEquivalentError("; ".join(verdict.reasons))
+    report = Report(
+        command=work.command,
+        passed=verdict is None or verdict.passed,
+        reasons=verdict.reasons if verdict else ("numbers were not checked",),
+        source=_source_facts(work.model, work.original),
+        result=model_facts(run.model),
+        data=feeds.to_json() if feeds else {},
+        passes=run.rows,
+        equivalence=comparison.to_json() if comparison else {},
+        islands=run.remarks,
+    )
+    return Outcome(run.model, report)
 
 
 def _budget(budget: Budget | str | float | None) -> Budget:

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxfold.passes.base import Contract
+from onnxfold.passes.errors import BrokenContractError
+from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.compiler.verified import (
+    model_facts,
+    run_tolerant,
+    run_verified,
+    weakest_contract,
+)
+from onnxfold.runtime.feeds import FeedSource, open_feeds
+from onnxfold.runtime.progress import Silent
+from onnxfold.runtime.specs import input_specs
+
+
+@pytest.fixture
+def model(parse: Callable[..., ir.Model]) -> ir.Model:
+    return parse("g (float[2] x) => (float[2] y) { a = Identity(x)  y = Relu(a) }")
+
+
+@pytest.fixture
+def feeds(model: ir.Model) -> FeedSource:
+    return open_feeds([{"x": np.array([1, -1], np.float32)}], input_specs(model))
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    """A pass that promises to keep every bit, and changes the sign."""
+    (tmp_path / "bad.py").write_text("def negate(graph):\n    graph.nodes[-1].op = 'Neg'\n")
+    return f"surgeon{{script={tmp_path / 'bad.py'}:negate}}"
+
+
+def test_a_broken_contract_stops_a_verified_run(
+    model: ir.Model, feeds: FeedSource, broken: str
+) -> None:
+    with pytest.raises(BrokenContractError, match="surgeon broke its contract") as caught:
+        run_verified(model, parse_passes(f"remove-identity,{broken}"), feeds, Silent())
+    assert caught.value.pass_name == "surgeon"
+
+
+def test_a_tolerant_run_does_without_the_pass_and_says_so(
+    model: ir.Model, feeds: FeedSource, broken: str
+) -> None:
+    passes = parse_passes(f"{broken},remove-identity")
+    run, kept = run_tolerant(model, passes, feeds, Silent())
+    assert [node.op_type for node in run.model.graph] == ["Relu"]
+    assert kept == passes[1:]
+    (remark,) = run.remarks
+    assert remark.pass_name == "surgeon"
+    assert "broke its contract" in remark.reason
+
+
+def test_each_row_has_its_own_evidence(model: ir.Model, feeds: FeedSource) -> None:
+    run = run_verified(model, parse_passes("fold-constants,remove-identity"), feeds, Silent())
+    untouched, changed = run.rows
+    assert (untouched.modified, untouched.evidence) == (False, {})
+    assert changed.rules == {"drop-identity": 1}
+    assert changed.evidence["pass"] == "remove-identity"
+    assert changed.evidence["verdict"]["status"] == "passed"
+    assert len(list(model.graph)) == 2
+
+
+def test_the_weakest_contract_speaks_for_a_pipeline() -> None:
+    assert weakest_contract(()) is Contract.EXACT
+    assert (
+        weakest_contract(parse_passes("remove-identity,fold-batch-norm")) is Contract.REASSOCIATED
+    )
+    assert weakest_contract(parse_passes("fold-qdq,fold-batch-norm")) is Contract.INTEGER
+
+
+def test_facts_follow_the_bytes(model: ir.Model) -> None:
+    assert model_facts(model) == model_facts(model.clone())
+    assert model_facts(model).census["ops"] == {"Identity": 1, "Relu": 1}
