@@ -271,7 +271,9 @@ def _choose(
         original=model,
         optimized=optimized,
     )
-    return search(subject, _starting_choices(options), keep_slower=options.keep_slower)
+    # Another runtime's target is not to be judged by how fast ONNX Runtime is on it.
+    keep_slower = options.keep_slower or options.target != "ort"
+    return search(subject, _starting_choices(options), keep_slower=keep_slower)
 
 
 def _starting_choices(options: CompileOptions) -> list[Choice]:

@@ -71,6 +71,15 @@ def test_a_plan_replays_to_the_same_bytes(
     assert again.report.latency == {}
 
 
+def test_the_qdq_target_quantizes_whatever_onnxruntime_makes_of_it(
+    conv_net: Path, conv_data: Mapping[str, Any]
+) -> None:
+    outcome = onnxfold.compile(conv_net, data=conv_data, target="qdq", budget=LOOSE)
+    ops = op_types(outcome.model)
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= ops
+    assert not any(op.startswith("QLinear") for op in ops)
+
+
 def test_what_misses_the_budget_stays_in_float(
     conv_net: Path, conv_data: Mapping[str, Any]
 ) -> None:
