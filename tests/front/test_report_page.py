@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnxfold
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "report.md"
+
+
+def test_the_page_names_every_field_of_a_report(fixtures_dir: Path) -> None:
+    report = onnxfold.optimize(fixtures_dir / "mobile_net.onnx").report.to_json()
+    named = set(re.findall(r"`([a-z_0-9]+)`", PAGE.read_text(encoding="utf-8")))
+    fields = {*report, *report["source"], *report["source"]["census"], *report["passes"][0]}
+    fields |= set(report["verdict"]) | {"node", "op_type", "reason", "advice"}
+    assert fields <= named
+    assert report["schema"] in PAGE.read_text(encoding="utf-8")
