@@ -44,7 +44,9 @@ class SessionConfig:
 
     Attributes:
         name: What reports call this configuration.
-        optimize: Whether all of ONNX Runtime's graph optimizations are on, or none.
+        optimize: Whether all of ONNX Runtime's graph optimizations are on and constant weights are
+            repacked, or neither: kernels on packed weights round differently (an LSTM does), so
+            folding a weight to a constant would change bits.
         threads: Threads inside an operator; 0 takes ONNX Runtime's default, one per core.
         matmulnbits_accuracy_level: What DequantizeLinear -> MatMul is turned into. ONNX Runtime's
             own default (4) quantizes the activations too, which changes numbers; 1 computes in
@@ -226,6 +228,7 @@ def _options(config: SessionConfig) -> Any:
     )
     level = str(config.matmulnbits_accuracy_level)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+    options.add_session_config_entry("session.disable_prepacking", "0" if config.optimize else "1")
     return options
 
 

@@ -260,3 +260,23 @@ def test_profile_and_census() -> None:
     assert optimized_op_census(proto) == {"MatMul": 1, "Relu": 1}
     with pytest.raises(UsageError, match="at least one feed"):
         execution_profile(proto, [])
+
+
+def test_without_optimizations_a_constant_weight_gives_the_bits_of_a_computed_one() -> None:
+    """Packed weights take another kernel, which rounds differently: folding would change bits."""
+    header = '<ir_version: 10, opset_import: ["" : 21]>\n'
+    rng = np.random.default_rng(0)
+    initial = {
+        "w": rng.standard_normal((1, 512, 128)).astype(np.float32),
+        "r": rng.standard_normal((1, 512, 128)).astype(np.float32),
+    }
+    feed = {"x": rng.standard_normal((4, 1, 128)).astype(np.float32)}
+    lstm = "h, last = LSTM <hidden_size = 128> (x, {0}, {1})"
+    outputs: list[Array] = []
+    for before, names in (("", ("w", "r")), ("v = Identity(w) s = Identity(r)", ("v", "s"))):
+        text = f"g (float[4,1,128] x) => (float[4,1,1,128] h) {{ {before} {lstm.format(*names)} }}"
+        model = onnx.parser.parse_model(header + text)
+        tensors = [numpy_helper.from_array(array, name) for name, array in initial.items()]
+        model.graph.initializer.extend(tensors)
+        outputs.append(Session(model, REFERENCE).run(feed)["h"])
+    assert np.array_equal(*outputs)
