@@ -12,7 +12,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxfold.passes.errors import OnnxfoldError, PassError
-from onnxfold.passes.rewriter import Remark, RewriteListener, Rewriter
+from onnxfold.passes.listener import RewriteListener
+from onnxfold.passes.remark import Remark
+from onnxfold.passes.rewriter import Rewriter
 
 
 class Contract(enum.Enum):

@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import NonConvergenceError, UsageError
-from onnxfold.passes.rewriter import RewriteListener, Rewriter, Step
+from onnxfold.passes.listener import RewriteListener, Step
+from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.suggest import did_you_mean
 from onnxfold.passes.walk import all_nodes, label, use_count
 

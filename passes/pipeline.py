@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass, PassResult
 from onnxfold.passes.collector import paused_collector
-from onnxfold.passes.rewriter import RewriteListener
+from onnxfold.passes.listener import RewriteListener
 
 
 class Instrument(Protocol):

@@ -15,98 +15,23 @@ So a rule decides completely before it mutates.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxfold.passes.errors import PassError
+from onnxfold.passes.listener import RewriteListener, Step, StepRefusedError
+from onnxfold.passes.literals import AttributeValue, as_attribute, as_tensor, static_shape
+from onnxfold.passes.names import Names
 from onnxfold.passes.provenance import record_provenance
-from onnxfold.passes.walk import (
-    Scopes,
-    all_graphs,
-    iterate_graphs,
-    label,
-    nested_graphs,
-    use_count,
-)
+from onnxfold.passes.remark import Remark
+from onnxfold.passes.walk import Scopes, iterate_graphs, label, nested_graphs, use_count
 
-AttributeValue = (
-    int
-    | float
-    | str
-    | Sequence[int]
-    | Sequence[float]
-    | Sequence[str]
-    | ir.TensorProtocol
-    | ir.Attr
-)
 _DEFAULT_ONNX_OPSET = 21
 _FIRST_OPSET = 1
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Something a pass could have done and did not, in words a user can act on.
-
-    Attributes:
-        pass_name: The pass that speaks.
-        node: Name of the node (or of its first output where the node has no name).
-        op_type: The node's operator.
-        reason: Why the rewrite did not happen.
-        advice: What would make it happen; empty where nothing would.
-    """
-
-    pass_name: str
-    node: str
-    op_type: str
-    reason: str
-    advice: str = ""
-
-
-@dataclass
-class Step:
-    """One rewrite: a rule applied at a node."""
-
-    rule: str
-    node: ir.Node | None
-    sources: tuple[ir.Node, ...] = ()
-    applied: bool = False
-    counts: Counter[str] = field(default_factory=Counter[str])
-
-
-class RewriteListener:
-    """Hears every mutation. All methods do nothing by default."""
-
-    def permits(self, pass_name: str, step: Step) -> bool:
-        """Whether ``step`` may mutate the model; asked once a step, at its first mutation."""
-        return True
-
-    def node_inserted(self, node: ir.Node) -> None:
-        """``node`` was inserted."""
-
-    def node_erased(self, node: ir.Node, inputs: Sequence[ir.Value]) -> None:
-        """``node`` was erased; ``inputs`` are the values it read (nested bodies included)."""
-
-    def node_modified(self, node: ir.Node) -> None:
-        """An input or attribute of ``node`` changed."""
-
-    def value_replaced(self, old: ir.Value, new: ir.Value) -> None:
-        """All uses of ``old`` now read ``new``, which computes the same real value."""
-
-    def uses_moved(self, nodes: Sequence[ir.Node]) -> None:
-        """``nodes`` read another value than before: what replaced the one they read."""
-
-    def step_applied(self, pass_name: str, step: Step) -> None:
-        """``step`` mutated the model and is complete."""
-
-
-class StepRefusedError(Exception):
-    """A listener refused the current step; never leaves ``Rewriter.step``."""
 
 
 class Rewriter:
@@ -130,9 +55,8 @@ class Rewriter:
         self._listeners = list(listeners)
         self._step: Step | None = None
         self._last_step: Step | None = None
-        self._names: set[str] | None = None
+        self._names: Names | None = None
         self._scopes: Scopes | None = None
-        self._next_suffix: dict[str, int] = {}
 
     @property
     def modified(self) -> bool:
@@ -238,7 +162,7 @@ class Rewriter:
             domain,
             op_type,
             inputs,
-            [_as_attribute(key, value) for key, value in (attributes or {}).items()],
+            [as_attribute(key, value) for key, value in (attributes or {}).items()],
             outputs=[ir.Value(name=output) for output in output_names],
             name=unique,
         )
@@ -298,10 +222,10 @@ class Rewriter:
         """Add an initializer to ``graph`` under a unique name based on ``name``."""
         self._mutate("initializers_added")
         unique = self.unique_name(name)
-        tensor = _as_tensor(data, unique)
+        tensor = as_tensor(data, unique)
         value = ir.Value(
             name=unique,
-            shape=_static_shape(tensor),
+            shape=static_shape(tensor),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
@@ -410,7 +334,7 @@ class Rewriter:
         if value is None:
             node.attributes.pop(name, None)
         else:
-            node.attributes[name] = _as_attribute(name, value)
+            node.attributes[name] = as_attribute(name, value)
         self._modified(node)
 
     def set_type(
@@ -467,7 +391,7 @@ class Rewriter:
         self._names = None
         self._scopes = None
 
-    # Scopes
+    # Scopes and names
 
     @property
     def scopes(self) -> Scopes:
@@ -480,22 +404,11 @@ class Rewriter:
         """The opset version that ``node`` is read under, for ``domain``; 0 if not imported."""
         return self.scopes.opset(node.graph, domain) if node.graph is not None else 0
 
-    # Names
-
     def unique_name(self, base: str) -> str:
         """A name that no node or value of the model has: ``base``, or ``base_1``, ``base_2`` ..."""
-        names = self._all_names()
-        name = base
-        while name in names:
-            self._next_suffix[base] = self._next_suffix.get(base, 0) + 1
-            name = f"{base}_{self._next_suffix[base]}"
-        names.add(name)
-        return name
-
-    def _all_names(self) -> set[str]:
         if self._names is None:
-            self._names = set(_names_of(self.model))
-        return self._names
+            self._names = Names(self.model)
+        return self._names.unique(base)
 
     # Internals
 
@@ -522,7 +435,7 @@ class Rewriter:
     def _constant_node(
         self, anchor: ir.Node, data: npt.NDArray[Any] | ir.TensorProtocol, name: str
     ) -> ir.Value:
-        tensor = _as_tensor(data, name)
+        tensor = as_tensor(data, name)
         value = self.insert(
             anchor,
             "Constant",
@@ -530,7 +443,7 @@ class Rewriter:
             name=name,
             attributes={"value": tensor},
             dtype=tensor.dtype,
-            shape=_static_shape(tensor),
+            shape=static_shape(tensor),
         )
         value.const_value = tensor
         return value
@@ -560,32 +473,6 @@ class Rewriter:
         return new
 
 
-def _as_attribute(name: str, value: AttributeValue) -> ir.Attr:
-    if isinstance(value, ir.Attr):
-        return value
-    return ir.convenience.convert_attribute(name, value)
-
-
-def _as_tensor(data: npt.NDArray[Any] | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    # ir.tensor() tries every protocol first, which takes longer than all the rest.
-    return (
-        ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else ir.tensor(data, name=name)
-    )
-
-
-def _static_shape(tensor: ir.TensorProtocol) -> ir.Shape:
-    return ir.Shape(tensor.shape.numpy())
-
-
 def _bodies(node: ir.Node) -> list[ir.Graph]:
     """The graphs nested in ``node``, at any depth."""
     return [graph for body in iterate_graphs(node) for graph in (body, *nested_graphs(body))]
-
-
-def _names_of(model: ir.Model) -> Iterator[str]:
-    for graph in all_graphs(model):
-        yield from (value.name or "" for value in graph.inputs)
-        yield from graph.initializers
-        for node in graph:
-            yield node.name or ""
-            yield from (output.name or "" for output in node.outputs)

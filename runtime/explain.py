@@ -11,7 +11,7 @@ from onnxfold.passes.census import Census, op_key, take_census
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
-from onnxfold.passes.rewriter import Remark
+from onnxfold.passes.remark import Remark
 from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.profile import NodeTime, execution_profile

@@ -11,7 +11,8 @@ from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.lowering import Operand
 from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, TypeState
-from onnxfold.passes.rewriter import AttributeValue, Rewriter
+from onnxfold.passes.literals import AttributeValue
+from onnxfold.passes.rewriter import Rewriter
 
 CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""

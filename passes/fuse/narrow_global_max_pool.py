@@ -13,8 +13,9 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.elementwise import is_elementwise
+from onnxfold.passes.literals import AttributeValue
 from onnxfold.passes.patterns import PatternPass, RuleTable, rule
-from onnxfold.passes.rewriter import AttributeValue, Rewriter
+from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.shapes import axes_of
 from onnxfold.passes.trend import Trend, trend_of
 

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import InconclusiveError, PassError
+from onnxfold.passes.listener import RewriteListener, Step
 from onnxfold.passes.pipeline import BaseInstrument, Instrument, Pipeline
-from onnxfold.passes.rewriter import RewriteListener, Step
 from onnxfold.passes.walk import label
 
 

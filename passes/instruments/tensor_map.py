@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxfold.passes.base import Pass, PassResult
+from onnxfold.passes.listener import RewriteListener
 from onnxfold.passes.pipeline import BaseInstrument
-from onnxfold.passes.rewriter import RewriteListener
 from onnxfold.passes.walk import all_graphs
 
 

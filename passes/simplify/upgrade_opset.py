@@ -12,8 +12,9 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import PassError, UsageError
 from onnxfold.passes.ir_version import fitting_ir_version
+from onnxfold.passes.listener import Step
 from onnxfold.passes.opset_adapters import ADAPTERS, BREAKING
-from onnxfold.passes.rewriter import Rewriter, Step
+from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import label, nested_graphs
 
 _OLDEST = 7

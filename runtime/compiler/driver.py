@@ -19,7 +19,7 @@ from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.registry import parse_passes
-from onnxfold.passes.rewriter import Remark
+from onnxfold.passes.remark import Remark
 from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.calibrate.calibrate import calibrate
 from onnxfold.runtime.compiler.layers import linear_layers

@@ -15,7 +15,7 @@ from onnxfold.passes.errors import BrokenContractError
 from onnxfold.passes.instruments import VerifyEach
 from onnxfold.passes.pipeline import BaseInstrument, Instrument, Pipeline
 from onnxfold.passes.registry import parse_passes
-from onnxfold.passes.rewriter import Remark
+from onnxfold.passes.remark import Remark
 from onnxfold.passes.serialization import model_bytes
 from onnxfold.passes.spec import print_pass
 from onnxfold.runtime.feeds import FeedSource

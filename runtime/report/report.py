@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from onnxfold.passes.base import Contract, PassResult
-from onnxfold.passes.rewriter import Remark
+from onnxfold.passes.remark import Remark
 
 SCHEMA = "onnxfold-report/1"
 """Name and version of the JSON schema; the number grows when a field changes its meaning."""

@@ -7,8 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.errors import PassError
+from onnxfold.passes.listener import RewriteListener, Step
 from onnxfold.passes.provenance import FROM_KEY, PASS_KEY
-from onnxfold.passes.rewriter import RewriteListener, Rewriter, Step
+from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.verifier import verify
 from onnxfold.passes.walk import all_graphs, all_nodes
 

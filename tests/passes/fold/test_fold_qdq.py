@@ -14,8 +14,8 @@ import pytest
 
 from onnxfold.passes.base import PassResult
 from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.listener import RewriteListener, Step
 from onnxfold.passes.registry import parse_passes
-from onnxfold.passes.rewriter import RewriteListener, Step
 from onnxfold.passes.spec import print_pipeline
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 

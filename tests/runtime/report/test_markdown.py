@@ -7,7 +7,7 @@ import pytest
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import UsageError
-from onnxfold.passes.rewriter import Remark
+from onnxfold.passes.remark import Remark
 from onnxfold.runtime.report.markdown import escape, table, to_markdown
 from onnxfold.runtime.report.report import ModelFacts, PassRow, Report, distinct_islands
 from onnxfold.runtime.report.write import write_report, write_text
