@@ -1,4 +1,7 @@
-"""Finds what goes into the softmax behind an output, and adds it to the outputs of a copy."""
+"""Finds what goes into the softmax behind an output, and adds it to the outputs of a copy.
+
+A sigmoid is a softmax of two scores, one of them zero, and amplifies rounding alike.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ def softmax_outputs(model: ir.Model) -> frozenset[str]:
     return frozenset(v.name for v in outputs if v.name and _softmax_input(v) is not None)
 
 
+_SQUASHING = ("Softmax", "Sigmoid")
 _SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
 
 
@@ -110,7 +114,7 @@ def _softmax_input(output: ir.Value) -> ir.Value | None:
     node = output.producer()
     if node is None or node.domain:
         return None
-    if node.op_type == "Softmax":
+    if node.op_type in _SQUASHING:
         return node.inputs[0]
     if node.op_type != "Div":
         return None

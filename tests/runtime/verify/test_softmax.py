@@ -9,6 +9,7 @@ from onnxfold.runtime.verify.softmax import softmax_inputs
 
 FORMS = {
     "the operator": "y = Softmax(z)",
+    "of two scores": "y = Sigmoid(z)",
     "exponentials": "e = Exp(z)  s = ReduceSum(e, axis)  y = Div(e, s)",
     "shifted": """m = ReduceMax <axes = [1]> (z)  d = Sub(z, m)  e = Exp(d)
         s = ReduceSum(e, axis)  y = Div(e, s)""",
