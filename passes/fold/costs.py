@@ -22,5 +22,11 @@ from __future__ import annotations
 INTEGER_MAX_POOL_PRODUCERS = frozenset({"QLinearConv"})
 """Behind these ONNX Runtime runs a uint8 MaxPool channels-last, where it is fast."""
 
+FLOAT_ONLY = frozenset({"SpaceToDepth"})
+"""Ops that onnxruntime 1.23, the oldest supported, computes on no 8-bit integers."""
+
 FASTER_IN_FLOAT = "its integer kernel is slower than the float one (measured)"
 """The remark on ops that are computed in float between codes for speed alone."""
+
+NOT_IN_OLDEST = "onnxruntime 1.23 has no integer kernel for it"
+"""The remark on ops that are computed in float between codes to run everywhere."""

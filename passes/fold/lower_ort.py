@@ -8,7 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.fold.builder import CONTRIB, Builder
-from onnxfold.passes.fold.costs import FASTER_IN_FLOAT, INTEGER_MAX_POOL_PRODUCERS
+from onnxfold.passes.fold.costs import (
+    FASTER_IN_FLOAT,
+    FLOAT_ONLY,
+    INTEGER_MAX_POOL_PRODUCERS,
+    NOT_IN_OLDEST,
+)
 from onnxfold.passes.fold.lowering import (
     Binary,
     Clamp,
@@ -227,7 +232,9 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     node, dtype = move.node, _code_dtype(move, build)
     data = build.codes_of(move.reads[0])
     if node.op_type == "MaxPool" and not _next_to_channels_last(data):
-        return [_float_max_pool(node, data, dtype, build)]
+        return [_through_float(node, data, dtype, FASTER_IN_FLOAT, build)]
+    if node.op_type in FLOAT_ONLY:
+        return [_through_float(node, data, dtype, NOT_IN_OLDEST, build)]
     inputs: list[ir.Value | None] = list(node.inputs)
     inputs[0] = data
     for position, array in move.constants.items():
@@ -258,10 +265,13 @@ def _next_to_channels_last(codes: ir.Value) -> bool:
     return producer is not None and producer.op_type in INTEGER_MAX_POOL_PRODUCERS
 
 
-def _float_max_pool(node: ir.Node, codes: ir.Value, dtype: ir.DataType, build: Builder) -> ir.Value:
+def _through_float(
+    node: ir.Node, codes: ir.Value, dtype: ir.DataType, reason: str, build: Builder
+) -> ir.Value:
+    """The op on the codes as real numbers, which all are exact."""
     output = node.outputs[0]
     to_real, to_codes = {"to": int(_FLOAT)}, {"to": int(dtype)}
     real = build.insert("Cast", [codes], output, _FLOAT, attributes=to_real, shape=codes.shape)
-    pooled = build.insert("MaxPool", [real], output, _FLOAT, attributes=node.attributes)
-    build.rewriter.remark(node, FASTER_IN_FLOAT)
-    return build.insert("Cast", [pooled], output, dtype, attributes=to_codes)
+    result = build.insert(node.op_type, [real], output, _FLOAT, attributes=node.attributes)
+    build.rewriter.remark(node, reason)
+    return build.insert("Cast", [result], output, dtype, attributes=to_codes)

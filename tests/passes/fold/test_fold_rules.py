@@ -370,6 +370,27 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
         """,
         {"fold-unfused": 1},
     ),
+    "space_to_depth": (
+        "ort",
+        """
+        agraph (uint8[1,1,2,2] q) => (uint8[1,4,1,1] y)
+<float sx = {0.5}, uint8 zx = {100}>
+{
+  x = DequantizeLinear (q, sx, zx)
+  c = SpaceToDepth <blocksize: int = 2> (x)
+  y = QuantizeLinear (c, sx, zx)
+}
+        """,
+        """
+        agraph (uint8[1,1,2,2] q) => (uint8[1,4,1,1] y)
+{
+   c_cast = Cast <to: int = 1> (q)
+   c_spacetodepth = SpaceToDepth <blocksize: int = 2> (c_cast)
+   y = Cast <to: int = 2> (c_spacetodepth)
+}
+        """,
+        {"fold-move": 1},
+    ),
     "requantize": (
         "ort",
         """
