@@ -9,7 +9,7 @@ import pytest
 
 from onnxfold.passes.evaluate import can_evaluate, evaluate
 from onnxfold.passes.kernels import KERNELS
-from onnxfold.runtime.session import Session
+from onnxfold.runtime.session import Session, version
 
 Array = npt.NDArray[Any]
 
@@ -207,7 +207,14 @@ def test_movement_and_shape_arithmetic(
     assert_as_in_the_runtime(op_type, inputs, attributes)
 
 
-@pytest.mark.parametrize(("sizes", "parts"), [(ints(1, 3), 2), (None, 3)])
+OLD_RUNTIME = pytest.mark.skipif(
+    version().startswith("1.23."), reason="onnxruntime 1.23 refuses a Split into unequal parts"
+)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts"), [(ints(1, 3), 2), (None, 2), pytest.param(None, 3, marks=OLD_RUNTIME)]
+)
 def test_split(sizes: Array | None, parts: int) -> None:
     attributes = {"axis": 2} if sizes is not None else {"axis": 2, "num_outputs": parts}
     inputs: list[Array | None] = [CUBE] if sizes is None else [CUBE, sizes]
