@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -220,9 +221,13 @@ class _Builder:
         after = parse_passes(f"fold-qdq{{target={self._target}}},{TIDY}")
         return (replace(insert, ranges=known), *after)
 
-    def build(self, choice: Choice) -> ir.Model:
-        """The model of ``choice``."""
-        return Pipeline(self.passes(choice)).run(self._optimized.clone()).model
+    def build(self, choice: Choice) -> ir.Model | None:
+        """The model of ``choice``; None where that quantizes nothing."""
+        insert, *after = self.passes(choice)
+        quantized = Pipeline((insert,)).run(self._optimized.clone())
+        if not quantized.modified:
+            return None
+        return Pipeline(tuple(after)).run(quantized.model).model
 
     def _calibrated(self, method: str, needed: Sequence[str]) -> Ranges:
         known = self._ranges.get(method, Ranges({}))
@@ -260,7 +265,8 @@ def _choose(
     def damage(layer: str) -> float:
         others = [name for name in layers if name != layer]
         alone = Choice("", _LINEAR).without(others, f"{layer} alone", "to measure another")
-        return -quick(builder.build(alone)).score
+        quantized = builder.build(alone)
+        return -math.inf if quantized is None else -quick(quantized).score
 
     subject = Subject(
         build=builder.build,

@@ -3,16 +3,21 @@
 The search knows nothing of models: it is given functions that build, judge and time a choice, so
 that it can be tested without either. What it does:
 
-1. Each starting choice is built and judged. One that misses the budget is repaired: the layers
-   that damage the output most, one at a time, go back to float until the budget is met.
-2. What meets the budget is timed, interleaved with the original and the optimized float model.
-3. From the fastest, one class of layers after another is tried in float; it stays there where
-   that is faster.
-4. Nothing is chosen that is slower than the original.
+1. Each starting choice is built and judged; of those that differ in calibration only, the nearest
+   goes on.
+2. Starting from float, each class of layers is quantized alone and timed. Those that gain are
+   quantized together: one more choice, which wins where most classes are slower in integers.
+3. A choice that misses the budget is repaired: the layers that damage the output most go back to
+   float until the budget is met.
+4. What meets the budget is timed, interleaved with the original and the optimized float model.
+5. From the fastest, one class of layers after another that gained nothing alone is tried in float;
+   it stays there where that is faster.
+6. Nothing is chosen that is slower than the original.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -89,16 +94,17 @@ class Subject(Generic[ModelT]):
     """What the search works on.
 
     Attributes:
-        build: Makes the model of a choice.
+        build: Makes the model of a choice; None where that quantizes nothing.
         judge: Its quality.
         clock: Times models interleaved, the original among them; by name.
         layers: The linear layers that can be quantized: node name -> class of layer.
-        damage: How much quantizing one layer alone costs; larger is worse. Asked only on repair.
+        damage: How much quantizing one layer alone costs; larger is worse. Asked only on repair,
+            once a layer.
         original: The model that came in.
         optimized: The float model that competes with the quantized ones.
     """
 
-    build: Callable[[Choice], ModelT]
+    build: Callable[[Choice], ModelT | None]
     judge: Callable[[ModelT], Quality]
     clock: Callable[[Mapping[str, ModelT]], Mapping[str, Latency]]
     layers: Mapping[str, str]
@@ -144,8 +150,15 @@ def search(
         keep_slower: Take the first choice that meets the budget, however slow.
     """
     log = _Log()
-    candidates = [_admit(subject, choice, log) for choice in choices]
-    accepted = _best_of_each_width([each for each in candidates if each is not None], log)
+    subject = replace(subject, damage=functools.cache(subject.damage))
+    starting = [_candidate(subject, choice) for choice in choices]
+    nearest = _best_of_each_width([each for each in starting if each is not None], log)
+    mixed, gaining = (None, frozenset[str]())
+    if nearest and not keep_slower:
+        mixed, gaining = _mixed(subject, nearest[-1].choice, log)
+    tried = [*nearest, mixed] if mixed is not None else nearest
+    repaired = [_repaired(subject, each, log) for each in tried]
+    accepted = [each for each in repaired if each is not None]
     if not accepted:
         return _float_only(subject, log)
     if keep_slower:
@@ -155,7 +168,7 @@ def search(
     for each in accepted:
         log.add(each.choice.name, each.quality, latency[each.choice.name], "measured")
     best = min(accepted, key=lambda each: latency[each.choice.name].relative)
-    best = _refine(subject, best, log)
+    best = _refine(subject, best, gaining, log)
     latency = _time(subject, [best])
     if latency[best.choice.name].relative > latency[FLOAT].relative * _FASTER_BY:
         log.add(best.choice.name, best.quality, latency[best.choice.name], "not faster than float")
@@ -163,22 +176,67 @@ def search(
     return _select(best, latency, log, "chosen")
 
 
-def _admit(subject: Subject[ModelT], choice: Choice, log: _Log) -> _Candidate[ModelT] | None:
-    """The candidate of ``choice``, repaired if it has to be; None where the budget is not met."""
-    candidate = _candidate(subject, choice)
+def _mixed(
+    subject: Subject[ModelT], base: Choice, log: _Log
+) -> tuple[_Candidate[ModelT] | None, frozenset[str]]:
+    """The choice of all classes of layers that gain when quantized alone, and those classes.
+
+    The choice is None where no class gains, or all do: then ``base`` has them all.
+    """
+    kinds = sorted(set(subject.layers.values()))
+    if len(kinds) < 2:
+        return None, frozenset()
+    models: dict[str, ModelT] = {}
+    for kind in kinds:
+        model = subject.build(_only(subject, base, (kind,)))
+        if model is not None:
+            models[f"only {kind}"] = model
+    latency = subject.clock({ORIGINAL: subject.original, FLOAT: subject.optimized, **models})
+    limit = latency[FLOAT].relative * _FASTER_BY
+    gaining = tuple(kind for kind in kinds if _gains(latency.get(f"only {kind}"), limit))
+    for name in models:
+        gains = _gains(latency[name], limit)
+        log.add(name, None, latency[name], "gains" if gains else "no gain over float")
+    if not gaining or len(gaining) == len(models):
+        return None, frozenset(gaining)
+    return _candidate(subject, _only(subject, base, gaining)), frozenset(gaining)
+
+
+def _gains(latency: Latency | None, limit: float) -> bool:
+    return latency is not None and latency.relative < limit
+
+
+def _only(subject: Subject[ModelT], base: Choice, kinds: Sequence[str]) -> Choice:
+    others = [node for node, kind in subject.layers.items() if kind not in kinds]
+    return base.without(others, f"only {', '.join(kinds)}", _FASTER)
+
+
+def _repaired(
+    subject: Subject[ModelT], candidate: _Candidate[ModelT], log: _Log
+) -> _Candidate[ModelT] | None:
+    """``candidate`` within the budget, if need be with its most damaging layers in float.
+
+    None where no repair meets the budget.
+    """
     if candidate.quality.passed:
         return candidate
+    choice = candidate.choice
     log.add(choice.name, candidate.quality, None, "misses the budget")
     layers = [name for name in subject.layers if name not in choice.skip]
-    ranked = sorted(layers, key=subject.damage, reverse=True)
+    ranked = sorted(layers, key=subject.damage, reverse=True) if len(layers) > 1 else layers
     low, high, repaired = 0, len(ranked), None
     # Leaving more of the worst layers in float never hurts: the smallest sufficient number.
     while high - low > 1:
         middle = (low + high) // 2
-        name = f"{choice.name}, {middle} most sensitive layers in float"
-        attempt = _candidate(subject, choice.without(ranked[:middle], name, _SENSITIVE))
-        log.add(name, attempt.quality, None, "repair" if attempt.quality.passed else "not enough")
-        if attempt.quality.passed:
+        count = f"{middle} most sensitive layer{'s' if middle > 1 else ''}"
+        worst = choice.without(ranked[:middle], f"{choice.name}, {count} in float", _SENSITIVE)
+        attempt = _candidate(subject, worst)
+        if attempt is None:
+            high = middle
+            continue
+        passed = attempt.quality.passed
+        log.add(attempt.choice.name, attempt.quality, None, "repair" if passed else "not enough")
+        if passed:
             high, repaired = middle, attempt
         else:
             low = middle
@@ -192,7 +250,7 @@ def _best_of_each_width(
     best: dict[tuple[str, ...], _Candidate[ModelT]] = {}
     for each in candidates:
         rival = best.get(each.choice.op_types)
-        if rival is None or each.quality.score > rival.quality.score:
+        if rival is None or _nearness(each) > _nearness(rival):
             best[each.choice.op_types] = each
     for each in candidates:
         if each is not best[each.choice.op_types]:
@@ -200,8 +258,17 @@ def _best_of_each_width(
     return list(best.values())
 
 
-def _refine(subject: Subject[ModelT], best: _Candidate[ModelT], log: _Log) -> _Candidate[ModelT]:
-    """Put one class of layers after another back into float, where that is faster."""
+def _nearness(candidate: _Candidate[ModelT]) -> tuple[bool, float]:
+    return candidate.quality.passed, candidate.quality.score
+
+
+def _refine(
+    subject: Subject[ModelT], best: _Candidate[ModelT], gaining: frozenset[str], log: _Log
+) -> _Candidate[ModelT]:
+    """Put one class of layers after another back into float, where that is faster.
+
+    Classes that are ``gaining`` alone need no second look.
+    """
     quantized = {
         node: kind for node, kind in subject.layers.items() if node not in best.choice.skip
     }
@@ -209,9 +276,12 @@ def _refine(subject: Subject[ModelT], best: _Candidate[ModelT], log: _Log) -> _C
     if len(kinds) < 2:
         return best
     for kind in kinds:
+        if kind in gaining:
+            continue
         nodes = [node for node, each in quantized.items() if each == kind]
-        attempt = _candidate(subject, best.choice.without(nodes, f"{kind} in float", _FASTER))
-        if not attempt.quality.passed:
+        name = f"{best.choice.name}, {kind} in float"
+        attempt = _candidate(subject, best.choice.without(nodes, name, _FASTER))
+        if attempt is None or not attempt.quality.passed:
             continue
         pair = {best.choice.name: best.model, attempt.choice.name: attempt.model}
         latency = subject.clock({ORIGINAL: subject.original, **pair})
@@ -222,9 +292,10 @@ def _refine(subject: Subject[ModelT], best: _Candidate[ModelT], log: _Log) -> _C
     return best
 
 
-def _candidate(subject: Subject[ModelT], choice: Choice) -> _Candidate[ModelT]:
+def _candidate(subject: Subject[ModelT], choice: Choice) -> _Candidate[ModelT] | None:
+    """``choice``, built and judged; None where it quantizes nothing."""
     model = subject.build(choice)
-    return _Candidate(choice, model, subject.judge(model))
+    return None if model is None else _Candidate(choice, model, subject.judge(model))
 
 
 def _time(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -23,8 +24,10 @@ LINEAR = Choice("linear", ("Conv", "Gemm"))
 Model = frozenset[str]
 
 
-def build(choice: Choice) -> Model:
+def build(choice: Choice) -> Model | None:
     layers = {name for name in LAYERS if name not in choice.skip}
+    if not layers:
+        return None
     return frozenset(layers | ({"Add"} if "Add" in choice.op_types else set()))
 
 
@@ -76,7 +79,7 @@ def test_takes_the_fastest_width() -> None:
 
 
 def test_a_class_of_layers_that_is_slower_in_integers_goes_back_to_float() -> None:
-    selection = search(subject({"body": -6.0, "stem": 2.0}), [LINEAR])
+    selection = search(subject({"body": -6.0, "stem": 2.0, "head": -1.0}), [LINEAR])
     assert selection.model == {"body", "head"}
     assert selection.choice is not None
     assert selection.choice.skip == ("stem",)
@@ -117,7 +120,7 @@ def test_of_two_calibrations_the_nearer_one_is_timed(better: str) -> None:
     choices = [Choice(name, ("Conv",), calibration=name) for name in ("min-max", "percentile")]
     world = subject({"body": -6.0})
     judged: Callable[[Choice], Model] = lambda choice: (  # noqa: E731
-        build(choice) | {choice.calibration}
+        (build(choice) or Model()) | {choice.calibration}
     )
 
     def judge(model: Model) -> Quality:
@@ -125,3 +128,43 @@ def test_of_two_calibrations_the_nearer_one_is_timed(better: str) -> None:
 
     changed = Subject(judged, judge, world.clock, {}, world.damage, world.original, world.optimized)
     assert search(changed, choices).name == better
+
+
+def test_where_most_classes_lose_those_that_gain_alone_are_quantized_together() -> None:
+    """Here even the wide choices with one class taken back are slower than float."""
+    times = {"body": -2.0, "head": -1.0, "stem": 9.0, "Add": 9.0}
+    selection = search(subject(times), [WIDE, LINEAR])
+    assert selection.model == {"body", "head"}
+    assert outcomes(selection)["only Conv, Gemm"] == "chosen"
+    assert outcomes(selection)["only Conv"] == "gains"
+    assert outcomes(selection)["only Conv, 3 input channels"] == "no gain over float"
+
+
+def test_a_mix_that_misses_the_budget_is_repaired() -> None:
+    world = subject({"body": -6.0, "head": -3.0, "stem": 2.0}, {"head": 5.0})
+    assert search(world, [LINEAR]).model == {"body"}
+
+
+def test_a_choice_that_quantizes_nothing_is_no_candidate() -> None:
+    def nothing(choice: Choice) -> Model | None:
+        return None
+
+    world = replace(subject({}), build=nothing)
+    selection = search(world, [WIDE, LINEAR])
+    assert selection.name == FLOAT
+    assert [row["candidate"] for row in selection.decisions] == [FLOAT]
+
+
+def test_only_the_nearest_calibration_is_repaired_and_each_layer_ranked_once() -> None:
+    asked: list[str] = []
+    world = subject({"body": -6.0}, {"head": 5.0})
+
+    def damage(layer: str) -> float:
+        asked.append(layer)
+        return world.damage(layer)
+
+    choices = [replace(LINEAR, name=name, calibration=name) for name in ("min-max", "percentile")]
+    selection = search(replace(world, damage=damage), [WIDE, *choices])
+    assert "head" not in selection.model
+    assert outcomes(selection)["percentile"] == "other calibration is nearer"
+    assert sorted(asked) == sorted(LAYERS)
