@@ -28,7 +28,8 @@ class MinMax:
         """
         if values.size == 0:
             return
-        low, high = float(values.min()), float(values.max())
+        # Adding 0 turns -0.0 into 0.0: else which zero is kept would depend on the order.
+        low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
         # NaN anywhere makes numpy's minimum NaN, which onnxruntime's ReduceMin does not.
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("NaN" if math.isnan(low) else "infinite values")

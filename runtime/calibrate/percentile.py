@@ -10,6 +10,7 @@ were split.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,19 @@ BINS_PER_SIDE = 2048
 _LOG2_BINS = 11
 _MIDDLE = BINS_PER_SIDE - 1
 _MIN_EXPONENT = -120  # the reciprocal of the width must stay a float32
-_CHUNK = 1 << 16  # values at a time, so that the buffers stay in the cache
+_CHUNK = 1 << 15  # values at a time, so that the buffers stay in the cache
+
+
+class _Buffers(threading.local):
+    """What a thread counts in, made once: fresh memory costs more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.scaled: Array = np.empty(_CHUNK, np.float32)
+        self.places: Array = np.empty(_CHUNK, np.int32)
+        self.bins: Array = np.empty(_CHUNK, np.intp)
+
+
+_BUFFERS = _Buffers()
 
 
 @dataclass
@@ -55,16 +68,16 @@ class Histogram:
         self.extremes.merge(fresh)
         self._widen(_exponent_for(max(-fresh.low, fresh.high)))
         per_width = np.float32(math.ldexp(1.0, -self.exponent))
-        scaled = np.empty(min(_CHUNK, flat.size), np.float32)
-        bins = np.empty(scaled.shape, np.intp)
         for start in range(0, flat.size, _CHUNK):
             chunk = flat[start : start + _CHUNK]
-            position, index = scaled[: chunk.size], bins[: chunk.size]
+            scaled = _BUFFERS.scaled[: chunk.size]
+            places, bins = _BUFFERS.places[: chunk.size], _BUFFERS.bins[: chunk.size]
             # Exact, for the factor is a power of two; what underflows belongs in the middle.
-            np.multiply(chunk, per_width, out=position)
-            np.copyto(index, position, casting="unsafe")
-            np.add(index, _MIDDLE, out=index)
-            self.counts += np.bincount(index, minlength=self.counts.size)
+            np.multiply(chunk, per_width, out=scaled)
+            # To int64 by way of int32, which processors convert to several times as fast.
+            np.copyto(places, scaled, casting="unsafe")
+            np.add(places, _MIDDLE, out=bins)
+            self.counts += np.bincount(bins, minlength=self.counts.size)
 
     def merge(self, other: Histogram) -> None:
         """Take in all that ``other`` has seen; bit-identical to one histogram of everything."""

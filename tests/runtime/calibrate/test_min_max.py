@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -45,3 +47,12 @@ def test_what_is_not_finite_is_an_error_wherever_it_is(
     values[position] = value
     with pytest.raises(ValueError, match=word):
         MinMax().update(values)
+
+
+def test_which_zero_is_kept_does_not_depend_on_the_order() -> None:
+    zeros = np.array([0.0, -0.0, 0.0], np.float32)
+    for values in permutations(zeros):
+        seen = MinMax()
+        for value in values:
+            seen.update(np.array([value]))
+        assert math.copysign(1, seen.low) == math.copysign(1, seen.high) == 1

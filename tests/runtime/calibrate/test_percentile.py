@@ -52,6 +52,14 @@ def test_every_value_is_counted_in_its_bin(values: npt.NDArray[Any]) -> None:
     assert np.array_equal(histogram.counts, expected)
 
 
+@pytest.mark.parametrize("size", [32_767, 32_768, 32_769, 100_000])
+def test_large_arrays_are_counted_to_the_last_value(size: int) -> None:
+    values = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    whole, in_parts = _histogram(values), _histogram(*np.array_split(values, 7))
+    assert whole.counts.sum() == size
+    assert np.array_equal(whole.counts, in_parts.counts)
+
+
 def test_the_larger_side_uses_at_least_half_of_its_bins() -> None:
     counts = _histogram(np.linspace(0, 5.0, 100_000, dtype=np.float32)).counts
     assert np.count_nonzero(counts) >= BINS_PER_SIDE // 2
