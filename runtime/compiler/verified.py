@@ -23,6 +23,7 @@ from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.report.report import ModelFacts, PassRow, distinct_islands
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.pass_gate import ContractGate
+from onnxfold.runtime.verify.region_gate import check_integer_contract
 
 GATE_FEEDS = 4
 """Feeds on which each pass is checked; the end-to-end comparison uses all."""
@@ -75,9 +76,11 @@ def run_verified(
         PassError: A pass failed or left an invalid model.
     """
     clock = _PassClock(progress)
-    gate = ContractGate(feeds.first(GATE_FEEDS), budget=budget) if feeds is not None else None
     watchers: list[Instrument] = [*instruments]
-    if gate is not None:
+    gate: ContractGate | None = None
+    if feeds is not None:
+        first = feeds.first(GATE_FEEDS)
+        gate = ContractGate(first, budget=budget, region_check=check_integer_contract)
         watchers.append(gate)
     watchers += [VerifyEach(), clock]
     progress.stage("rewriting", len(passes))

@@ -135,7 +135,13 @@ def _passes(passes: list[dict[str, Any]]) -> list[str]:
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
-    return evidence["verdict"]["status"] if evidence else ""
+    if not evidence:
+        return ""
+    status, regions = evidence["verdict"]["status"], evidence.get("regions")
+    if not regions:
+        return status
+    seen = f"{regions['checked']} of {regions['regions']} regions, {regions['elements']} numbers"
+    return f"{status}; {seen}: {regions['mismatches']} differ, {regions['ties']} more by ties"
 
 
 def _decisions(decisions: list[dict[str, Any]]) -> list[str]:

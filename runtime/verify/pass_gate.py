@@ -27,14 +27,15 @@ from onnxfold.runtime.verify.compare import (
 from onnxfold.runtime.verify.comparer import Comparer
 from onnxfold.runtime.verify.gates import Verdict
 from onnxfold.runtime.verify.metrics import OutputMetrics
+from onnxfold.runtime.verify.region_gate import RegionEvidence
 from onnxfold.runtime.verify.softmax import LogitsSession
 from onnxfold.runtime.verify.structure import flatten_outputs
 
 _CACHE_BYTES = 256 << 20
 
 Outputs: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
-RegionCheck: TypeAlias = Callable[[ir.Model, ir.Model, FeedSource | Sequence[Feed]], Sequence[str]]
-"""Compares (before, after) region by region on feeds, and says what is wrong."""
+RegionCheck: TypeAlias = Callable[[ir.Model, ir.Model, FeedSource | Sequence[Feed]], RegionEvidence]
+"""Compares (before, after) region by region on feeds."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class PassEvidence:
         verdict: Whether the promise was kept.
         samples: Feeds compared.
         seconds: What verifying took.
+        regions: What was seen operator by operator, each fed with the original's tensors; None
+            where that was not looked at.
     """
 
     pass_name: str
@@ -56,6 +59,7 @@ class PassEvidence:
     verdict: Verdict
     samples: int
     seconds: float
+    regions: RegionEvidence | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -66,6 +70,7 @@ class PassEvidence:
             "verdict": self.verdict.to_json(),
             "samples": self.samples,
             "seconds": self.seconds,
+            "regions": None if self.regions is None else self.regions.to_json(),
         }
 
 
@@ -90,8 +95,8 @@ class ContractGate(BaseInstrument):
             budget: For passes with contract APPROXIMATE; the default budget if None.
             cache_bytes: Outputs are kept from one pass to the next up to this size.
             region_check: Held against INTEGER passes as well, operator by operator, fed with the
-                original's tensors (``region_gate.region_differences``): it sees what the end of a
-                deep network hides in its own noise.
+                original's tensors (``region_gate.check_integer_contract``): it sees what the end
+                of a deep network hides in its own noise.
         """
         self.evidence: list[PassEvidence] = []
         self._feeds = feeds
@@ -135,9 +140,11 @@ class ContractGate(BaseInstrument):
                 add_outputs(comparer, old, after.run(sample, feed, labels, softmaxes))
         drift = DriftProbe(before.original or model, self._feeds)
         verdict = judge(comparer, pass_.contract, self._budget, softmaxes, drift)
+        regions = None
         if self._region_check is not None and before.original is not None:
-            reasons = tuple(self._region_check(before.original, model, self._feeds))
-            verdict &= Verdict(not reasons, reasons)
+            with naming(f"after pass {pass_.name}"):
+                regions = self._region_check(before.original, model, self._feeds)
+            verdict &= Verdict(not regions.reasons, regions.reasons)
         self.evidence.append(
             PassEvidence(
                 pass_name=pass_.name,
@@ -146,6 +153,7 @@ class ContractGate(BaseInstrument):
                 verdict=verdict,
                 samples=comparer.samples,
                 seconds=time.perf_counter() - started,
+                regions=regions,
             )
         )
         self._snapshot = after

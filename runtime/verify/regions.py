@@ -1,22 +1,56 @@
-"""Teacher-forced comparison: each folded region alone, fed with the original's tensors."""
+"""Teacher-forced comparison: each rewritten region alone, fed with the original's tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array
-from onnxfold.passes.walk import iterate_graphs, nested_graphs
+from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.walk import iterate_graphs
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
+from onnxfold.runtime.verify.cut import cut_at, keep_outputs, named_values, region_inputs
+from onnxfold.runtime.verify.exact import ExactCodes, ExactRegion
 
 RECODED_SUFFIX = "_u8"
 """A value named so holds, as uint8, the int8 codes of the value without the suffix, plus 128."""
 
 _RECODING_SHIFT = 128
+_STEP_ROUNDING = 1e-3  # a float32 holds 255 steps to 1.5e-5 of one
+_UNKNOWN_BYTES = 1 << 20
+_COMPARABLE = frozenset(
+    {
+        ir.DataType.FLOAT,
+        ir.DataType.FLOAT16,
+        ir.DataType.DOUBLE,
+        ir.DataType.INT8,
+        ir.DataType.UINT8,
+        ir.DataType.INT16,
+        ir.DataType.UINT16,
+        ir.DataType.INT32,
+        ir.DataType.INT64,
+        ir.DataType.BOOL,
+    }
+)
+
+
+@dataclass(frozen=True)
+class RegionBudget:
+    """How much is checked; every region is seen on one feed before any on a second.
+
+    Attributes:
+        feeds: Feeds at most.
+        seconds: No further region is begun after this long.
+        bytes: Tensors at the borders of the regions that are held at one time.
+    """
+
+    feeds: int = 4
+    seconds: float = 20.0
+    bytes: int = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -25,23 +59,43 @@ class RegionResult:
 
     Attributes:
         name: The value the region computes.
+        op_type: The op that computes it.
         elements: How many numbers were compared.
         mismatches: How many differ: codes at all, reals by more than rounding.
         largest: The largest difference: in codes where ``quantized``, else relative to the
             largest real number.
         quantized: Whether the value holds codes, or real numbers dequantized from them.
+        ties: Codes that differ where the exact number lies half-way between them, so that both
+            are correctly rounded; not among the ``mismatches``.
     """
 
     name: str
-    elements: int
-    mismatches: int
-    largest: float
-    quantized: bool
+    op_type: str = ""
+    elements: int = 0
+    mismatches: int = 0
+    largest: float = 0.0
+    quantized: bool = True
+    ties: int = 0
 
     @property
     def rate(self) -> float:
         """Share of mismatching numbers."""
         return self.mismatches / self.elements if self.elements else 0.0
+
+
+@dataclass(frozen=True)
+class RegionSurvey:
+    """What was compared.
+
+    Attributes:
+        results: The regions that were compared, in the order of the model.
+        regions: How many regions the rewriting changed.
+        samples: How many feeds all compared regions saw.
+    """
+
+    results: tuple[RegionResult, ...]
+    regions: int
+    samples: int
 
 
 def check_regions(
@@ -51,12 +105,13 @@ def check_regions(
     *,
     config: SessionConfig = REFERENCE,
     real_tolerance: float = 1e-5,
-) -> tuple[RegionResult, ...]:
-    """Compare every value both models have by name, each region fed with the original's values.
+    budget: RegionBudget | None = None,
+) -> RegionSurvey:
+    """Compare the values both models have by name, each region fed with the original's values.
 
     A region is what lies between one shared value and the shared values nearest upstream, so a
-    difference is charged to the op that makes it and never to what amplifies it. Only the main
-    graph is looked at.
+    difference is charged to the op that makes it and never to what amplifies it. Regions that
+    the rewriting left as they were are not compared, nor is the inside of bodies.
 
     Args:
         before: The original.
@@ -64,156 +119,253 @@ def check_regions(
         feeds: Inputs of the original.
         config: How the regions of ``after`` run; the original always runs as reference.
         real_tolerance: Allowed difference of real numbers, relative to the largest of the tensor.
+        budget: How much to check.
 
     Raises:
         ExecutionError: A model or region does not run.
     """
-    names = _shared_names(before, after)
-    original = Session(_with_outputs(before, sorted(set(names.values()))), REFERENCE)
-    targets = _targets(after, names)
-    steps = {name: _code_step(after, name) for name in targets}
-    totals = {name: RegionResult(name, 0, 0, 0.0, quantized=True) for name in targets}
-    sessions: dict[str, Session] = {}
-    for feed in feeds:
+    budget = budget or RegionBudget()
+    started = time.monotonic()
+    before = before.clone()
+    parse_passes("infer-shapes")[0].run(before)
+    pair = _Pair(before, after, config, real_tolerance)
+    groups: list[_Group] | None = None
+    samples = 0
+    for feed, _ in zip(feeds, range(budget.feeds), strict=False):
+        groups = pair.groups(feed, budget.bytes) if groups is None else groups
+        done = 0
+        for group in groups:
+            if time.monotonic() - started > budget.seconds and (samples or done):
+                break
+            group.compare(feed)
+            done += 1
+        if done < len(groups):
+            break
+        samples += 1
+    results = [result for group in groups or () for result in group.totals.values()]
+    compared = tuple(each for each in results if each.elements)
+    return RegionSurvey(compared, len(pair.targets), samples)
+
+
+class _Pair:
+    """The two models, and which of their values stand for each other."""
+
+    def __init__(
+        self, before: ir.Model, after: ir.Model, config: SessionConfig, real_tolerance: float
+    ) -> None:
+        self.before, self.after = before, after
+        self.config, self.real_tolerance = config, real_tolerance
+        self.old, self.new = named_values(before.graph), named_values(after.graph)
+        self.shared = dict(_shared(self.old, self.new))
+        self.exact = ExactRegion(self.old, before.opset_imports.get("", 1))
+        self.targets = [name for name in self.shared if self._is_changed(name)]
+
+    def groups(self, feed: Mapping[str, Array], most_bytes: int) -> list[_Group]:
+        """The targets, in groups whose tensors fit into ``most_bytes``."""
+        batch = next((len(each) for each in feed.values() if np.ndim(each)), 1)
+        groups: list[list[str]] = [[]]
+        size = 0
+        for name in self.targets:
+            size += 2 * _bytes(self.old[self.shared[name]], batch)
+            if size > most_bytes and groups[-1]:
+                groups.append([])
+                size = 2 * _bytes(self.old[self.shared[name]], batch)
+            groups[-1].append(name)
+        return [_Group(self, tuple(names)) for names in groups if names]
+
+    def _is_changed(self, name: str) -> bool:
+        node = self.new[name].producer()
+        original = self.old[self.shared[name]].producer()
+        if node is None:
+            return False
+        return original is None or not self._same_node(node, original)
+
+    def _same_node(self, node: ir.Node, original: ir.Node) -> bool:
+        if node.op_identifier() != original.op_identifier() or any(iterate_graphs(node)):
+            return False
+        if node.op_identifier() in self.after.functions or len(node.inputs) != len(original.inputs):
+            return False
+        if [each.name for each in node.outputs] != [each.name for each in original.outputs]:
+            return False
+        inputs = zip(node.inputs, original.inputs, strict=True)
+        return _attributes(node) == _attributes(original) and all(
+            self._same_input(mine, theirs) for mine, theirs in inputs
+        )
+
+    def _same_input(self, mine: ir.Value | None, theirs: ir.Value | None) -> bool:
+        if mine is None or theirs is None:
+            return mine is theirs
+        if self.shared.get(mine.name or "") == theirs.name:
+            return True
+        first, second = constant_array(mine), constant_array(theirs)
+        if first is None or second is None:
+            return False
+        return first.dtype == second.dtype and np.array_equal(first, second)
+
+
+@dataclass
+class _Group:
+    """Regions that are compared at one time.
+
+    Attributes:
+        pair: The two models.
+        targets: The values compared.
+        totals: What was found so far.
+    """
+
+    pair: _Pair
+    targets: tuple[str, ...]
+    totals: dict[str, RegionResult] = field(default_factory=dict[str, RegionResult])
+
+    def __post_init__(self) -> None:
+        pair = self.pair
+        self._inputs = region_inputs(pair.after.graph, self.targets, pair.shared)
+        wanted = dict.fromkeys(pair.shared[each] for each in (*sorted(self._inputs), *self.targets))
+        inputs = {each.name for each in pair.before.graph.inputs}
+        self._original = [name for name in wanted if name not in inputs]
+        self._sessions: tuple[Session, Session] | None = None
+        self._outputs: dict[str, str] = {}
+        for name in self.targets:
+            node = pair.new[name].producer()
+            self.totals[name] = RegionResult(name, "" if node is None else node.op_type)
+
+    def compare(self, feed: Mapping[str, Array]) -> None:
+        """Add what ``feed`` shows to the totals."""
+        pair = self.pair
+        if self._sessions is None:
+            original = Session(keep_outputs(pair.before, self._original), REFERENCE)
+        else:
+            original = self._sessions[0]
         values = {**feed, **original.run(feed)}
-        shared = {name: _value(values, name, names) for name in names}
-        for name in targets:
-            if name not in sessions:
-                sessions[name] = Session(_region(after, name, shared), config)
-            session = sessions[name]
-            (got,) = session.run({spec.name: shared[spec.name] for spec in session.inputs}).values()
-            totals[name] = _add(totals[name], shared[name], got, steps[name], real_tolerance)
-    return tuple(totals.values())
+        shared = {
+            name: _value(values[pair.shared[name]], recoded=pair.shared[name] != name)
+            for name in (*self._inputs, *self.targets)
+        }
+        if self._sessions is None:
+            borders = {
+                each: _border(shared[each], pair.old[pair.shared[each]])
+                for each in sorted(self._inputs)
+            }
+            regions, self._outputs = cut_at(pair.after, self.targets, borders)
+            self._sessions = original, Session(regions, pair.config)
+        session = self._sessions[1]
+        results = session.run({spec.name: shared[spec.name] for spec in session.inputs})
+        for name in self.targets:
+            self._add(name, shared[name], results[self._outputs[name]], values)
+
+    def _add(self, name: str, want: Array, got: Array, values: Mapping[str, Array]) -> None:
+        pair, source = self.pair, self.pair.shared[name]
+        step = _code_step(pair.old[source]) or _code_step(pair.new[name])
+        quantized = want.dtype.kind in "iu" or step is not None
+        ties = 0
+        if want.shape != got.shape:
+            largest, mismatches = float("inf"), max(want.size, 1)
+        elif not quantized:
+            largest, wrong = _real_difference(want, got, pair.real_tolerance)
+            mismatches = int(np.count_nonzero(wrong))
+        else:
+            want_codes, got_codes = _codes(want, step), _codes(got, step)
+            difference = np.abs(want_codes - got_codes)
+            wrong = ~(difference <= _STEP_ROUNDING)
+            largest = float(np.max(np.where(wrong, difference, 0), initial=0))
+            mismatches = int(np.count_nonzero(wrong))
+            if mismatches:
+                exact = self._exact(name, values)
+                zero = _zero_point(pair.old[source], source != name) if step is None else 0
+                excused = _ties(exact, want_codes - zero, got_codes - zero) & wrong
+                ties = int(np.count_nonzero(excused))
+                mismatches -= ties
+        known = self.totals[name]
+        self.totals[name] = RegionResult(
+            name=name,
+            op_type=known.op_type,
+            elements=known.elements + want.size,
+            mismatches=known.mismatches + mismatches,
+            largest=max(known.largest, largest),
+            quantized=quantized,
+            ties=known.ties + ties,
+        )
+
+    def _exact(self, name: str, values: Mapping[str, Array]) -> ExactCodes | None:
+        pair = self.pair
+        inputs = region_inputs(pair.after.graph, [name], pair.shared)
+        borders = {pair.shared[each]: values[pair.shared[each]] for each in inputs}
+        return pair.exact.codes(pair.shared[name], borders)
 
 
-def _shared_names(before: ir.Model, after: ir.Model) -> dict[str, str]:
-    """Value names of ``after`` with the name in ``before`` of what they stand for."""
-    known = {value.name: value.dtype for value in _values(before)}
-    shared: dict[str, str] = {}
-    for value in _values(after):
-        name = value.name or ""
+def _shared(old: Mapping[str, ir.Value], new: Mapping[str, ir.Value]) -> Iterator[tuple[str, str]]:
+    """Names in the new model with the name in the old one of what they stand for."""
+    for name, value in new.items():
         source = name.removesuffix(RECODED_SUFFIX)
-        if name in known and _same(known[name], value.dtype):
-            shared[name] = name
-        elif source != name and known.get(source, ir.DataType.FLOAT) in (ir.DataType.INT8, None):
-            shared[name] = source
-    return shared
+        if name in old and _comparable(old[name], value):
+            yield name, name
+        elif source != name and source in old and old[source].dtype == ir.DataType.INT8:
+            yield name, source
 
 
-def _same(first: ir.DataType | None, second: ir.DataType | None) -> bool:
-    return first is None or second is None or first == second
+def _comparable(old: ir.Value, new: ir.Value) -> bool:
+    dtype = old.dtype or new.dtype
+    if dtype not in _COMPARABLE or not isinstance(old.type, ir.TensorType | None):
+        return False
+    return new.dtype is None or new.dtype == dtype
 
 
-def _values(model: ir.Model) -> list[ir.Value]:
-    results = [output for node in model.graph for output in node.outputs]
-    return [*(each for each in model.graph.inputs), *(each for each in results if each.name)]
+def _attributes(node: ir.Node) -> dict[str, bytes]:
+    attributes = node.attributes.items()
+    return {name: ir.to_proto(each).SerializeToString() for name, each in attributes}
 
 
-def _with_outputs(model: ir.Model, names: Sequence[str]) -> onnx.ModelProto:
-    proto = ir.to_proto(model)
-    inputs = {each.name for each in proto.graph.input}
-    present = {each.name for each in proto.graph.output}
-    proto.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in names if name not in present | inputs
-    )
-    return proto
+def _border(array: Array, value: ir.Value) -> ir.TypeAndShape:
+    """Type and shape to feed a value as: a size is fixed where the model says so."""
+    sizes: list[int | None] = [None] * array.ndim
+    if value.shape is not None and len(value.shape) == array.ndim:
+        known = zip(value.shape, array.shape, strict=True)
+        sizes = [size if declared == size else None for declared, size in known]
+    dtype = ir.DataType.from_numpy(array.dtype)
+    return ir.TypeAndShape(ir.TensorType(dtype), ir.Shape(sizes))
 
 
-def _targets(after: ir.Model, names: Mapping[str, str]) -> list[str]:
-    return [
-        output.name
-        for node in after.graph
-        for output in node.outputs
-        if output.name in names and output.name
-    ]
+def _bytes(value: ir.Value, batch: int) -> int:
+    if value.shape is None:
+        return _UNKNOWN_BYTES
+    sizes = [dim if isinstance(dim, int) else batch for dim in value.shape]
+    return int(np.prod(sizes, dtype=np.float64)) * (value.dtype or ir.DataType.FLOAT).bitwidth // 8
 
 
-def _region(after: ir.Model, name: str, borders: Mapping[str, Array]) -> onnx.ModelProto:
-    """The part of ``after`` between ``name`` and the nearest values in ``borders``."""
-    by_name = {output.name: node for node in after.graph for output in node.outputs}
-    nodes: set[ir.Node] = set()
-    inputs: set[str] = set()
-    open_nodes = [by_name[name]]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node in nodes:
-            continue
-        nodes.add(node)
-        for value in _reads(node, after.graph):
-            if value.is_initializer():
-                continue
-            if value.name is not None and value.name in borders:
-                inputs.add(value.name)
-            else:
-                open_nodes.append(by_name[value.name])
-    used = {value.name for node in nodes for value in _reads(node, after.graph)}
-    proto = ir.to_proto(after)
-    kept = {output.name for node in nodes for output in node.outputs if output.name}
-    region = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
-    region.functions.extend(proto.functions)
-    region.graph.name = f"region_{name}"
-    region.graph.node.extend(node for node in proto.graph.node if kept.intersection(node.output))
-    region.graph.initializer.extend(t for t in proto.graph.initializer if t.name in used)
-    for border in sorted(inputs):
-        dtype = ir.DataType.from_numpy(borders[border].dtype)
-        region.graph.input.append(_open_info(border, dtype))
-    region.graph.output.append(onnx.ValueInfoProto(name=name))
-    return region
+def _value(array: Array, *, recoded: bool) -> Array:
+    return (array.astype(np.int16) + _RECODING_SHIFT).astype(np.uint8) if recoded else array
 
 
-def _reads(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
-    """The values of ``graph`` that ``node`` reads, those its bodies capture included."""
-    inner = [
-        value
-        for body in iterate_graphs(node)
-        for each in (body, *nested_graphs(body))
-        for inner_node in each
-        for value in inner_node.inputs
-    ]
-    captured = [each for body in iterate_graphs(node) for each in body.outputs]
-    reads = [*node.inputs, *inner, *captured]
-    return [value for value in reads if value is not None and value.graph is graph]
-
-
-def _open_info(name: str, dtype: ir.DataType) -> onnx.ValueInfoProto:
-    info = onnx.ValueInfoProto(name=name)
-    info.type.tensor_type.elem_type = int(dtype)
-    return info
-
-
-def _value(values: Mapping[str, Array], name: str, names: Mapping[str, str]) -> Array:
-    source = names[name]
-    array = values[source]
-    if source == name:
-        return array
-    return (array.astype(np.int16) + _RECODING_SHIFT).astype(np.uint8)
-
-
-def _code_step(after: ir.Model, name: str) -> float | None:
-    """The real number one code of ``name`` stands for; None where it is not dequantized."""
-    producer = next(each for each in _values(after) if each.name == name).producer()
+def _code_step(value: ir.Value) -> float | None:
+    """The real number one code of ``value`` stands for; None where it is not dequantized."""
+    producer = value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
     scale = constant_array(producer.inputs[1])
     return None if scale is None or scale.size != 1 else float(scale.reshape(()))
 
 
-def _add(
-    total: RegionResult, want: Array, got: Array, step: float | None, real_tolerance: float
-) -> RegionResult:
-    if want.dtype.kind in "iu":
-        step = 1.0
+def _zero_point(value: ir.Value, recoded: bool) -> float:
+    producer = value.producer()
+    inputs: Sequence[ir.Value | None] = () if producer is None else producer.inputs
+    constant = constant_array(inputs[2]) if len(inputs) > 2 else None
+    zero = 0.0 if constant is None or constant.size != 1 else float(constant.reshape(()))
+    return zero + (_RECODING_SHIFT if recoded else 0)
+
+
+def _codes(array: Array, step: float | None) -> Array:
+    return array.astype(np.float64) / (1.0 if step is None else step)
+
+
+def _ties(exact: ExactCodes | None, want: Array, got: Array) -> Array:
+    if exact is None or exact.position.shape != want.shape:
+        return np.zeros(want.shape, np.bool_)
+    return exact.ties(np.rint(want), np.rint(got))
+
+
+def _real_difference(want: Array, got: Array, tolerance: float) -> tuple[float, Array]:
     difference = np.abs(want.astype(np.float64) - got.astype(np.float64))
-    if step is None:
-        difference = difference / (float(np.max(np.abs(want), initial=0)) or 1.0)
-        wrong = ~(difference <= real_tolerance)
-    else:
-        difference = np.rint(difference / step)
-        wrong = ~(difference == 0)
-    return RegionResult(
-        total.name,
-        total.elements + want.size,
-        total.mismatches + int(np.count_nonzero(wrong)),
-        max(total.largest, float(np.max(difference, initial=0))),
-        quantized=step is not None,
-    )
+    difference = difference / (float(np.max(np.abs(want), initial=0)) or 1.0)
+    both = np.asarray(want != want) & np.asarray(got != got)
+    difference = np.where(both | (want == got), 0.0, difference)
+    return float(np.max(difference, initial=0)), ~(difference <= tolerance)

@@ -78,3 +78,13 @@ def test_an_unwritable_place_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot write"):
         write_text(tmp_path / "file" / "report.json", "{}")
+
+
+def test_integer_passes_show_what_was_seen_region_by_region() -> None:
+    regions = {"checked": 7, "regions": 8, "elements": 900, "mismatches": 1, "ties": 20}
+    evidence = {"verdict": {"status": "passed"}, "regions": regions}
+    document = report().to_json()
+    document["passes"][0]["evidence"] = evidence
+    assert "| passed; 7 of 8 regions, 900 numbers: 1 differ, 20 more by ties |" in to_markdown(
+        document
+    )

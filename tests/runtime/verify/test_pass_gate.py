@@ -19,6 +19,7 @@ from onnxfold.passes.rewriter import Rewriter
 from onnxfold.runtime.session import Session
 from onnxfold.runtime.specs import Feed
 from onnxfold.runtime.verify.pass_gate import ContractGate
+from onnxfold.runtime.verify.region_gate import RegionEvidence
 
 RNG = np.random.default_rng(11)
 WEIGHTS: Array = RNG.normal(size=(4, 3)).astype(np.float32)
@@ -202,15 +203,18 @@ def test_integer_passes_are_checked_region_by_region_where_asked() -> None:
         assert tensor.const_value is not None
         return float(tensor.const_value.numpy()[0, 0])
 
-    def check(before: ir.Model, after: ir.Model, feeds: object) -> tuple[str, ...]:
+    def check(before: ir.Model, after: ir.Model, feeds: object) -> RegionEvidence:
         assert feeds is FEEDS
         seen.append((weight(before), weight(after)))
-        return ("region 'z': 2 steps",) if len(seen) > 1 else ()
+        reasons = ("tensor 'z': 2 steps",) if len(seen) > 1 else ()
+        return RegionEvidence(1, 1, 1, 9, len(reasons), 0, 2.0, "z", 0.1, reasons, 0.0)
 
     gate = ContractGate(FEEDS, region_check=check)
     passes = (ExactRescale(1.0), IntegerRescale(1.001), IntegerRescale(1.001))
-    with pytest.raises(NotEquivalentError, match=r"\(integer\): region 'z': 2 steps"):
+    with pytest.raises(NotEquivalentError, match=r"\(integer\): tensor 'z': 2 steps"):
         Pipeline(passes, (gate,)).run(model())
 
+    kept = [each.regions and each.regions.to_json()["mismatches"] for each in gate.evidence]
+    assert kept == [None, 0, 1]
     first = float(WEIGHTS[0, 0])
     np.testing.assert_allclose(seen, [(first, first * 1.001), (first * 1.001, first * 1.001**2)])

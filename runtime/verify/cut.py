@@ -1,0 +1,103 @@
+"""Cuts a model at values: they are fed instead of computed, and whatever is asked for is output."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import onnx_ir as ir
+
+from onnxfold.passes.walk import iterate_graphs, nested_graphs
+
+
+def keep_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """A copy of ``model`` that outputs exactly the values ``names``, without what they don't need.
+
+    Its inputs stay as they are.
+    """
+    copy = model.clone()
+    by_name = named_values(copy.graph)
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(by_name[name] for name in names)
+    _remove_dead(copy.graph)
+    return copy
+
+
+def cut_at(
+    model: ir.Model, targets: Collection[str], borders: Mapping[str, ir.TypeAndShape]
+) -> tuple[ir.Model, dict[str, str]]:
+    """All regions of ``model`` side by side: each of ``targets`` computed from fed ``borders``.
+
+    Args:
+        model: Not modified.
+        targets: Names of computed values of the main graph.
+        borders: Values that are fed wherever something reads them, with type and shape.
+
+    Returns:
+        The model of the regions, and the name of its output for each target.
+    """
+    cut = model.clone()
+    graph = cut.graph
+    by_name = named_values(graph)
+    graph.outputs.clear()
+    for name, known in borders.items():
+        computed = by_name[name]
+        if computed.is_graph_input():
+            continue
+        given = ir.Value(name=name, type=known.type, shape=known.shape)
+        computed.replace_all_uses_with(given, replace_graph_outputs=True)
+        computed.name = _unused(f"{name}_computed", by_name)
+        graph.inputs.append(given)
+    graph.outputs.extend(by_name[name] for name in targets)
+    _remove_dead(graph)
+    for value in [each for each in graph.inputs if not each.uses()]:
+        graph.inputs.remove(value)
+    return cut, {name: by_name[name].name or "" for name in targets}
+
+
+def region_inputs(graph: ir.Graph, targets: Iterable[str], borders: Collection[str]) -> set[str]:
+    """The ``borders`` nearest upstream of ``targets``: what their regions are fed with."""
+    producers = {value.name: node for node in graph for value in node.outputs}
+    found: set[str] = set()
+    seen: set[ir.Node] = set()
+    waiting = [producers[name] for name in targets]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        for value in _reads(node, graph):
+            if value.name in borders:
+                found.add(value.name or "")
+            elif value.name in producers:
+                waiting.append(producers[value.name])
+    return found
+
+
+def named_values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Inputs and computed values of ``graph`` by name."""
+    computed = [value for node in graph for value in node.outputs if value.name]
+    return {value.name or "": value for value in (*graph.inputs, *computed)}
+
+
+def _reads(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    """The values of ``graph`` that ``node`` reads, those its bodies capture included."""
+    bodies = [each for body in iterate_graphs(node) for each in (body, *nested_graphs(body))]
+    inner = [value for body in bodies for each in body for value in each.inputs]
+    captured = [value for body in bodies for value in body.outputs]
+    reads = [*node.inputs, *inner, *captured]
+    return [value for value in reads if value is not None and value.graph is graph]
+
+
+def _remove_dead(graph: ir.Graph) -> None:
+    for node in reversed(tuple(graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in tuple(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
