@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from onnxfold.runtime.specs import Feed
 _SAMPLE_SECONDS = 0.004  # long against the clock's resolution, short against other load
 _SETTLE_SECONDS = 0.002  # ONNX Runtime's threads spin for 1 ms after a run, on someone else's time
 _CONFIDENCE = 0.95
+_BUSY_LOAD = 1.5  # runnable threads per core; this process alone makes one per core
 
 Run = Callable[[], object]
 
@@ -38,6 +40,8 @@ class Timing:
             that comes and goes hits both and cancels. Below 1 is faster.
         relative_low: Lower end of a 95 % confidence interval of that median.
         relative_high: Its upper end: the candidate is faster with confidence where this is below 1.
+        relative_best: The ratio to the first candidate of the fastest turns, one of each feed:
+            what is left of the truth where other load stops single turns.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Timing:
     relative: float
     relative_low: float
     relative_high: float
+    relative_best: float
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -62,6 +67,7 @@ def measure_interleaved(
     rounds: int = 15,
     min_seconds: float = 0.0,
     max_seconds: float = 20.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time sessions against each other.
 
@@ -74,6 +80,8 @@ def measure_interleaved(
         rounds: Turns of each candidate, at least.
         min_seconds: Go on for at least this long.
         max_seconds: Stop after this long (and three rounds), even if rounds are left.
+        clock: Seconds, increasing; ``time.thread_time`` for sessions of one thread does not count
+            what other processes take.
 
     Raises:
         UsageError: There is no session or no feed.
@@ -82,8 +90,8 @@ def measure_interleaved(
     if not sessions or not feeds:
         raise UsageError("timing needs at least one model and one feed")
     prepared = [{name: s.prepare(feed) for name, s in sessions.items()} for feed in feeds]
-    repeats = {name: _repeats(run) for name, run in prepared[0].items()}
-    return measure_runs(prepared, repeats, rounds, min_seconds, max_seconds)
+    repeats = {name: _repeats(run, clock) for name, run in prepared[0].items()}
+    return measure_runs(prepared, repeats, rounds, min_seconds, max_seconds, clock)
 
 
 def measure_runs(
@@ -115,7 +123,19 @@ def measure_runs(
             if enough or (number >= 2 and passed >= max_seconds):
                 break
     first = next(iter(seconds.values()))
-    return {name: _summary(name, taken, first) for name, taken in seconds.items()}
+    feeds = len(prepared)
+    return {name: _summary(name, taken, first, feeds) for name, taken in seconds.items()}
+
+
+def is_machine_busy() -> bool:
+    """Whether so much else runs that threads of one session wait for each other.
+
+    Runs on several threads then take anything between once and ten times their time, some sessions
+    persistently. False where the load is not known.
+    """
+    if not hasattr(os, "getloadavg"):
+        return False
+    return os.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
 
 
 def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
@@ -152,11 +172,11 @@ def _sample(run: Run, repeats: int, clock: Callable[[], float]) -> float:
     return (clock() - start) / repeats
 
 
-def _repeats(run: Run) -> int:
+def _repeats(run: Run, clock: Callable[[], float]) -> int:
     run()
-    start = time.perf_counter()
+    start = clock()
     run()
-    once = time.perf_counter() - start
+    once = clock() - start
     return max(1, math.ceil(_SAMPLE_SECONDS / max(once, 1e-7)))
 
 
@@ -171,7 +191,7 @@ def _no_garbage_collection() -> Generator[None]:
             gc.enable()
 
 
-def _summary(name: str, seconds: Sequence[float], first: Sequence[float]) -> Timing:
+def _summary(name: str, seconds: Sequence[float], first: Sequence[float], feeds: int) -> Timing:
     times = [1e3 * each for each in seconds]
     median = statistics.median(times)
     quartiles = (
@@ -189,4 +209,10 @@ def _summary(name: str, seconds: Sequence[float], first: Sequence[float]) -> Tim
         relative=statistics.median(ratios),
         relative_low=low,
         relative_high=high,
+        relative_best=_best(seconds, feeds) / _best(first, feeds),
     )
+
+
+def _best(seconds: Sequence[float], feeds: int) -> float:
+    """The fastest turns of each feed together; turn i ran feed i modulo ``feeds``."""
+    return sum(min(seconds[feed::feeds]) for feed in range(min(feeds, len(seconds))))

@@ -82,7 +82,7 @@ class Latency:
 
     Attributes:
         median_ms: Median milliseconds of one run.
-        relative: Median of the paired ratios to the original.
+        relative: Ratio to the original, of the fastest turns (``Timing.relative_best``).
     """
 
     median_ms: float
@@ -208,7 +208,8 @@ def _gains(latency: Latency | None, limit: float) -> bool:
 
 def _only(subject: Subject[ModelT], base: Choice, kinds: Sequence[str]) -> Choice:
     others = [node for node, kind in subject.layers.items() if kind not in kinds]
-    return base.without(others, f"only {', '.join(kinds)}", _FASTER)
+    name = f"only {kinds[0]}" if len(kinds) == 1 else f"only the {len(kinds)} classes that gain"
+    return base.without(others, name, _FASTER)
 
 
 def _repaired(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,12 @@ from onnx import numpy_helper
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.session import REFERENCE, Session
-from onnxfold.runtime.timing import measure_interleaved, measure_runs, median_interval
+from onnxfold.runtime.timing import (
+    is_machine_busy,
+    measure_interleaved,
+    measure_runs,
+    median_interval,
+)
 
 
 class Clock:
@@ -49,6 +55,40 @@ def test_ratios_are_paired_so_that_load_cancels() -> None:
     assert timings["slow"].relative == 1.0
     assert timings["fast"].relative == pytest.approx(0.5)
     assert timings["slow"].upper_quartile_ms > 2 * timings["slow"].lower_quartile_ms
+
+
+def test_the_fastest_turns_of_each_feed_see_through_load_that_stops_single_turns() -> None:
+    clock = Clock()
+
+    def runner(name: str, seconds: float) -> Callable[[], object]:
+        run = clock.runner(name, seconds)
+
+        def stopped_now_and_then() -> None:
+            # Most turns of either are stopped, never the last: medians are of no use.
+            clock.load = 20.0 if len(clock.log) * len(name) % 11 else 1.0
+            run()
+
+        return stopped_now_and_then
+
+    runs = [
+        {"slow": runner("slow", 0.02 * size), "faster": runner("faster", 0.01 * size)}
+        for size in (1, 3)
+    ]
+    timings = measure_runs(runs, {"slow": 1, "faster": 1}, 60, 0, 1e9, clock)
+
+    assert timings["faster"].relative_best == pytest.approx(0.5)
+    assert timings["slow"].relative_best == 1.0
+
+
+@pytest.mark.parametrize(("load", "busy"), [(2.9, False), (3.1, True)])
+def test_a_machine_with_more_to_do_than_this_process_is_busy(
+    load: float, busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    assert is_machine_busy() == busy
+    monkeypatch.delattr(os, "getloadavg")
+    assert not is_machine_busy()
 
 
 def test_everyone_takes_every_place() -> None:
