@@ -58,7 +58,8 @@ def pass_class(name: str) -> type[Pass]:
         UsageError: There is no such pass; suggests the nearest name.
     """
     if name not in PASSES:
-        raise UsageError(f"no pass '{name}'{did_you_mean(name, PASSES)}")
+        hint = did_you_mean(name, PASSES) or "; onnxfold opt --list shows them"
+        raise UsageError(f"no pass '{name}'{hint}")
     module, class_name = PASSES[name].split(":")
     return cast(
         "type[Pass]", getattr(importlib.import_module(f"onnxfold.passes.{module}"), class_name)

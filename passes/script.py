@@ -60,7 +60,7 @@ class ScriptReference:
                 return self._function(module)(argument)
         except OnnxfoldError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             place = f"{self.to_text()} failed{self._line(error)}"
             message = " ".join(str(error).split())
             raise UsageError(f"{place}: {type(error).__name__}: {message}") from error
@@ -81,7 +81,7 @@ class ScriptReference:
             raise UsageError(f"{self.path} has no function '{self.function}'{hint}")
         return function
 
-    def _line(self, error: Exception) -> str:
+    def _line(self, error: BaseException) -> str:
         if isinstance(error, SyntaxError):
             return f" in line {error.lineno}"
         frames = traceback.extract_tb(error.__traceback__)

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.array_files import MemoryArray, SampleArray, open_npz
 from onnxfold.runtime.parquet import read_parquet
 from onnxfold.runtime.specs import TensorSpec, one_line
@@ -252,19 +253,20 @@ def _from_function(script: Path, name: str) -> Reader:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"{script} failed: {type(error).__name__}: {one_line(error)}"
         raise UsageError(message) from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise UsageError(f"{script} has no function '{name}'")
+        known = [each for each, value in vars(module).items() if callable(value)]
+        raise UsageError(f"{script} has no function '{name}'{did_you_mean(name, known)}")
 
     def read() -> Iterator[RawFeed]:
         try:
             yield from _mappings(description, cast(Iterable[Any], function()))
         except UsageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"{description} failed: {type(error).__name__}: {one_line(error)}"
             raise UsageError(message) from error
 

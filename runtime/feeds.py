@@ -123,8 +123,9 @@ class FeedSource:
 
     def _checked(self, spec: TensorSpec, raw: Mapping[str, Any], sample: int) -> Any:
         if spec.name not in raw:
-            message = f"input '{spec.name}' ({spec}) has no data"
-            raise self._error(sample, message, spec.name, raw)
+            found = ", ".join(f"'{name}'" for name in raw) or "nothing"
+            message = f"input '{spec.name}' ({spec}) has no data; there is {found}"
+            raise self._error(sample, message)
         value = raw[spec.name]
         if not isinstance(spec.dtype, np.dtype):
             return value

@@ -21,6 +21,7 @@ from onnxfold.passes.serialization import all_tensors, write_model
 from onnxfold.passes.walk import all_graphs
 from onnxfold.runtime.densify import densify
 from onnxfold.runtime.external_data import check_tensors
+from onnxfold.runtime.places import check_kind
 from onnxfold.runtime.specs import ModelLike, describe_model, one_line
 
 _OVERRIDABLE_SINCE = 4  # IR version from which a caller may override an initializer
@@ -69,8 +70,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         UsageError: The place cannot be written.
     """
     target = Path(path)
-    if target.is_dir():
-        raise UsageError(f"cannot write {target}: it is a folder")
+    check_kind(target)
     try:
         # Names of external data are those of the final files: so a folder, not a temporary name.
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:

@@ -132,7 +132,7 @@ def _describe(score: float, metrics: list[OutputMetrics], task: TaskResult | Non
     if rows:
         text += f", top-1 agreement {1 - flips / rows:.2%}"
     if task is not None:
-        text += f", accuracy {task.candidate / task.rows:.2%} of {task.original / task.rows:.2%}"
+        text += f", accuracy {task.candidate / task.rows:.2%} (was {task.original / task.rows:.2%})"
     return text
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from onnxfold.runtime.report.summary import group_islands, state
+
 _MAX_ISLANDS = 50
+_MAX_PASS = 100
 
 
 def to_markdown(report: dict[str, Any]) -> str:
     """Render a report (as ``Report.to_json`` gives it) as a Markdown document."""
     verdict = report["verdict"]
     lines = [
-        f"# onnxfold {report['command']}: {'passed' if verdict['passed'] else 'FAILED'}",
+        f"# onnxfold {report['command']}: {state(report)}",
         "",
         *(f"- {escape(reason)}" for reason in verdict["reasons"]),
         *_models(report),
@@ -52,9 +55,20 @@ def _models(report: dict[str, Any]) -> list[str]:
         integer = f"{census.get('integer_share', 0.0):.1%}"
         nodes = sum(census.get("ops", {}).values())
         rows.append(
-            (role, facts["path"] or "(in memory)", facts["bytes"], nodes, integer, facts["sha256"])
+            (
+                role,
+                facts["path"] or "(in memory)",
+                f"{facts['bytes']:,}",
+                nodes,
+                integer,
+                facts["sha256"],
+            )
         )
-    return ["## Models", "", *table(("", "path", "bytes", "nodes", "integer MACs", "sha256"), rows)]
+    return [
+        "## Models",
+        "",
+        *table(("", "path", "bytes", "nodes", "MACs in integers", "sha256"), rows),
+    ]
 
 
 def _latency(latency: dict[str, Any]) -> list[str]:
@@ -64,7 +78,7 @@ def _latency(latency: dict[str, Any]) -> list[str]:
         (name, f"{row['median_ms']:.3f}", f"{row['relative']:.3f}")
         for name, row in latency["models"].items()
     ]
-    note = "Measured interleaved; the ratio is the median of paired ratios."
+    note = "Measured interleaved; the ratio is of paired runs, not of the medians."
     header = ("model", "median ms", "of the original")
     return ["## Latency", "", note, "", *table(header, rows)]
 
@@ -121,17 +135,30 @@ def _number(value: float | str | None, form: str) -> str:
 def _passes(passes: list[dict[str, Any]]) -> list[str]:
     if not passes:
         return []
+    changed = [row for row in passes if row["modified"]]
     rows = [
         (
-            row["pass"],
+            _short(row["pass"]),
             row["contract"],
-            ", ".join(f"{rule} x{count}" for rule, count in row["rules"].items()) or "no change",
+            ", ".join(f"{rule} x{count}" for rule, count in row["rules"].items()),
             f"{row['seconds']:.3f}",
             _evidence(row["evidence"]),
         )
-        for row in passes
+        for row in changed
     ]
-    return ["## Passes", "", *table(("pass", "contract", "rewrites", "seconds", "gate"), rows)]
+    idle = sorted({_name(row) for row in passes} - {_name(row) for row in changed})
+    note = [f"Without effect: {escape(', '.join(idle))}.", ""] if idle else []
+    lines = table(("pass", "contract", "rewrites", "seconds", "gate"), rows) if rows else []
+    return ["## Passes", "", *lines, *note]
+
+
+def _name(row: dict[str, Any]) -> str:
+    return row["pass"].split("{")[0]
+
+
+def _short(text: str) -> str:
+    """A pass with its options, unless these are a page of calibration ranges."""
+    return text if len(text) <= _MAX_PASS else f"{text.split('{')[0]}{{...}}"
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
@@ -162,20 +189,31 @@ def _decisions(decisions: list[dict[str, Any]]) -> list[str]:
 
 
 def _islands(islands: list[dict[str, str]]) -> list[str]:
-    if not islands:
+    groups = group_islands(islands)
+    if not groups:
         return []
     rows = [
-        (row["node"], row["op_type"], row["reason"], row["advice"])
-        for row in islands[:_MAX_ISLANDS]
+        (group.op_type, ", ".join(group.shown_nodes()), group.reason, group.advice)
+        for group in groups[:_MAX_ISLANDS]
     ]
-    more = len(islands) - len(rows)
-    note = [f"... and {more} more, in report.json.", ""] if more else []
-    header = ("node", "operator", "reason", "what would change it")
-    return ["## Left in float", "", *table(header, rows), *note]
+    more = len(groups) - len(rows)
+    note = [f"... and {more} more reasons, in report.json.", ""] if more else []
+    header = ("operator", "nodes", "reason", "what would change it")
+    return [f"## Left in float: {len(islands)}", "", *table(header, rows), *note]
 
 
 def _versions(report: dict[str, Any]) -> list[str]:
-    data = report["data"]
-    samples = f"Data: {escape(data.get('description', ''))}." if data else ""
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    return ["## Made with", "", versions, "", samples]
+    return ["## Made with", "", versions, "", *_data(report["data"])]
+
+
+def _data(data: dict[str, Any]) -> list[str]:
+    if not data:
+        return []
+    count, sha256 = data.get("count"), data.get("sha256")
+    facts = [
+        escape(data.get("description", "")),
+        *([f"{count} feeds"] if count is not None else []),
+        *([f"sha256 {sha256}"] if sha256 else []),
+    ]
+    return [f"Data: {', '.join(facts)}."]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxfold.passes.errors import UsageError
+from onnxfold.runtime.places import check_kind
 from onnxfold.runtime.report.markdown import to_markdown
 
 
@@ -28,12 +29,13 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UsageError: The place is not writable.
     """
+    check_kind(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        # A folder takes what is left of a write that failed with it.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            whole.write_text(text, encoding="utf-8")
+            os.replace(whole, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}; choose another place") from error

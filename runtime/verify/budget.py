@@ -56,7 +56,8 @@ class Budget:
             name, _, value = part.rpartition("=")
             field = _LIMITS.get(name.strip() or "flips")
             if field is None:
-                raise UsageError(f"budget: no limit '{name}'{did_you_mean(name, _LIMITS)}")
+                hint = did_you_mean(name, _LIMITS) or f"; there are {', '.join(_LIMITS)}"
+                raise UsageError(f"budget: no limit '{name}'{hint}")
             limits[field] = _limit(part, value)
         if not 0 <= limits.get("max_flip_rate", 0) <= 1 or limits.get("cosine", 0) > 1:
             raise UsageError(f"budget {text}: rates and cosines lie between 0 and 1")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +18,7 @@ from onnxfold.passes.suggest import did_you_mean
 
 _INTERNAL_ERROR = 4
 _INTERRUPTED = 130
+_BROKEN_PIPE = 141
 
 _EXIT_CODES = (
     "exit codes: 0 pass, 1 not equivalent, 2 usage, 3 invalid or hostile model, "
@@ -53,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print_error("interrupted; nothing was written")
+        print_error("interrupted; no half-written file is left")
         return _INTERRUPTED
     except BrokenPipeError:
-        return 0
+        # Whoever read stdout has gone: nothing must be flushed into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except Exception as error:
         if debug:
             raise
@@ -69,14 +75,31 @@ def _run(words: list[str]) -> int:
     if first is not None and first not in _COMMANDS:
         raise UsageError(f"no command '{first}'{did_you_mean(first, _COMMANDS)}")
     parser = build_parser()
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise UsageError(_unknown(unknown[0], options.command))
     if options.command is None:
         parser.print_help()
         return UsageError.exit_code
+    # Errors arrive as exceptions, in one line; onnx_ir also logs them.
+    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     # Imported late, so that --help and usage errors answer at once.
     from onnxfold import commands
 
     return getattr(commands, options.command)(options)
+
+
+def _unknown(word: str, command: str | None) -> str:
+    prog = f"onnxfold {command}" if command else "onnxfold"
+    if not word.startswith("-"):
+        return f"one argument too many: '{word}' (see {prog} --help)"
+    known = ["--help", "--version"]
+    if command is not None:
+        probe = argparse.ArgumentParser()
+        _configure(probe, command)
+        known = re.findall(r"--[a-z-]+", probe.format_usage())
+    name = word.partition("=")[0]
+    return f"no option '{name}'{did_you_mean(name, known)} (see {prog} --help)"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,13 +111,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"onnxfold {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (summary, configure) in _COMMANDS.items():
+    for name, (summary, _) in _COMMANDS.items():
         command = subparsers.add_parser(name, help=summary, description=summary, epilog=_EXIT_CODES)
-        configure(command)
-        command.add_argument("--json", action="store_true", help="print the report as JSON")
-        command.add_argument("--debug", action="store_true", help="show tracebacks")
-        command.add_argument("--quiet", action="store_true", help="no progress bars")
+        _configure(command, name)
     return parser
+
+
+def _configure(parser: argparse.ArgumentParser, command: str) -> None:
+    _, configure = _COMMANDS[command]
+    configure(parser)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _model(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,9 @@ from onnxfold.passes.spec import option_summary
 from onnxfold.runtime.compiler.verified import weakest_contract
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.loading import load_model
+from onnxfold.runtime.places import check_file, check_folder
 from onnxfold.runtime.report.markdown import comparison_to_markdown
+from onnxfold.runtime.report.summary import group_islands, passes_that_changed, summary
 from onnxfold.runtime.report.write import write_text
 from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.compare import Comparison, compare_models
@@ -33,7 +35,7 @@ _MAX_ROWS = 20
 
 def compile(options: argparse.Namespace) -> int:
     """``onnxfold compile``."""
-    _refuse_overwriting(options.output, options.model)
+    _check_places(options)
     with ProgressBars(enabled=not options.quiet) as progress:
         outcome = api.compile(
             options.model,
@@ -52,7 +54,7 @@ def compile(options: argparse.Namespace) -> int:
 
 def fold(options: argparse.Namespace) -> int:
     """``onnxfold fold``."""
-    _refuse_overwriting(options.output, options.model)
+    _check_places(options)
     with ProgressBars(enabled=not options.quiet) as progress:
         outcome = api.fold(
             options.model, target=options.target, data=options.data, progress=progress
@@ -62,7 +64,7 @@ def fold(options: argparse.Namespace) -> int:
 
 def optimize(options: argparse.Namespace) -> int:
     """``onnxfold optimize``."""
-    _refuse_overwriting(options.output, options.model)
+    _check_places(options)
     with ProgressBars(enabled=not options.quiet) as progress:
         outcome = api.optimize(options.model, data=options.data, progress=progress)
     return _finish(options, outcome)
@@ -72,13 +74,15 @@ def opt(options: argparse.Namespace) -> int:
     """``onnxfold opt``."""
     if options.list:
         return _list_passes(as_json=options.json)
-    if options.model is None or options.passes is None:
+    if options.model is None or not options.passes:
         raise UsageError('opt needs a MODEL and --passes "..." (--list shows the passes)')
     if options.bisect:
         return _bisect(options)
     if options.output is None:
         raise UsageError("opt needs -o OUT")
-    _refuse_overwriting(options.output, options.model)
+    if options.max_rewrites is not None and options.max_rewrites < 0:
+        raise UsageError(f"--max-rewrites is {options.max_rewrites}; it must be at least 0")
+    _check_places(options)
     with ProgressBars(enabled=not options.quiet) as progress:
         outcome = api.run_passes(
             options.model,
@@ -93,6 +97,7 @@ def opt(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """``onnxfold verify``."""
+    _check_places(options)
     with ProgressBars(enabled=not options.quiet) as progress:
         comparison = api.verify(
             options.reference,
@@ -118,7 +123,9 @@ def verify(options: argparse.Namespace) -> int:
 
 def explain(options: argparse.Namespace) -> int:
     """``onnxfold explain``."""
-    explanation = api.explain(options.model, data=options.data)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        progress.stage("running the model")
+        explanation = api.explain(options.model, data=options.data)
     if options.json:
         print_json(explanation.to_json())
         return 0
@@ -128,22 +135,23 @@ def explain(options: argparse.Namespace) -> int:
         f"({census.parameter_bytes:,} bytes), {census.macs:,} multiply-accumulates, "
         f"{census.integer_share:.1%} of them on integers"
     )
-    print_table("operators", ("operator", "count"), census.ops.items())
+    print_table("operators", ("operator", "count"), census.ops.items(), numbers=(1,))
     total = sum(cost.microseconds * cost.calls for cost in explanation.costs) or 1.0
     shown = explanation.costs[:_MAX_ROWS]
     print_table(
-        f"where the time goes (the first {len(shown)} of {len(explanation.costs)} nodes run)",
-        ("node", "operator", "microseconds", "share"),
+        f"where the time goes ({len(shown)} of {len(explanation.costs)} nodes, as optimized by "
+        "ONNX Runtime)",
+        ("operator", "microseconds", "share", "node"),
         (
             (
-                cost.node,
                 cost.op_type,
                 f"{cost.microseconds * cost.calls:.1f}",
                 f"{cost.microseconds * cost.calls / total:.1%}",
+                cost.node,
             )
             for cost in shown
         ),
-        numeric_from=2,
+        numbers=(1, 2),
     )
     _print_islands([vars(island) for island in explanation.islands])
     return 0
@@ -164,41 +172,36 @@ def _finish(options: argparse.Namespace, outcome: api.Outcome) -> int:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    changed = [row for row in report["passes"] if row["modified"]]
-    rows = [
-        (
-            row["pass"].split("{")[0],
-            row["contract"],
-            sum(row["rules"].values()),
-            f"{row['seconds']:.2f}",
-            row["evidence"].get("verdict", {}).get("status", "structure only"),
-        )
-        for row in changed
-    ]
-    unchanged = len(report["passes"]) - len(changed)
-    title = f"passes that changed something ({unchanged} changed nothing)"
-    print_table(title, ("pass", "contract", "rewrites", "seconds", "gate"), rows, numeric_from=2)
+    _print_passes(report["passes"])
     if report["decisions"]:
         _print_decisions(report["decisions"])
     _print_islands(report["islands"])
     if report["equivalence"]:
         _print_outputs(report["equivalence"]["deployment"], report["equivalence"]["samples"])
-    source, result = report["source"], report["result"]
-    print_line(f"size: {source['bytes']:,} -> {result['bytes']:,} bytes")
-    print_line(f"integer MACs: {result['census']['integer_share']:.1%}")
-    verdict = report["verdict"]
-    state = "passed" if verdict["passed"] else "inconclusive"
-    print_line(f"{state}: {result['path']}")
-    for reason in verdict["reasons"]:
-        print_line(f"  {reason}")
-    if report["data"].get("generated"):
-        print_line("  inputs were generated: give --data for evidence on your own")
+    for line in summary(report):
+        print_line(line)
+
+
+def _print_passes(passes: list[dict[str, Any]]) -> None:
+    rows = passes_that_changed(passes)
+    if not rows:
+        print_line("no pass changed anything")
+        return
+    print_table(
+        "passes that changed something",
+        ("pass", "contract", "rewrites", "seconds", "gate"),
+        (
+            (row.name, row.contract, row.rewrites, f"{row.seconds:.2f}", row.status or "structure")
+            for row in rows
+        ),
+        numbers=(2, 3),
+    )
 
 
 def _print_decisions(decisions: list[dict[str, Any]]) -> None:
     print_table(
         "what was measured and chosen",
-        ("candidate", "median ms", "of the original", "quality", "outcome"),
+        ("candidate", "median ms", "of original", "quality", "outcome"),
         (
             (
                 row["candidate"],
@@ -209,19 +212,24 @@ def _print_decisions(decisions: list[dict[str, Any]]) -> None:
             )
             for row in decisions
         ),
+        numbers=(1, 2),
     )
 
 
 def _print_islands(islands: list[dict[str, Any]]) -> None:
-    if not islands:
+    """A list, not a table: names of nodes and tensors are often as wide as a terminal."""
+    groups = group_islands(islands)
+    if not groups:
         return
-    shown = islands[:_MAX_ROWS]
-    print_table(
-        f"left in float ({len(shown)} of {len(islands)})",
-        ("node", "operator", "reason", "what would change it"),
-        ((row["node"], row["op_type"], row["reason"], row["advice"]) for row in shown),
-        numeric_from=9,
-    )
+    print_line(f"left in float: {len(islands)}")
+    for group in groups[:_MAX_ROWS]:
+        advice = f" ({group.advice})" if group.advice else ""
+        print_line(f"  {group.op_type}: {group.reason}{advice}")
+        for name in group.shown_nodes():
+            print_line(f"    {name}")
+    if len(groups) > _MAX_ROWS:
+        print_line(f"  ... and {len(groups) - _MAX_ROWS} more reasons: --report or --json has all")
+    print_line("")
 
 
 def _print_comparison(comparison: Comparison) -> None:
@@ -237,18 +245,19 @@ def _print_outputs(outputs: list[dict[str, Any]], samples: int) -> None:
         (
             (
                 row["name"],
-                _short(row["sqnr_db"]),
-                _short(row["cosine"]),
-                _short(row["max_abs_diff"]),
+                _rounded(row["sqnr_db"], ".1f"),
+                _rounded(row["cosine"], ".6f"),
+                _rounded(row["max_abs_diff"], ".3g"),
                 f"{row['flips']} of {row['rows']}" if row["rows"] else "",
             )
             for row in outputs
         ),
+        numbers=(1, 2, 3, 4),
     )
 
 
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.6g}"
+def _rounded(value: float | str, form: str) -> str:
+    return value if isinstance(value, str) else format(value, form)
 
 
 def _instruments(options: argparse.Namespace) -> list[Instrument]:
@@ -268,9 +277,11 @@ def _bisect(options: argparse.Namespace) -> int:
     passes = parse_passes(options.passes)
     feeds = open_feeds(options.data, input_specs(model))
     contract = weakest_contract(passes)
-    culprit = bisect_rewrites(
-        passes, model, lambda each: compare_models(model, each, feeds, contract).verdict.passed
-    )
+    with ProgressBars(enabled=not options.quiet) as progress:
+        progress.stage("bisecting")
+        culprit = bisect_rewrites(
+            passes, model, lambda each: compare_models(model, each, feeds, contract).verdict.passed
+        )
     if culprit is None:
         print_json({"culprit": None}) if options.json else print_line("no rewrite breaks the model")
         return 0
@@ -295,13 +306,22 @@ def _list_passes(*, as_json: bool) -> int:
         "passes",
         ("pass", "what it does", "options"),
         ((name, text.split("\n")[0], ", ".join(options)) for name, text, options in rows),
-        numeric_from=9,
     )
     return 0
 
 
-def _refuse_overwriting(output: Path, model: Path) -> None:
-    if output.resolve() == model.resolve():
-        raise UsageError(f"{output} is the input: models are never overwritten, name another file")
-    if not output.parent.is_dir():
-        raise UsageError(f"cannot write {output}: no folder {output.parent}")
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuse, before the work, to write where it will not do or where an input lies."""
+    named = vars(options)
+    files = [path for path in (named.get("output"), named.get("save_plan")) if path is not None]
+    folders = [named.get("report"), named.get("dump"), named.get("reproducer")]
+    script = str(named.get("data") or "").rpartition(":")[0]
+    inputs = [named.get("model"), named.get("data"), named.get("plan"), script]
+    taken = {Path(each).resolve() for each in inputs if each}
+    for path in files:
+        if path.resolve() in taken:
+            raise UsageError(f"{path} is the input: inputs are never overwritten, name another")
+        check_file(path)
+    for folder in folders:
+        if folder is not None:
+            check_folder(folder)

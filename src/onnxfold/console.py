@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+_PIPED_WIDTH = 160
 
 
 def print_json(value: Any) -> None:
@@ -38,7 +41,11 @@ def print_error(text: str) -> None:
 
 
 def print_table(
-    title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, numeric_from: int = 1
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numbers: Collection[int] = (),
 ) -> None:
     """A table on stdout.
 
@@ -46,21 +53,29 @@ def print_table(
         title: Stands above it.
         header: Column titles.
         rows: Cells; shown as text, never read as markup.
-        numeric_from: The first column that is aligned to the right.
+        numbers: The columns that are aligned to the right, counted from 0.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for index, name in enumerate(header):
-        justify = "right" if index >= numeric_from else "left"
+        justify = "right" if index in numbers else "left"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     # Piped output has no width of its own: a narrow default would fold every name.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(table)
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    with console.capture() as capture:
+        console.print(Text(title, style="bold"))
+        console.print(table)
+    # The box pads every line, and begins with an empty one.
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    sys.stdout.write("\n".join([lines[0], *lines[2:]]) + "\n")
 
 
 class ProgressBars(AbstractContextManager["ProgressBars"]):
-    """Shows the stages of long work on stderr; silent where stderr is no terminal."""
+    """Shows the stages of long work on stderr; silent where stderr is no terminal.
+
+    What a user's own script prints meanwhile goes to stderr: stdout is for results.
+    """
 
     def __init__(self, *, enabled: bool = True) -> None:
         console = Console(stderr=True)
@@ -74,9 +89,11 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
             disable=not (enabled and console.is_terminal),
             transient=True,
         )
+        self._redirection = redirect_stdout(sys.stderr)
         self._task: Any = None
 
     def __enter__(self) -> ProgressBars:
+        self._redirection.__enter__()
         self._bars.start()
         return self
 
@@ -87,6 +104,7 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
+        self._redirection.__exit__(kind, error, trace)
 
     def stage(self, name: str, total: int | None = None) -> None:
         """A stage begins; the one before it is complete."""

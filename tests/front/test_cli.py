@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +170,16 @@ def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None
         (("compile", "{net}", "-o", "{out}", "--data", "{good}", "--budget", "much"), 2, "budget"),
         (("compile", "{net}", "-o", "{out}", "--data", "{good}", "--plan", "{net}"), 2, "plan"),
         (("fold", "{net}", "-o", "{out}", "--target", "tpu"), 2, "tpu"),
+        (("optimize", "{net}", "-o", "{out}", "--dta", "x"), 2, "did you mean '--data'?"),
+        (("optimize", "{net}", "again", "-o", "{out}"), 2, "too many: 'again'"),
+        (("optimize", "{net}", "-o", "/dev/null"), 2, "not a regular file"),
+        (("optimize", "{net}", "-o", "{good}", "--data", "{good}"), 2, "is the input"),
+        (("optimize", "{net}", "-o", "{out}", "--report", "{net}"), 2, "is not a folder"),
+        (("opt", "{net}", "-o", "{out}", "--passes", ""), 2, "--passes"),
+        (("opt", "{net}", "-o", "{out}", "--passes", "xyz"), 2, "opt --list"),
+        (("opt", "{net}", "-o", "{out}", "--passes", "{sg}:leaves}"), 2, "SystemExit: 7"),
+        (("optimize", "{net}", "-o", "{out}", "--data", "{script}:leaves"), 2, "SystemExit: 7"),
+        (("optimize", "{net}", "-o", "{out}", "--data", "{script}:leave"), 2, "mean 'leaves'?"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -180,16 +192,25 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     write_bad_files(net, tmp_path)
     out = tmp_path / "out.onnx"
-    places = {"net": net, "dir": tmp_path, "out": out, "good": tmp_path / "good.npz"}
+    script = tmp_path / "user.py"
+    places = {
+        "net": net,
+        "dir": tmp_path,
+        "out": out,
+        "good": tmp_path / "good.npz",
+        "script": script,
+        "sg": f"surgeon{{script={script}",
+    }
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     got, _, err = run(capsys, *(fill(word, places) for word in words))
     assert got == code
     assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert not out.exists()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def fill(word: str, places: dict[str, Path]) -> str:
+def fill(word: str, places: Mapping[str, object]) -> str:
     for name, path in places.items():
         word = word.replace(f"{{{name}}}", str(path))
     return word
@@ -208,6 +229,68 @@ def write_bad_files(net: Path, folder: Path) -> None:
     np.savez(folder / "nan.npz", x=good * np.nan)
     np.savez(folder / "name.npz", z=good)
     np.savez(folder / "shape.npz", x=np.ones((4, 5), np.float32))
+    (folder / "user.py").write_text("def leaves(*graph):\n    raise SystemExit(7)\n")
+
+
+def test_an_unusable_report_folder_is_found_before_the_work(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The model does not even load: the folder is looked at first.
+    (tmp_path / "text.onnx").write_text("this is not a model")
+    words = ("optimize", tmp_path / "text.onnx", "-o", tmp_path / "out.onnx", "--report", net)
+    assert run(capsys, *words)[0] == 2
+
+
+def test_what_a_script_prints_does_not_get_into_the_json(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "loud.py"
+    script.write_text("def loud(graph):\n    print('hello')\n    graph.nodes[-1].name = 'new'\n")
+    words = (
+        "opt",
+        net,
+        "-o",
+        tmp_path / "out.onnx",
+        "--passes",
+        f"surgeon{{script={script}:loud}}",
+    )
+    code, out, err = run(capsys, *words, "--json")
+    assert (code, err) == (0, "hello\n")
+    assert json.loads(out)["verdict"]["passed"]
+
+
+def test_a_script_that_breaks_the_graph_is_one_line(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "cut.py"
+    script.write_text("def cut(graph):\n    graph.nodes[1].inputs[0].inputs.clear()\n")
+    words = ("opt", net, "-o", tmp_path / "out.onnx", "--passes", f"surgeon{{script={script}:cut}}")
+    code, _, err = run(capsys, *words)
+    assert code == 4
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "stop.py"
+    script.write_text("def stop():\n    raise KeyboardInterrupt\n    yield\n")
+    words = ("optimize", net, "-o", tmp_path / "out.onnx", "--data", f"{script}:stop")
+    code, _, err = run(capsys, *words)
+    assert (code, err.count("\n")) == (130, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "stop.py"}
+
+
+def test_a_reader_that_leaves_early_is_no_crash(net: Path) -> None:
+    command = f'"{sys.executable}" -m onnxfold explain "{net}" --json | head -c 1'
+    done = subprocess.run(command, shell=True, check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+def test_tables_have_no_trailing_blanks(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = run(capsys, "optimize", net, "-o", tmp_path / "out.onnx")
+    assert out.startswith("passes that changed something\n pass ")
+    assert all(line == line.rstrip() for line in out.splitlines())
 
 
 def test_debug_shows_the_traceback(net: Path, tmp_path: Path) -> None:

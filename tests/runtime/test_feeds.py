@@ -217,9 +217,9 @@ def test_bad_sample_is_numbered() -> None:
         list(open_feeds(feeds, [X]))
 
 
-def test_missing_input_suggests_the_nearest_name() -> None:
+def test_missing_input_says_what_there_is() -> None:
     inputs = [TensorSpec("images", FLOAT, ("N", 2))]
-    with pytest.raises(UsageError, match=r"'images' \(.*\) has no data; did you mean 'image'"):
+    with pytest.raises(UsageError, match=r"'images' \(.*\) has no data; there is 'image'"):
         list(open_feeds({"image": DATA}, inputs))
 
 

@@ -46,7 +46,7 @@ def test_every_part_of_the_report_is_rendered() -> None:
     for heading in ("Models", "Latency", "Passes", "What was measured", "Left in float"):
         assert f"## {heading}" in text
     assert "| fold-qdq | integer | conv x2 | 0.500 |  |" in text
-    assert "| infer-shapes | exact | no change |" in text
+    assert "Without effect: infer-shapes." in text
     assert "25.0%" in text
 
 
@@ -55,6 +55,27 @@ def test_names_from_the_model_cannot_act_as_markup() -> None:
     assert "a\\|b&lt;script>" in text
     assert "<script>" not in text
     assert escape("a\nb `c` [d](e)") == "a b \\`c\\` \\[d\\](e)"
+
+
+def test_a_page_of_options_is_left_to_the_json() -> None:
+    document = report().to_json()
+    document["passes"][0]["pass"] = f"insert-qdq{{ranges={'x' * 200}}}"
+    text = to_markdown(document)
+    assert "| insert-qdq{...} | integer |" in text
+    assert "xxx" not in text
+
+
+def test_the_data_are_named_and_counted() -> None:
+    document = report().to_json()
+    document["data"] = {"description": "d.npz", "count": 12, "sha256": "ab"}
+    assert to_markdown(document).endswith("Data: d.npz, 12 feeds, sha256 ab.\n")
+
+
+def test_the_title_says_what_the_evidence_is_worth() -> None:
+    document = report().to_json()
+    assert to_markdown(document).startswith("# onnxfold compile: numbers not checked\n")
+    document["verdict"]["passed"] = False
+    assert to_markdown(document).startswith("# onnxfold compile: inconclusive\n")
 
 
 def test_a_table_ends_with_an_empty_line() -> None:
@@ -72,6 +93,13 @@ def test_reports_are_written_whole(tmp_path: Path) -> None:
         "report.json",
         "report.md",
     ]
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        write_text(tmp_path / "report.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_an_unwritable_place_is_a_usage_error(tmp_path: Path) -> None:

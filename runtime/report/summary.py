@@ -1,0 +1,127 @@
+"""What a report comes down to, for people: repetition taken out, the figures that decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_SHOWN_NODES = 3
+
+
+@dataclass(frozen=True)
+class PassSummary:
+    """All runs of one pass together.
+
+    Attributes:
+        name: The pass, without its options.
+        contract: What it promises.
+        rewrites: How many, in all runs.
+        seconds: How long it took, in all runs.
+        status: What its gate said; empty where only the structure was checked.
+    """
+
+    name: str
+    contract: str
+    rewrites: int
+    seconds: float
+    status: str
+
+
+@dataclass(frozen=True)
+class IslandGroup:
+    """Nodes of one operator left in float for the same reason.
+
+    Attributes:
+        op_type: The operator.
+        reason: Why.
+        advice: What would change it; may be empty.
+        nodes: Their names.
+    """
+
+    op_type: str
+    reason: str
+    advice: str
+    nodes: tuple[str, ...]
+
+    def shown_nodes(self) -> tuple[str, ...]:
+        """The first few names, and how many more there are."""
+        if len(self.nodes) <= _SHOWN_NODES + 1:
+            return self.nodes
+        return (*self.nodes[:_SHOWN_NODES], f"... and {len(self.nodes) - _SHOWN_NODES} more")
+
+
+def passes_that_changed(rows: Sequence[dict[str, Any]]) -> tuple[PassSummary, ...]:
+    """One row per pass that changed something, in the order of their first runs."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["modified"]:
+            runs.setdefault(row["pass"].split("{")[0], []).append(row)
+    return tuple(
+        PassSummary(
+            name,
+            each[0]["contract"],
+            sum(sum(row["rules"].values()) for row in each),
+            sum(row["seconds"] for row in each),
+            # A pass that does not pass stops the pipeline or is done without: one word tells.
+            next((status for status in map(_status, each) if status != "passed"), "passed"),
+        )
+        for name, each in runs.items()
+    )
+
+
+def group_islands(islands: Sequence[dict[str, Any]]) -> tuple[IslandGroup, ...]:
+    """Islands that differ only in the node, together; the largest groups first."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in islands:
+        key = (row["op_type"] or "(model)", row["reason"], row["advice"])
+        groups.setdefault(key, []).append(row["node"])
+    found = [IslandGroup(*key, tuple(nodes)) for key, nodes in groups.items()]
+    return tuple(sorted(found, key=lambda group: -len(group.nodes)))
+
+
+def summary(report: dict[str, Any]) -> Iterator[str]:
+    """The last lines of a command, as text: latency, accuracy, size, verdict."""
+    yield from _latency(report)
+    task = report["task"]
+    if task:
+        before, after = task["original_accuracy"], task["accuracy"]
+        yield f"accuracy: {before:.2%} -> {after:.2%} on {task['rows']} labelled samples"
+    source, result = report["source"], report["result"]
+    yield f"size: {source['bytes']:,} -> {result['bytes']:,} bytes"
+    share = result["census"]["integer_share"]
+    yield f"in integer operators: {share:.1%} of the multiply-accumulates{_form(result, share)}"
+    if report["data"].get("generated"):
+        yield "inputs were generated: give --data for evidence on your own"
+    verdict = report["verdict"]
+    yield f"{state(report)}: {result['path']}"
+    yield from (f"  {reason}" for reason in verdict["reasons"])
+
+
+def state(report: dict[str, Any]) -> str:
+    """``passed``, ``inconclusive``, or ``not checked`` where no numbers were compared."""
+    if not report["verdict"]["passed"]:
+        return "inconclusive"
+    return "passed" if report["equivalence"] else "numbers not checked"
+
+
+def _status(row: dict[str, Any]) -> str:
+    return row["evidence"].get("verdict", {}).get("status", "")
+
+
+def _form(result: dict[str, Any], share: float) -> str:
+    quantized = "DequantizeLinear" in result["census"]["ops"]
+    return " (in QDQ form: the runtime makes them)" if quantized and not share else ""
+
+
+def _latency(report: dict[str, Any]) -> Iterator[str]:
+    chosen = [row for row in report["decisions"] if row["outcome"].startswith("chosen")]
+    models = report["latency"].get("models", {})
+    if not models:
+        return
+    if not chosen:
+        yield "latency: the model stays as it came, nothing measured was faster"
+        return
+    before, after = models["original"]["median_ms"], chosen[-1]["median_ms"]
+    relative = chosen[-1]["relative"]
+    yield f"latency: {before:.3f} -> {after:.3f} ms, {relative:.2f} of the original"

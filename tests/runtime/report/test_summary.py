@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from onnxfold.runtime.report.summary import group_islands, passes_that_changed, state, summary
+
+
+def island(node: str, reason: str = "no rule") -> dict[str, str]:
+    return {"node": node, "op_type": "Relu", "reason": reason, "advice": ""}
+
+
+def row(text: str, rewrites: int, status: str = "passed") -> dict[str, Any]:
+    return {
+        "pass": text,
+        "contract": "exact",
+        "modified": rewrites > 0,
+        "seconds": 0.5,
+        "rules": {"rule": rewrites},
+        "evidence": {"verdict": {"status": status}} if status else {},
+    }
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    census = {"ops": {"Conv": 1}, "integer_share": 0.0}
+    facts = {"path": "m.onnx", "bytes": 1000, "census": census}
+    document: dict[str, Any] = {
+        "decisions": [],
+        "latency": {},
+        "task": {},
+        "source": facts,
+        "result": facts,
+        "data": {},
+        "equivalence": {"samples": 1},
+        "verdict": {"passed": True, "reasons": []},
+    }
+    return {**document, **changes}
+
+
+def test_nodes_with_one_reason_are_one_group_and_few_are_named() -> None:
+    many = [island(f"n{index}") for index in range(9)]
+    other, big = group_islands([island("a", "other"), *many])[::-1]
+    assert (other.nodes, big.reason, len(big.nodes)) == (("a",), "no rule", 9)
+    assert big.shown_nodes() == ("n0", "n1", "n2", "... and 6 more")
+    assert group_islands(many[:4])[0].shown_nodes() == ("n0", "n1", "n2", "n3")
+
+
+def test_runs_of_one_pass_are_one_row() -> None:
+    rows = [row("a{x=1}", 2), row("b", 0), row("c", 1, ""), row("a", 3, "inconclusive")]
+    first, second = passes_that_changed(rows)
+    assert (first.name, first.rewrites, first.seconds) == ("a", 5, 1.0)
+    assert (first.status, second.status) == ("inconclusive", "")
+
+
+def test_the_last_lines_give_the_figures_that_decide() -> None:
+    latency = {"models": {"original": {"median_ms": 2.0, "relative": 1.0}}}
+    chosen = {"candidate": "all", "median_ms": 1.0, "relative": 0.51, "outcome": "chosen"}
+    task = {"rows": 50, "original_accuracy": 0.98, "accuracy": 0.96}
+    lines = list(summary(report(latency=latency, decisions=[chosen], task=task)))
+    assert lines[:3] == [
+        "latency: 2.000 -> 1.000 ms, 0.51 of the original",
+        "accuracy: 98.00% -> 96.00% on 50 labelled samples",
+        "size: 1,000 -> 1,000 bytes",
+    ]
+    assert lines[-1] == "passed: m.onnx"
+
+
+def test_a_model_that_stays_as_it_came_is_said_to() -> None:
+    latency = {"models": {"original": {"median_ms": 2.0, "relative": 1.0}}}
+    assert "stays as it came" in next(summary(report(latency=latency)))
+
+
+def test_a_qdq_model_is_not_called_float() -> None:
+    census = {"ops": {"DequantizeLinear": 2}, "integer_share": 0.0}
+    facts = {"path": "", "bytes": 1, "census": census}
+    assert any("in QDQ form" in line for line in summary(report(result=facts)))
+
+
+@pytest.mark.parametrize(
+    ("passed", "equivalence", "text"),
+    [(True, {"samples": 1}, "passed"), (True, {}, "numbers not checked"), (False, {}, "inconc")],
+)
+def test_nothing_unchecked_is_called_passed(passed: bool, equivalence: Any, text: str) -> None:
+    verdict: dict[str, Any] = {"passed": passed, "reasons": []}
+    assert state(report(verdict=verdict, equivalence=equivalence)).startswith(text)
