@@ -9,6 +9,8 @@ AVX512-VNNI; only ratios of 2 and more decide anything. NCHW 1x64x56x56:
                          Cast, Sub, float AveragePool, QuantizeLinear 134
     Softmax              float 129   QLinearSoftmax 345
                          Cast, Sub, Mul, float Softmax, QuantizeLinear: 0.45 of QLinearSoftmax
+    ReduceMax, last axis, 512x508    DequantizeLinear, float 124     uint8, DequantizeLinear 32
+    GlobalMaxPool 64@28  DequantizeLinear, float 17      uint8 ReduceMax, DequantizeLinear 7
     GlobalAveragePool    float 32    QLinearGlobalAveragePool 18
     Add                  float 37    QLinearAdd 23
     Mul                  float 38    QLinearMul 33

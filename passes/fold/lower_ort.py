@@ -26,6 +26,8 @@ from onnxfold.passes.fold.lowering import (
 )
 
 _FLOAT = ir.DataType.FLOAT
+_AXES_ARE_INPUTS = 18
+"""Since this opset ReduceMax takes its axes as an input."""
 
 
 def lower_ort(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
@@ -233,6 +235,8 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     data = build.codes_of(move.reads[0])
     if node.op_type == "MaxPool" and not _next_to_channels_last(data):
         return [_through_float(node, data, dtype, FASTER_IN_FLOAT, build)]
+    if node.op_type == "GlobalMaxPool":
+        return [_reduce_max(node, data, dtype, build)]
     if node.op_type in FLOAT_ONLY:
         return [_through_float(node, data, dtype, NOT_IN_OLDEST, build)]
     inputs: list[ir.Value | None] = list(node.inputs)
@@ -257,6 +261,18 @@ def _code_dtype(move: Move, build: Builder) -> ir.DataType:
     known = build.types.get(move.reads[0])
     assert known is not None
     return known.type.dtype
+
+
+def _reduce_max(node: ir.Node, codes: ir.Value, dtype: ir.DataType, build: Builder) -> ir.Value:
+    """GlobalMaxPool, which has no integer kernel, as the reduction it is."""
+    output = node.outputs[0]
+    known = (value.shape for value in (node.inputs[0], output) if value is not None)
+    rank = next(len(shape) for shape in known if shape is not None)
+    axes = list(range(2, rank))
+    if build.rewriter.opset(node) < _AXES_ARE_INPUTS:
+        return build.insert("ReduceMax", [codes], output, dtype, attributes={"axes": axes})
+    inputs = [codes, build.constant(np.array(axes, np.int64), "axes")]
+    return build.insert("ReduceMax", inputs, output, dtype)
 
 
 def _next_to_channels_last(codes: ir.Value) -> bool:

@@ -10,6 +10,7 @@ from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.lowering import (
     Alias,
     Clamp,
+    Concat,
     Dequantize,
     Linear,
     Lowering,
@@ -143,9 +144,16 @@ def _rounds(lowering: Lowering, plan: Plan) -> bool:
     """Whether the codes of the outputs are rounded where the original is not yet."""
     if isinstance(lowering, Quantize | Dequantize):
         return False
-    if isinstance(lowering, Move | Alias | Clamp):
+    if isinstance(lowering, Move | Alias | Clamp) or _only_moves(lowering):
         return any(value in plan.rounded for value in lowering.reads)
     return not isinstance(lowering, Linear) or lowering.type is not None
+
+
+def _only_moves(lowering: Lowering) -> bool:
+    """Whether ``lowering`` is a Concat of values that have codes of one type already."""
+    if not isinstance(lowering, Concat):
+        return False
+    return all(each.type is lowering.type and each.real is None for each in lowering.operands)
 
 
 def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:

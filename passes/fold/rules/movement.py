@@ -1,4 +1,4 @@
-"""Ops that move, select or copy elements: they do the same to codes."""
+"""Ops that move, select or copy elements: they do the same to codes, whose order is the reals'."""
 
 from __future__ import annotations
 
@@ -215,6 +215,8 @@ RULES = {
     "Gather": move,
     "Identity": identity,
     "Pad": pad,
+    "ReduceMax": move,
+    "ReduceMin": move,
     "Reshape": move,
     "Resize": resize,
     "Slice": move,

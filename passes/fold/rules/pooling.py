@@ -29,6 +29,20 @@ def max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     return Move(node=node, reads=(data,), covered=(node,))
 
 
+def global_max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """The largest code of each channel, over all axes behind the second."""
+    if not touches_quantization(node, types):
+        return None
+    data = node.inputs[0]
+    affine = types.activation(data)
+    if data is None or affine is None:
+        return not_quantized(data, types)
+    if data.shape is None and node.outputs[0].shape is None:
+        return Refusal(f"the rank of '{data.name}' is not known", "infer shapes first")
+    types.put(node.outputs[0], Quantized(affine))
+    return Move(node=node, reads=(data,), covered=(node,))
+
+
 def global_average(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """The mean of each channel's codes, rounded to the type of the result."""
     decision = unfused(node, types)
@@ -61,6 +75,7 @@ def unfused(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
 RULES = {
     "AveragePool": unfused,
     "GlobalAveragePool": global_average,
+    "GlobalMaxPool": global_max_pool,
     "MaxPool": max_pool,
     "Softmax": unfused,
 }

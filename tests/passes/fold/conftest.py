@@ -347,9 +347,9 @@ class _RandomGraph:
     def _pool(self, value: _Value) -> None:
         if len(value.shape) != 4 or min(value.shape[2:]) < 2:
             return
-        kind = self.pick.choice(["MaxPool", "AveragePool", "GlobalAveragePool"])
+        kind = self.pick.choice(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"])
         batch, channels, height, width = value.shape
-        if kind == "GlobalAveragePool":
+        if kind.startswith("Global"):
             name = self.graph.op(kind, self._read(value))
             shape = (batch, channels, 1, 1)
         else:
@@ -373,7 +373,8 @@ class _RandomGraph:
         name, shape = self._read(value), value.shape
         kind = self.pick.choice(
             ["Transpose", "Reshape", "Pad", "Slice", "Split", "Gather", "Flatten", "Tile",
-             "Unsqueeze", "Expand", "Resize", "SpaceToDepth", "DepthToSpace"]
+             "Unsqueeze", "Expand", "ReduceMax", "ReduceMin", "Resize", "SpaceToDepth",
+             "DepthToSpace"]
         )  # fmt: skip
         match kind:
             case "Transpose":
@@ -402,6 +403,9 @@ class _RandomGraph:
             case "Gather":
                 name = self.graph.op(kind, name, self._ints([0, 0]), axis=0)
                 shape = (2, *shape[1:])
+            case "ReduceMax" | "ReduceMin":
+                name = self._reduce(kind, name, len(shape) - 1)
+                shape = (*shape[:-1], 1)
             case "Flatten":
                 name = self.graph.op(kind, name, axis=1)
                 shape = (shape[0], int(np.prod(shape[1:])))
@@ -418,6 +422,11 @@ class _RandomGraph:
             case _:
                 name, shape = self._image_move(kind, name, shape)
         self._finish(name, shape, value.spread, 0.4)
+
+    def _reduce(self, kind: str, name: str, axis: int) -> str:
+        if self.graph.opset < 18:
+            return self.graph.op(kind, name, axes=[axis])
+        return self.graph.op(kind, name, self._ints([axis]))
 
     def _image_move(
         self, kind: str, name: str, shape: tuple[int, ...]
