@@ -97,53 +97,52 @@ def apply_rules(
     for name in disabled:
         if name not in known:
             raise UsageError(f"no rule '{name}'{did_you_mean(name, known)}")
-    table = _dispatch_table([each for each in rules if each.name not in disabled])
-    worklist = _Worklist(all_nodes(rewriter.model) if nodes is None else nodes)
+    table = _DispatchTable([each for each in rules if each.name not in disabled])
+    worklist = _Worklist(table, all_nodes(rewriter.model) if nodes is None else nodes)
     termination = _Termination(rewriter.pass_name)
     rewriter.add_listener(worklist)
     rewriter.add_listener(termination)
     try:
         while (node := worklist.pop()) is not None:
-            _visit(node, table, rewriter, worklist)
+            if any(rewriter.attempt(each.name, node, each.rewrite) for each in table.rules(node)):
+                worklist.push(node)
     finally:
         rewriter.remove_listener(termination)
         rewriter.remove_listener(worklist)
 
 
-_AnyOp = "*"
+class _DispatchTable:
+    """The rules that look at an operator, in order."""
 
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        op_types = {key for each in rules for key in each.op_types}
+        self._of_all = tuple(each for each in rules if not each.op_types)
+        self._by_op_type = {
+            key: tuple(each for each in rules if not each.op_types or key in each.op_types)
+            for key in op_types
+        }
 
-def _dispatch_table(rules: Sequence[Rule]) -> dict[str, list[Rule]]:
-    keys = {key for each in rules for key in each.op_types} | {_AnyOp}
-    return {
-        key: [each for each in rules if not each.op_types or key in each.op_types] for key in keys
-    }
-
-
-def _visit(
-    node: ir.Node, table: dict[str, list[Rule]], rewriter: Rewriter, worklist: _Worklist
-) -> None:
-    key = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    for each in table.get(key, table[_AnyOp]):
-        with rewriter.step(each.name, node) as step:
-            each.rewrite(node, rewriter)
-        if step.applied:
-            worklist.push(node)
-            return
+    def rules(self, node: ir.Node) -> tuple[Rule, ...]:
+        """The rules that look at ``node``."""
+        domain = node.domain
+        key = f"{domain}::{node.op_type}" if domain else node.op_type
+        return self._by_op_type.get(key, self._of_all)
 
 
 class _Worklist(RewriteListener):
-    """Nodes to look at, each at most once at a time, first in, first out."""
+    """Nodes that rules look at, each at most once at a time, first in, first out."""
 
-    def __init__(self, nodes: Iterable[ir.Node]) -> None:
-        self._queue = deque(nodes)
+    def __init__(self, table: _DispatchTable, nodes: Iterable[ir.Node]) -> None:
+        self._table = table
+        self._queue = deque(node for node in nodes if table.rules(node))
         self._queued = set(self._queue)
 
     def push(self, node: ir.Node | None) -> None:
         if node is None or node.graph is None or node in self._queued:
             return
-        self._queued.add(node)
-        self._queue.append(node)
+        if self._table.rules(node):
+            self._queued.add(node)
+            self._queue.append(node)
 
     def pop(self) -> ir.Node | None:
         while self._queue:

@@ -15,7 +15,7 @@ So a rule decides completely before it mutates.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,23 +87,33 @@ class Rewriter:
         Yields:
             The step; after the block, ``applied`` says whether anything was mutated.
         """
-        if self._step is not None:
-            raise PassError(f"pass {self.pass_name}: steps do not nest ({rule})")
         all_sources = ((node,) if node is not None else ()) + tuple(sources)
-        step = Step(rule, node, all_sources)
-        self._step = self._last_step = step
+        step = self._open(rule, node, all_sources)
         try:
             yield step
         except StepRefusedError:
             return
         finally:
             self._step = None
-        if not step.applied:
-            return
-        self.rules[rule] += 1
-        self.statistics.update(step.counts)
-        for listener in self._listeners:
-            listener.step_applied(self.pass_name, step)
+        self._close(step)
+
+    def attempt(
+        self, rule: str, node: ir.Node, rewrite: Callable[[ir.Node, Rewriter], None]
+    ) -> bool:
+        """Call ``rewrite(node, self)`` in a step of ``rule``, without the cost of a ``with`` block.
+
+        Returns:
+            Whether anything was mutated.
+        """
+        step = self._open(rule, node, (node,))
+        try:
+            rewrite(node, self)
+        except StepRefusedError:
+            return False
+        finally:
+            self._step = None
+        self._close(step)
+        return step.applied
 
     def describe_step(self) -> str:
         """The step last opened, for error messages; empty before the first."""
@@ -411,6 +421,20 @@ class Rewriter:
         return self._names.unique(base)
 
     # Internals
+
+    def _open(self, rule: str, node: ir.Node | None, sources: tuple[ir.Node, ...]) -> Step:
+        if self._step is not None:
+            raise PassError(f"pass {self.pass_name}: steps do not nest ({rule})")
+        self._step = self._last_step = step = Step(rule, node, sources)
+        return step
+
+    def _close(self, step: Step) -> None:
+        if not step.applied:
+            return
+        self.rules[step.rule] += 1
+        self.statistics.update(step.counts)
+        for listener in self._listeners:
+            listener.step_applied(self.pass_name, step)
 
     def _mutate(self, kind: str) -> Step:
         step = self._step

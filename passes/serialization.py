@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
+from onnxfold.passes.collector import paused_collector
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.walk import all_graphs, all_nodes
 
@@ -60,7 +61,8 @@ def write_model(model: ir.Model, folder: Path, name: str) -> list[str]:
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto of the IR version it is written in."""
-    proto = ir.to_proto(model)
+    with paused_collector():
+        proto = ir.to_proto(model)
     proto.ir_version = written_ir_version(model)
     for graph in _proto_graphs(proto):
         for tensor in graph.initializer:

@@ -66,8 +66,8 @@ class _Folder:
         """Compute a node whose inputs are all constant."""
         if not can_evaluate(node) or not node.inputs:
             return
-        inputs = [constant_array(value) for value in node.inputs]
-        if any(v is not None and a is None for v, a in zip(node.inputs, inputs, strict=True)):
+        inputs = _constant_inputs(node)
+        if inputs is None:
             return
         if not self._options.fold_qdq and _unpacks_weights(node, inputs):
             return
@@ -113,6 +113,17 @@ class _Folder:
                 rewriter.erase(producer)
             else:
                 rewriter.remove_initializer(value)
+
+
+def _constant_inputs(node: ir.Node) -> list[Array | None] | None:
+    """The arrays behind the inputs (None for an absent one), if all are constant."""
+    arrays: list[Array | None] = []
+    for value in node.inputs:
+        array = constant_array(value)
+        if value is not None and array is None:
+            return None
+        arrays.append(array)
+    return arrays
 
 
 def _constant_node(anchor: ir.Node, array: Array, name: str, rewriter: Rewriter) -> ir.Value:

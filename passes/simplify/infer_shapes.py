@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import onnx
 import onnx.shape_inference
@@ -12,10 +11,11 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.walk import all_graphs
+from onnxfold.passes.skeleton import skeleton
 
-_CARRIED_BYTES = 16 * 2**10
-"""Largest constant handed to shape inference: shapes, axes and sizes are far smaller."""
+_Dim: TypeAlias = int | str | None
+_TensorType: TypeAlias = tuple[ir.DataType, list[_Dim] | None]
+"""Element type, and the dimensions where the rank is known."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class InferShapes(Pass):
 
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Infer on a copy without weights, and write the results into the model."""
-        proto = _without_weights(model)
-        _forget_claims(proto.graph)
         try:
-            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
         except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
             first = next(iter(model.graph), None)
             if first is not None:
@@ -46,94 +44,71 @@ class InferShapes(Pass):
             _write_types(model.graph, inferred.graph, rewriter)
 
 
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto in which large tensors are only declared, not held."""
-    light = model.clone()
-    for graph in all_graphs(light):
-        for value in graph.initializers.values():
-            if value.const_value is not None and _is_large(value.const_value):
-                value.const_value = _declaration(value.const_value)
-        for node in graph:
-            attribute = node.attributes.get("value") if node.op_type == "Constant" else None
-            if attribute is None or attribute.is_ref():
-                continue
-            tensor = attribute.as_tensor()
-            if _is_large(tensor):
-                node.attributes["value"] = ir.AttrTensor("value", _declaration(tensor))
-    return ir.to_proto(light)
-
-
-def _is_large(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype != ir.DataType.STRING and tensor.nbytes > _CARRIED_BYTES
-
-
-def _declaration(tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-    shape = ir.Shape(tensor.shape.numpy())
-    return ir.ExternalTensor(
-        "not-read", 0, tensor.nbytes, tensor.dtype, shape=shape, name=tensor.name or ""
-    )
-
-
-def _forget_claims(graph: onnx.GraphProto) -> None:
-    """Drop declared types of intermediate values, except of operators that cannot be inferred."""
-    opaque = {output for node in graph.node if node.domain for output in node.output}
-    kept = [info for info in graph.value_info if info.name in opaque]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-    for node in graph.node:
-        for body in _bodies(node):
-            _forget_claims(body)
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def _write_types(graph: ir.Graph, inferred: onnx.GraphProto, rewriter: Rewriter) -> None:
-    types = {info.name: info.type for info in inferred.value_info}
-    for node, proto in zip(graph, inferred.node, strict=True):
+    types = _tensor_types(inferred)
+    for index, node in enumerate(graph):
         for output in node.outputs:
             found = types.get(output.name or "")
             if found is not None and not output.is_graph_output():
                 _write_type(output, found, rewriter)
-        bodies = {each.name: each for each in proto.attribute}
-        for name, attribute in node.attributes.items():
+        for name, attribute in node.attributes.data.items():
             if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-                _write_types(attribute.as_graph(), bodies[name].g, rewriter)
+                body = _body(inferred.node[index], name)
+                _write_types(attribute.as_graph(), body, rewriter)
 
 
-def _write_type(value: ir.Value, found: onnx.TypeProto, rewriter: Rewriter) -> None:
-    if not found.HasField("tensor_type") or not found.tensor_type.elem_type:
-        return
-    dtype = ir.DataType(found.tensor_type.elem_type)
-    shape = None
-    if found.tensor_type.HasField("shape"):
-        shape = _merged([_dim(dim) for dim in found.tensor_type.shape.dim], value.shape)
-    new_dtype = dtype if value.type is None or value.dtype != dtype else None
-    new_shape = shape if shape is not None and _plain(value.shape) != shape else None
-    if new_dtype is not None or new_shape is not None:
-        rewriter.set_type(value, new_dtype, new_shape)
+def _tensor_types(graph: onnx.GraphProto) -> dict[str, _TensorType]:
+    types: dict[str, _TensorType] = {}
+    # Few types are distinct, and to read one field by field takes longer than all the rest.
+    known: dict[bytes, _TensorType | None] = {}
+    for info in graph.value_info:
+        key = info.type.SerializeToString()
+        if key not in known:
+            known[key] = _tensor_type(info.type)
+        found = known[key]
+        if found is not None:
+            types[info.name] = found
+    return types
 
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+def _tensor_type(proto: onnx.TypeProto) -> _TensorType | None:
+    if not proto.HasField("tensor_type") or not proto.tensor_type.elem_type:
+        return None
+    dims = None
+    if proto.tensor_type.HasField("shape"):
+        dims = [_dim(dim) for dim in proto.tensor_type.shape.dim]
+    return ir.DataType(proto.tensor_type.elem_type), dims
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> _Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value
     return dim.dim_param or None
 
 
-def _plain(shape: ir.Shape | None) -> list[int | str | None] | None:
+def _body(node: onnx.NodeProto, name: str) -> onnx.GraphProto:
+    return next(attribute.g for attribute in node.attribute if attribute.name == name)
+
+
+def _write_type(value: ir.Value, found: _TensorType, rewriter: Rewriter) -> None:
+    dtype, dims = found
+    declared = _plain(value.shape)
+    shape = None if dims is None else _merged(dims, declared)
+    new_dtype = dtype if value.dtype != dtype else None
+    new_shape = shape if declared != shape else None
+    if new_dtype is not None or new_shape is not None:
+        rewriter.set_type(value, new_dtype, new_shape)
+
+
+def _plain(shape: ir.Shape | None) -> list[_Dim] | None:
     if shape is None:
         return None
     return [dim if isinstance(dim, int) else dim.value for dim in shape]
 
 
-def _merged(found: list[int | str | None], declared: ir.Shape | None) -> list[int | str | None]:
+def _merged(found: list[_Dim], declared: list[_Dim] | None) -> list[_Dim]:
     """What was found, completed by declared dimensions where inference knows nothing."""
-    known = _plain(declared)
-    if known is None or len(known) != len(found):
+    if declared is None or len(declared) != len(found):
         return found
-    pairs = zip(found, known, strict=True)
+    pairs = zip(found, declared, strict=True)
     return [new if isinstance(new, int) else old or new for new, old in pairs]

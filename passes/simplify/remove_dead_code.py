@@ -28,9 +28,9 @@ def drop_unused_node(node: ir.Node, rewriter: Rewriter) -> None:
 @rule("drop-unused-outputs")
 def drop_unused_outputs(node: ir.Node, rewriter: Rewriter) -> None:
     """Drop trailing optional outputs that nothing reads."""
-    used = max((i for i, output in enumerate(node.outputs) if _is_used(output)), default=-1) + 1
-    if used == len(node.outputs):
+    if not node.outputs or _is_used(node.outputs[-1]):
         return
+    used = max((i for i, output in enumerate(node.outputs) if _is_used(output)), default=-1) + 1
     # Before opset 14 the number of outputs decides whether BatchNormalization trains.
     if node.op_type == "BatchNormalization":
         return
@@ -76,6 +76,8 @@ def _required_outputs(op_type: str, domain: str, opset: int) -> int | None:
 
 
 def _remove_functions(model: ir.Model, rewriter: Rewriter) -> None:
+    if not model.functions:
+        return
     called: set[ir.OperatorIdentifier] = set()
     pending = list(_calls(model, model.graph))
     while pending:
@@ -105,6 +107,8 @@ def _remove_initializers(model: ir.Model, rewriter: Rewriter) -> None:
 
 
 def _remove_opsets(model: ir.Model, rewriter: Rewriter) -> None:
+    if not any(model.opset_imports):
+        return
     # The model's imports also name the versions of its functions' domains.
     used = {node.domain for node in all_nodes(model)} | {key[0] for key in model.functions}
     for domain in [each for each in model.opset_imports if each and each not in used]:

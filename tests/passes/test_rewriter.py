@@ -121,6 +121,24 @@ def test_mutation_outside_a_step_is_an_error(parse: Parse) -> None:
         Rewriter(model, "p").erase(node_of(model, "Relu"))
 
 
+def test_an_attempt_is_a_step(parse: Parse) -> None:
+    model = parse(CHAIN)
+    listener = Recorder(allowed=1)
+    rewriter = Rewriter(model, "p", [listener])
+
+    def add(node: ir.Node, gate: Rewriter) -> None:
+        gate.insert(node, "Abs", [node.inputs[0]], name="n")
+
+    neg = node_of(model, "Neg")
+    assert not rewriter.attempt("nothing", neg, lambda node, gate: None)
+    assert rewriter.attempt("add", neg, add)
+    assert not rewriter.attempt("add", neg, add), "the listener refuses a second step"
+    assert rewriter.rules == {"add": 1}
+    assert listener.events == ["insert Abs", "p/add"]
+    with rewriter.step("outer"), pytest.raises(PassError, match="do not nest"):
+        rewriter.attempt("inner", neg, add)
+
+
 def test_steps_do_not_nest(parse: Parse) -> None:
     rewriter = Rewriter(parse(CHAIN), "p")
     with rewriter.step("a"), pytest.raises(PassError, match="do not nest"), rewriter.step("b"):
