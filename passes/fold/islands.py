@@ -7,20 +7,48 @@ import onnx_ir as ir
 
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.fold.rules import RULES
+from onnxfold.passes.fold.rules.linear import RULES as LINEAR_OPS
 from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.rewriter import Rewriter
 
 
 def remark_islands(plan: Plan, rewriter: Rewriter) -> None:
-    """One remark for each float op at the border of integer arithmetic, and for each edge."""
+    """One remark for each float op that was meant to be integer, and for each edge."""
     for node in (node for graph in plan.graphs for node in graph):
         refusal = plan.refusals.get(node)
         if refusal is not None:
-            rewriter.remark(node, refusal.reason, refusal.advice)
+            if _was_meant_to_be_integer(node, plan):
+                rewriter.remark(node, refusal.reason, refusal.advice)
         elif is_quantize(node):
             _remark_quantize(node, rewriter)
         elif is_dequantize(node):
             _remark_dequantize(node, rewriter)
+
+
+def _was_meant_to_be_integer(node: ir.Node, plan: Plan) -> bool:
+    """Whether whoever placed the quantizers around ``node`` expects it to compute on codes.
+
+    Not where it merely begins or ends a region: what is float on one side is so on purpose.
+    """
+    quantized = [_is_dequantized(value, plan) for value in node.inputs]
+    outputs = [each for each in node.outputs if _is_rounded(each, plan)]
+    if node.op_type in LINEAR_OPS and not node.domain:
+        return quantized[1] or (quantized[0] and bool(outputs))
+    has_rule = node.op_type in RULES and not node.domain
+    return any(quantized) and (bool(outputs) or not has_rule)
+
+
+def _is_dequantized(value: ir.Value | None, plan: Plan) -> bool:
+    producer = None if value is None else value.producer()
+    known = plan.types.get(value) is not None
+    return known or (producer is not None and is_dequantize(producer))
+
+
+def _is_rounded(value: ir.Value, plan: Plan) -> bool:
+    return plan.types.want(value) is not None or any(
+        is_quantize(node) and index == 0 for node, index in value.uses()
+    )
 
 
 def _remark_quantize(node: ir.Node, rewriter: Rewriter) -> None:

@@ -19,8 +19,8 @@ from onnxfold.passes.fold.lowering import (
     Refusal,
 )
 from onnxfold.passes.fold.rules import CODE_RULES, RULES
-from onnxfold.passes.fold.rules.common import touches_quantization
 from onnxfold.passes.fold.rules.movement import move_constant
+from onnxfold.passes.fold.rules.refusals import touches_quantization
 from onnxfold.passes.fold.types import (
     Quantized,
     TypeState,

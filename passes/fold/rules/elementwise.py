@@ -8,15 +8,8 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.lowering import Alias, Binary, Clamp, Lowering, Operand, Refusal
-from onnxfold.passes.fold.rules.common import (
-    exact_scalar,
-    not_quantized,
-    not_rounded,
-    operand,
-    reads,
-    touches_quantization,
-    uniform_operand,
-)
+from onnxfold.passes.fold.rules.operands import exact_scalar, operand, reads, uniform_operand
+from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
 
 

@@ -16,13 +16,8 @@ from onnxfold.passes.fold.accumulate import (
     channel_bias,
 )
 from onnxfold.passes.fold.lowering import Linear, Lowering, Operand, Refusal
-from onnxfold.passes.fold.rules.common import (
-    not_quantized,
-    not_rounded,
-    operand,
-    reads,
-    touches_quantization,
-)
+from onnxfold.passes.fold.rules.operands import operand, reads
+from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
 from onnxfold.passes.walk import use_count
 

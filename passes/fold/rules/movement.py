@@ -10,7 +10,8 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_array, constant_ints, constant_scalar
 from onnxfold.passes.fold.lowering import Alias, Concat, Lowering, Move, Operand, Refusal
-from onnxfold.passes.fold.rules.common import not_quantized, operand, reads, touches_quantization
+from onnxfold.passes.fold.rules.operands import operand, reads
+from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState, is_activation_type
 
 _CONSTANT_MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})

@@ -5,13 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxfold.passes.fold.lowering import GlobalAverage, Lowering, Move, Refusal, Unfused
-from onnxfold.passes.fold.rules.common import (
-    not_quantized,
-    not_rounded,
-    operand,
-    reads,
-    touches_quantization,
-)
+from onnxfold.passes.fold.rules.operands import operand, reads
+from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxfold.passes.fold.fold_qdq import FoldQdq
-from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, version
 from onnxfold.runtime.verify.regions import RegionResult, check_regions
 
 _SETTINGS: dict[str, Any] = {
@@ -45,8 +45,20 @@ def _check(graph: Any, target: Any, tally: _Tally) -> None:
     FoldQdq(target).run(after)
     onnx.checker.check_model(ir.to_proto(after))
     tally.add(check_regions(before, after, [feed]).results)
-    if target == "ort":
+    if target == "ort" and not _crashes(after):
         _check_levels_agree(after, feed)
+
+
+def _crashes(model: ir.Model) -> bool:
+    """Whether onnxruntime 1.23 ends the process, whose Transpose optimizer wants a ``perm``."""
+    return version().startswith("1.23.") and any(
+        node.op_type == "Transpose"
+        and "perm" not in node.attributes
+        and node.inputs[0] is not None
+        and (producer := node.inputs[0].producer()) is not None
+        and producer.op_type == "DequantizeLinear"
+        for node in model.graph
+    )
 
 
 def _check_levels_agree(model: ir.Model, feed: dict[str, Any]) -> None:

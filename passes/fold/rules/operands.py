@@ -1,4 +1,4 @@
-"""What rules ask about values: operands, and why a result cannot be computed in integers."""
+"""Operands of integer ops: computed codes, and constants that codes hold exactly."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_array
-from onnxfold.passes.fold.lowering import Operand, Refusal
-from onnxfold.passes.fold.types import TypeState, is_activation_type, is_quantize
-from onnxfold.passes.walk import label
+from onnxfold.passes.fold.lowering import Operand
+from onnxfold.passes.fold.types import TypeState, is_activation_type
 
 
 def operand(value: ir.Value | None, types: TypeState) -> Operand | None:
@@ -45,27 +44,3 @@ def uniform_operand(value: ir.Value | None) -> Operand | None:
     zero_point = np.array(1 if number < 0 else 0, np.uint8)
     codes: Array = np.full(array.shape, 1 if number > 0 else 0, np.uint8)
     return Operand(AffineType(scale, zero_point, ir.DataType.UINT8), None, codes)
-
-
-def touches_quantization(node: ir.Node, types: TypeState) -> bool:
-    """Whether an input is dequantized or an output is quantized."""
-    if any(types.get(value) is not None for value in node.inputs):
-        return True
-    return any(is_quantize(use.node) for output in node.outputs for use in output.uses())
-
-
-def not_quantized(value: ir.Value | None, types: TypeState) -> Refusal:
-    """The refusal for an operand without codes."""
-    name = "the operand" if value is None else f"'{value.name}'"
-    return Refusal(types.reason(value), f"quantize {name} per tensor to 8 bits")
-
-
-def not_rounded(output: ir.Value) -> Refusal:
-    """The refusal for a result that is not quantized, or not by all that reads it alike."""
-    advice = f"put one QuantizeLinear/DequantizeLinear pair on '{output.name}'"
-    if output.is_graph_output():
-        return Refusal(f"its output '{output.name}' leaves the graph unrounded", advice)
-    for node, index in output.uses():
-        if not (is_quantize(node) and index == 0):
-            return Refusal(f"its output is read unrounded by {label(node)}", advice)
-    return Refusal("its output is quantized in several ways, or not to 8 bits per tensor", advice)
