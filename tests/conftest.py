@@ -99,6 +99,8 @@ def _text_of(model: ir.Model) -> str:
 def _drop_names(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
     graph.ClearField("value_info")
     if isinstance(graph, onnx.GraphProto):
+        for tensor in graph.initializer:
+            _spell_out(tensor)
         ordered = sorted(graph.initializer, key=lambda tensor: tensor.name)
         graph.ClearField("initializer")
         graph.initializer.extend(ordered)
@@ -107,12 +109,20 @@ def _drop_names(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 attribute.t.ClearField("name")
+                _spell_out(attribute.t)
             for body in (attribute.g, *attribute.graphs):
                 if body.node:
                     _drop_names(body)
         ordered_attributes = sorted(node.attribute, key=lambda each: each.name)
         node.ClearField("attribute")
         node.attribute.extend(ordered_attributes)
+
+
+def _spell_out(tensor: onnx.TensorProto) -> None:
+    """Before 1.23 onnx prints raw bytes of 8-bit integers as dots."""
+    if tensor.raw_data and tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
+        tensor.int32_data.extend(onnx.numpy_helper.to_array(tensor).reshape(-1).tolist())
+        tensor.ClearField("raw_data")
 
 
 def _assert_text(model: ir.Model, expected: str) -> None:

@@ -184,7 +184,7 @@ REFUSED = {
     ),
     "subnormal": (
         "float[1,3,4] x",
-        f"{CONV}, float k = {{1e-44}}",
+        f"{CONV}, float k = {{1}}",
         "t = Conv(x, w)  y = Mul(t, k)",
     ),
     "shift_before_padding": (
@@ -237,6 +237,9 @@ def test_refuses(
 ) -> None:
     data, constants, body = REFUSED[name]
     model = _model(parse, data, constants, body)
+    if name == "subnormal":
+        # The parser of onnx before 1.23 does not read such a number.
+        model.graph.initializers["k"].const_value = ir.tensor(np.float32(1e-44), name="k")
     before = text_of(model)
     assert not apply_pass("fold-scale-bias", model).modified
     assert text_of(model) == before
