@@ -251,7 +251,12 @@ def verify(
     feeds = open_feeds(data, input_specs(original))
     default = Contract.REASSOCIATED if budget is None else Contract.APPROXIMATE
     (progress or Silent()).stage("comparing")
-    return compare_models(original, rewritten, feeds, contract or default, _budget(budget))
+    found = compare_models(original, rewritten, feeds, contract or default, _budget(budget))
+    return replace(
+        found,
+        reference=_name(reference, found.reference),
+        candidate=_name(candidate, found.candidate),
+    )
 
 
 def explain(model: Model, *, data: object = None) -> Explanation:
@@ -276,7 +281,8 @@ def require_conclusive(comparison: Comparison) -> None:
     if verdict.passed:
         return
     kind = InconclusiveError if verdict.inconclusive else NotEquivalentError
-    raise kind("; ".join(verdict.reasons))
+    first, *others = verdict.reasons
+    raise kind(f"{first}; and {len(others)} more" if others else first)
 
 
 @dataclass(frozen=True)
@@ -317,6 +323,10 @@ def _compared(work: _Work, feeds: FeedSource | None, progress: Progress) -> Outc
         islands=run.remarks,
     )
     return Outcome(run.model, report)
+
+
+def _name(model: Model, otherwise: str) -> str:
+    return str(model) if isinstance(model, str | os.PathLike) else otherwise
 
 
 def _budget(budget: Budget | str | float | None) -> Budget:

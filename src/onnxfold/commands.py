@@ -236,6 +236,8 @@ def _print_comparison(comparison: Comparison) -> None:
     document = comparison.to_json()
     _print_outputs(document["deployment"], comparison.samples)
     print_line(f"{comparison.contract.value}: {comparison.verdict.status}")
+    for reason in comparison.verdict.reasons:
+        print_line(f"  {reason}")
 
 
 def _print_outputs(outputs: list[dict[str, Any]], samples: int) -> None:

@@ -34,7 +34,8 @@ def assert_equivalent() -> Callable[..., Comparison]:
         named = Contract(contract) if isinstance(contract, str) else contract
         comparison = verify(reference, candidate, contract=named, **options)
         if not comparison.verdict.passed:
-            pytest.fail("not equivalent: " + "; ".join(comparison.verdict.reasons), pytrace=False)
+            reasons = "\n  ".join(comparison.verdict.reasons)
+            pytest.fail(f"not equivalent:\n  {reasons}", pytrace=False)
         return comparison
 
     return check

@@ -13,6 +13,7 @@ import pytest
 
 from onnxfold.cli import build_parser, main
 from onnxfold.passes.errors import InvalidModelError
+from onnxfold.runtime.report.markdown import escape
 
 
 @pytest.fixture
@@ -89,10 +90,32 @@ def test_verify_says_which_output_differs(
     broken.graph.node[2].op_type = "Abs"
     onnx.save(broken, tmp_path / "broken.onnx")
     assert run(capsys, "verify", net, net, "--contract", "exact")[0] == 0
-    code, _, err = run(capsys, "verify", net, tmp_path / "broken.onnx")
+    code, out, err = run(capsys, "verify", net, tmp_path / "broken.onnx")
     assert code == 1
     assert "output 'y'" in err
     assert err.count("\n") == 1
+    assert err.count("output 'y'") == 1
+    assert out.count("\n  output 'y'") > 1
+
+
+def test_verify_that_cannot_decide_exits_with_5(
+    net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "verify", net, net, "--budget", "flips=0.01,sqnr=20")
+    assert code == 5
+    assert "approximate: inconclusive" in out
+    assert "too few samples" in err
+
+
+def test_verify_prints_json_or_markdown_that_name_the_files(
+    net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "verify", net, net, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["candidate"] == str(net)
+    code, out, _ = run(capsys, "verify", net, net, "--format", "markdown")
+    assert out.startswith("# onnxfold verify: passed\n")
+    assert f"against {escape(net)}, contract reassociated." in out
 
 
 def test_opt_runs_a_textual_pipeline_and_lists_passes(
