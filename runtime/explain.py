@@ -15,7 +15,7 @@ from onnxfold.passes.remark import Remark
 from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.profile import NodeTime, execution_profile
-from onnxfold.runtime.report.report import distinct_islands
+from onnxfold.runtime.report.report import distinct_islands, remark_to_json
 
 _QUANTIZATION = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _PROFILE_FEEDS = 8
@@ -39,7 +39,7 @@ class Explanation:
         """A plain dict for reports."""
         return {
             "census": self.census.to_json(),
-            "islands": [vars(island) for island in self.islands],
+            "islands": [remark_to_json(island) for island in self.islands],
             "costs": [cost.to_json() for cost in self.costs],
         }
 

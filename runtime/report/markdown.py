@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from onnxfold.runtime.report.summary import group_islands, state
+from onnxfold.runtime.report.summary import group_islands, split_remarks, state
 
 _MAX_ISLANDS = 50
 _MAX_PASS = 100
@@ -189,7 +189,12 @@ def _decisions(decisions: list[dict[str, Any]]) -> list[str]:
 
 
 def _islands(islands: list[dict[str, str]]) -> list[str]:
-    groups = group_islands(islands)
+    in_float, elsewhere = split_remarks(islands)
+    return [*_remarks("Left in float", in_float), *_remarks("Left as it was", elsewhere)]
+
+
+def _remarks(title: str, remarks: list[dict[str, str]]) -> list[str]:
+    groups = group_islands(remarks)
     if not groups:
         return []
     rows = [
@@ -199,7 +204,7 @@ def _islands(islands: list[dict[str, str]]) -> list[str]:
     more = len(groups) - len(rows)
     note = [f"... and {more} more reasons, in report.json.", ""] if more else []
     header = ("operator", "nodes", "reason", "what would change it")
-    return [f"## Left in float: {len(islands)}", "", *table(header, rows), *note]
+    return [f"## {title}: {len(remarks)}", "", *table(header, rows), *note]
 
 
 def _versions(report: dict[str, Any]) -> list[str]:

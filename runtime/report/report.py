@@ -130,7 +130,7 @@ class Report:
             "task": self.task,
             "latency": self.latency,
             "decisions": list(self.decisions),
-            "islands": [_island(remark) for remark in self.islands],
+            "islands": [remark_to_json(remark) for remark in self.islands],
         }
 
 
@@ -147,7 +147,8 @@ def distinct_islands(remarks: Sequence[Remark]) -> tuple[Remark, ...]:
     return tuple(latest.values())
 
 
-def _island(remark: Remark) -> dict[str, str]:
+def remark_to_json(remark: Remark) -> dict[str, str]:
+    """A remark as a plain dict, for reports."""
     return {
         "node": remark.node,
         "op_type": remark.op_type,

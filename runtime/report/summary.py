@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _SHOWN_NODES = 3
+_ABOUT_FLOAT = ("compile", "explain", "fold-qdq", "insert-qdq")
+"""The passes, and commands, whose remarks are about what is not integer."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,19 @@ def passes_that_changed(rows: Sequence[dict[str, Any]]) -> tuple[PassSummary, ..
     )
 
 
+def split_remarks(
+    remarks: Sequence[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What is left in float, and what other passes left as it was."""
+    in_float = [row for row in remarks if row["pass"] in _ABOUT_FLOAT]
+    return in_float, [row for row in remarks if row["pass"] not in _ABOUT_FLOAT]
+
+
 def group_islands(islands: Sequence[dict[str, Any]]) -> tuple[IslandGroup, ...]:
     """Islands that differ only in the node, together; the largest groups first."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for row in islands:
-        key = (row["op_type"] or "(model)", row["reason"], row["advice"])
+        key = (row["op_type"] or row["pass"], row["reason"], row["advice"])
         groups.setdefault(key, []).append(row["node"])
     found = [IslandGroup(*key, tuple(nodes)) for key, nodes in groups.items()]
     return tuple(sorted(found, key=lambda group: -len(group.nodes)))

@@ -25,7 +25,13 @@ from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.places import check_file, check_folder
 from onnxfold.runtime.report.markdown import comparison_to_markdown
-from onnxfold.runtime.report.summary import group_islands, passes_that_changed, summary
+from onnxfold.runtime.report.summary import (
+    IslandGroup,
+    group_islands,
+    passes_that_changed,
+    split_remarks,
+    summary,
+)
 from onnxfold.runtime.report.write import write_text
 from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.compare import Comparison, compare_models
@@ -153,7 +159,7 @@ def explain(options: argparse.Namespace) -> int:
         ),
         numbers=(1, 2),
     )
-    _print_islands([vars(island) for island in explanation.islands])
+    _print_islands(explanation.to_json()["islands"])
     return 0
 
 
@@ -200,8 +206,8 @@ def _print_passes(passes: list[dict[str, Any]]) -> None:
 
 def _print_decisions(decisions: list[dict[str, Any]]) -> None:
     print_table(
-        "what was measured and chosen",
-        ("candidate", "median ms", "of original", "quality", "outcome"),
+        "what was measured and chosen (ms: median; ratio: to the original's)",
+        ("candidate", "ms", "ratio", "quality", "outcome"),
         (
             (
                 row["candidate"],
@@ -217,19 +223,25 @@ def _print_decisions(decisions: list[dict[str, Any]]) -> None:
 
 
 def _print_islands(islands: list[dict[str, Any]]) -> None:
-    """A list, not a table: names of nodes and tensors are often as wide as a terminal."""
-    groups = group_islands(islands)
-    if not groups:
-        return
-    print_line(f"left in float: {len(islands)}")
-    for group in groups[:_MAX_ROWS]:
-        advice = f" ({group.advice})" if group.advice else ""
-        print_line(f"  {group.op_type}: {group.reason}{advice}")
-        for name in group.shown_nodes():
-            print_line(f"    {name}")
-    if len(groups) > _MAX_ROWS:
-        print_line(f"  ... and {len(groups) - _MAX_ROWS} more reasons: --report or --json has all")
-    print_line("")
+    """Lists, not tables: names of nodes and tensors are often as wide as a terminal."""
+    in_float, elsewhere = split_remarks(islands)
+    for title, remarks in (("left in float", in_float), ("left as it was", elsewhere)):
+        groups = group_islands(remarks)
+        if not groups:
+            continue
+        print_line(f"{title}: {len(remarks)}")
+        for group in groups[:_MAX_ROWS]:
+            _print_group(group)
+        if len(groups) > _MAX_ROWS:
+            print_line(f"  ... and {len(groups) - _MAX_ROWS} more reasons: --json has all")
+        print_line("")
+
+
+def _print_group(group: IslandGroup) -> None:
+    advice = f" ({group.advice})" if group.advice else ""
+    print_line(f"  {group.op_type}: {group.reason}{advice}")
+    for name in group.shown_nodes():
+        print_line(f"    {name}")
 
 
 def _print_comparison(comparison: Comparison) -> None:

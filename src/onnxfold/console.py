@@ -19,10 +19,11 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 _PIPED_WIDTH = 160
+_STAGE_COLUMN = Column(max_width=36, no_wrap=True, overflow="ellipsis")
 
 
 def print_json(value: Any) -> None:
@@ -81,8 +82,8 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
         console = Console(stderr=True)
         self._bars = Progress(
             SpinnerColumn(finished_text="*"),
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=_STAGE_COLUMN),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,

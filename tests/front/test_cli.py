@@ -160,6 +160,7 @@ def test_explain_counts_and_times(net: Path, capsys: pytest.CaptureFixture[str])
     document = json.loads(out)
     assert document["census"]["ops"] == {"Identity": 1, "MatMul": 1, "Relu": 1}
     assert document["islands"][0]["op_type"] == "MatMul"
+    assert document["islands"][0]["pass"] == "explain"
 
 
 # Bad input: one clear line, the right exit code, nothing written.
