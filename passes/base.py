@@ -55,6 +55,7 @@ class PassResult:
         statistics: Counts of ``inserted``, ``erased``, ``modified``, ``replaced``, ...
         rules: How often each named rule was applied.
         remarks: What the pass could have done and did not, with reasons.
+        refused: Whether a listener refused a step, so that the pass did less than it would.
     """
 
     model: ir.Model
@@ -62,6 +63,7 @@ class PassResult:
     statistics: Counter[str] = field(default_factory=Counter[str])
     rules: Counter[str] = field(default_factory=Counter[str])
     remarks: tuple[Remark, ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,4 +102,5 @@ class Pass(ABC):
             statistics=rewriter.statistics,
             rules=rewriter.rules,
             remarks=tuple(rewriter.remarks),
+            refused=rewriter.refused,
         )

@@ -80,24 +80,32 @@ class Pipeline:
     def run(self, model: ir.Model) -> PipelineResult:
         """Run all passes on ``model``, in place.
 
+        A pass that has changed nothing is not run again before another has: its result stands.
+
         Raises:
             PassError: A pass failed, or an instrument rejected what it left.
             NotEquivalentError: A contract gate among the instruments rejected a pass.
         """
         results: list[tuple[Pass, PassResult]] = []
+        idle: list[tuple[Pass, PassResult]] = []
         for pass_ in self.passes:
+            known = next((result for other, result in idle if other == pass_), None)
             with paused_collector():
-                result = self._run_pass(pass_, model)
+                result = self._run_pass(pass_, model, known)
             model = result.model
             results.append((pass_, result))
+            if result.modified:
+                idle.clear()
+            elif known is None and not result.refused:
+                idle.append((pass_, result))
         return PipelineResult(model, tuple(results))
 
-    def _run_pass(self, pass_: Pass, model: ir.Model) -> PassResult:
+    def _run_pass(self, pass_: Pass, model: ir.Model, known: PassResult | None) -> PassResult:
         try:
             for instrument in self.instruments:
                 instrument.before_pass(pass_, model)
             listeners = [each for i in self.instruments for each in i.listeners(pass_)]
-            result = pass_.run(model, listeners)
+            result = known or pass_.run(model, listeners)
             for instrument in reversed(self.instruments):
                 instrument.after_pass(pass_, result.model, result)
         except Exception as error:

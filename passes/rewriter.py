@@ -42,6 +42,7 @@ class Rewriter:
         statistics: Counts of ``inserted``, ``erased``, ``modified``, ``replaced`` and so on.
         rules: How often each rule was applied.
         remarks: What the pass had to say.
+        refused: Whether a listener refused a step.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Rewriter:
         self.statistics: Counter[str] = Counter()
         self.rules: Counter[str] = Counter()
         self.remarks: list[Remark] = []
+        self.refused = False
         self._listeners = list(listeners)
         self._step: Step | None = None
         self._last_step: Step | None = None
@@ -442,6 +444,7 @@ class Rewriter:
             raise PassError(f"pass {self.pass_name} mutated the model outside a step")
         if not step.applied:
             if not all(listener.permits(self.pass_name, step) for listener in self._listeners):
+                self.refused = True
                 raise StepRefusedError
             step.applied = True
         step.counts[kind] += 1
