@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
-from onnxfold.passes.fold.islands import remark_islands
+from onnxfold.passes.fold.guards import guard_float_ops
+from onnxfold.passes.fold.islands import meant_to_be_integer, remark_islands
 from onnxfold.passes.fold.lower import Lowerer, LowerTarget
 from onnxfold.passes.fold.lower_ort import lower_ort
 from onnxfold.passes.fold.lower_qdq import lower_qdq
@@ -38,7 +39,9 @@ class FoldQdq(Pass):
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Plan the whole model, carry the plan out, and say what stayed float."""
         plan = make_plan(model, rewriter.scopes, recode=self.target == "ort")
+        meant = meant_to_be_integer(plan)
         Lowerer(plan, rewriter, _TARGETS[self.target]).run()
+        guarded = guard_float_ops(plan, rewriter)
         if self.target == "ort":
-            dequantize_weights(plan, rewriter)
-        remark_islands(plan, rewriter)
+            dequantize_weights(plan, rewriter, guarded)
+        remark_islands(plan, meant, rewriter)

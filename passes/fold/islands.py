@@ -13,12 +13,21 @@ from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.rewriter import Rewriter
 
 
-def remark_islands(plan: Plan, rewriter: Rewriter) -> None:
-    """One remark for each float op that was meant to be integer, and for each edge."""
+def meant_to_be_integer(plan: Plan) -> frozenset[ir.Node]:
+    """The refused ops that whoever placed the quantizers expects to compute on codes.
+
+    Not those that merely begin or end a region: what is float on one side is so on purpose. To be
+    asked before the plan is carried out.
+    """
+    return frozenset(node for node in plan.refusals if _is_meant(node, plan))
+
+
+def remark_islands(plan: Plan, meant: frozenset[ir.Node], rewriter: Rewriter) -> None:
+    """One remark for each refused op in ``meant``, and for each edge."""
     for node in (node for graph in plan.graphs for node in graph):
         refusal = plan.refusals.get(node)
         if refusal is not None:
-            if _was_meant_to_be_integer(node, plan):
+            if node in meant:
                 rewriter.remark(node, refusal.reason, refusal.advice)
         elif is_quantize(node):
             _remark_quantize(node, rewriter)
@@ -26,11 +35,7 @@ def remark_islands(plan: Plan, rewriter: Rewriter) -> None:
             _remark_dequantize(node, rewriter)
 
 
-def _was_meant_to_be_integer(node: ir.Node, plan: Plan) -> bool:
-    """Whether whoever placed the quantizers around ``node`` expects it to compute on codes.
-
-    Not where it merely begins or ends a region: what is float on one side is so on purpose.
-    """
+def _is_meant(node: ir.Node, plan: Plan) -> bool:
     quantized = [_is_dequantized(value, plan) for value in node.inputs]
     outputs = [each for each in node.outputs if _is_rounded(each, plan)]
     if node.op_type in LINEAR_OPS and not node.domain:

@@ -32,7 +32,8 @@ from onnxfold.passes.fold.types import (
 from onnxfold.passes.fold.wants import find_wants
 from onnxfold.passes.walk import Scopes, all_graphs
 
-_OLDEST_OPSET = 13  # per-channel scales, and uint8 kernels of Clip and Pad
+OLDEST_OPSET = 13
+"""The first with per-channel scales, and uint8 kernels of Clip and Pad; earlier ones stay float."""
 
 
 @dataclass
@@ -125,10 +126,10 @@ def _dequantize_constant(node: ir.Node, types: TypeState) -> bool:
 
 def _decide(node: ir.Node, plan: Plan, scopes: Scopes) -> None:
     """Apply the rule of ``node``, in the forward sweep."""
-    if node.graph is not None and scopes.opset(node.graph) < _OLDEST_OPSET:
+    if node.graph is not None and scopes.opset(node.graph) < OLDEST_OPSET:
         if touches_quantization(node, plan.types):
             plan.refusals[node] = Refusal(
-                f"before opset {_OLDEST_OPSET} few ops have integer kernels", "upgrade the opset"
+                f"before opset {OLDEST_OPSET} few ops have integer kernels", "upgrade the opset"
             )
         return
     decision = _decision(node, plan.types)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.guards import feeds_quantize, reads_dequantized
 from onnxfold.passes.fold.plan import Plan
-from onnxfold.passes.fold.types import TypeState, is_quantize
+from onnxfold.passes.fold.types import TypeState
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
-_MERGED_OPS = 4  # bias, scale, activation: as far as ONNX Runtime looks
 _LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def dequantize_weights(plan: Plan, rewriter: Rewriter) -> None:
+def dequantize_weights(plan: Plan, rewriter: Rewriter, guarded: Collection[ir.Node]) -> None:
     """Give linear ops that stay float constant float weights, where that is safe and wanted.
 
-    Not where only the weights are quantized (they were packed for size), and not where the output
-    is quantized: ONNX Runtime would quantize the float weights again, per tensor.
+    Not where only the weights are quantized (they were packed for size), and not between a
+    DequantizeLinear and a QuantizeLinear: ONNX Runtime would quantize the float weights again,
+    per tensor. Ops in ``guarded`` do not read a DequantizeLinear any more.
     """
     for node in plan.refusals:
         if node.graph is None or node.op_type not in _LINEAR_OPS or node.domain:
             continue
-        if plan.types.get(node.inputs[0]) is None or _feeds_quantize(node):
+        quantized = plan.types.get(node.inputs[0]) is not None or reads_dequantized(node)
+        if node not in guarded and (not quantized or feeds_quantize(node)):
             continue
         for index, value in enumerate(node.inputs[1:], start=1):
             real = _dequantized(value, plan.types)
@@ -40,18 +44,6 @@ def _dequantized(value: ir.Value | None, types: TypeState) -> Array | None:
     if value is None or value.producer() is None or known is None or known.codes is None:
         return None
     return known.type.dequantize(known.codes)
-
-
-def _feeds_quantize(node: ir.Node) -> bool:
-    """Whether the output is quantized, at once or behind ops that may be merged into ``node``."""
-    for _ in range(_MERGED_OPS):
-        readers = [use.node for use in node.outputs[0].uses()]
-        if any(is_quantize(reader) for reader in readers):
-            return True
-        if len(readers) != 1:
-            return False
-        node = readers[0]
-    return False
 
 
 def _erase_unread(node: ir.Node | None, rewriter: Rewriter) -> None:
