@@ -213,6 +213,25 @@ def max_opset_version() -> int:
     return _newest(lambda version: (8, version))
 
 
+@functools.cache
+def is_layer_norm_stable() -> bool:
+    """Whether LayerNormalization is right where the mean is far above the spread, by trying.
+
+    Older kernels compute the variance as mean(x^2) - mean^2 in float32, which can be negative:
+    https://github.com/microsoft/onnxruntime/issues/21935.
+    """
+    values = np.array([40000, 40001, 40002, 40003], np.float32)
+    node = onnx.helper.make_node("LayerNormalization", ["x", "scale"], ["y"])
+    value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [4]) for n in "xy"]
+    scale = onnx.numpy_helper.from_array(np.ones_like(values), "scale")
+    graph = onnx.helper.make_graph([node], "probe", value[:1], value[1:], [scale])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    found = Session(model).run({"x": values})["y"]
+    wanted = (values - values.mean()) / values.std()
+    return bool(np.allclose(found, wanted, atol=0.01))
+
+
 def version() -> str:
     """The version of ONNX Runtime."""
     return str(_ort.__version__)

@@ -16,8 +16,10 @@ from onnxfold.runtime.session import (
     DEPLOYMENT,
     REFERENCE,
     Session,
+    is_layer_norm_stable,
     max_ir_version,
     max_opset_version,
+    version,
 )
 
 ONES = np.ones((1, 2), np.float32)
@@ -279,4 +281,11 @@ def test_without_optimizations_a_constant_weight_gives_the_bits_of_a_computed_on
         tensors = [numpy_helper.from_array(array, name) for name, array in initial.items()]
         model.graph.initializer.extend(tensors)
         outputs.append(Session(model, REFERENCE).run(feed)["h"])
-    assert np.array_equal(*outputs)
+    assert np.array_equal(outputs[0], outputs[1])
+
+
+def test_an_unstable_layer_normalization_is_found_by_trying() -> None:
+    release = tuple(int(part) for part in version().split(".")[:2])
+    if (1, 23) < release < (1, 32):
+        pytest.skip(f"it is not known of onnxruntime {version()}")
+    assert is_layer_norm_stable() is (release >= (1, 32))

@@ -10,6 +10,7 @@ import pytest
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import BrokenContractError
 from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.compiler import verified
 from onnxfold.runtime.compiler.verified import (
     model_facts,
     run_tolerant,
@@ -56,6 +57,41 @@ def test_a_tolerant_run_does_without_the_pass_and_says_so(
     (remark,) = run.remarks
     assert remark.pass_name == "surgeon"
     assert "broke its contract" in remark.reason
+
+
+def normalization(parse: Callable[..., ir.Model]) -> ir.Model:
+    """A layer normalization in primitives."""
+    return parse(
+        """g (float[2,4] x) => (float[2,4] y) <float e = {1e-6}, int64[1] a = {-1}>
+        { m = ReduceMean(x, a)  d = Sub(x, m)  s = Mul(d, d)  v = ReduceMean(s, a)
+          w = Add(v, e)  r = Sqrt(w)  y = Div(d, r) }"""
+    )
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_a_pass_to_an_operator_the_runtime_gets_wrong_is_left_out(
+    parse: Callable[..., ir.Model], monkeypatch: pytest.MonkeyPatch, *, stable: bool
+) -> None:
+    monkeypatch.setattr(verified, "is_layer_norm_stable", lambda: stable)
+    model = normalization(parse)
+    values = np.arange(8, dtype=np.float32).reshape(2, 4)
+    feeds = open_feeds([{"x": values}], input_specs(model))
+    passes = parse_passes("fuse-layer-norm,infer-shapes,fuse-layer-norm,remove-dead-code")
+    run, kept = run_tolerant(model, passes, feeds, Silent())
+    fused = [node.op_type for node in run.model.graph] == ["LayerNormalization"]
+    assert fused is stable
+    assert kept == (passes if stable else passes[1::2])
+    assert ["LayerNormalization wrongly" in each.reason for each in run.remarks] == (
+        [] if stable else [True]
+    )
+
+
+def test_a_pass_that_would_do_nothing_is_not_missed(
+    model: ir.Model, feeds: FeedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verified, "is_layer_norm_stable", lambda: False)
+    run, kept = run_tolerant(model, parse_passes("fuse-layer-norm"), feeds, Silent())
+    assert (run.remarks, kept) == ((), ())
 
 
 def test_each_row_has_its_own_evidence(model: ir.Model, feeds: FeedSource) -> None:
