@@ -12,7 +12,7 @@ import pytest
 
 from onnxfold.passes.base import PassResult
 from onnxfold.passes.fold.fold_qdq import FoldQdq
-from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.session import DEPLOYMENT, Session, version
 
 _GRID = "float s = {0.05}, %s z = {%d}"
 
@@ -56,6 +56,8 @@ def test_codes_are_reduced_before_they_are_dequantized(
     evaluate: Callable[..., dict[str, Any]],
 ) -> None:
     opset, text = REDUCED[case]
+    if "noop_with_empty_axes" in text and version().startswith("1.23."):
+        pytest.skip("onnxruntime 1.23 runs no reduction over no axes, float ones included")
     before, model = parse(text, opset=opset), parse(text, opset=opset)
     apply_pass("infer-shapes", model)
     result = apply_pass("fold-qdq", model)
