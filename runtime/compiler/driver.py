@@ -32,7 +32,15 @@ from onnxfold.runtime.compiler.quality import (
     task_budget,
     within_budget,
 )
-from onnxfold.runtime.compiler.search import Choice, Latency, Selection, Subject, search
+from onnxfold.runtime.compiler.search import (
+    FASTER,
+    SENSITIVE,
+    Choice,
+    Latency,
+    Selection,
+    Subject,
+    search,
+)
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
@@ -48,6 +56,12 @@ _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CALIBRATION_FEEDS = 256
 _PERCENTILE = 99.999
 """Lower ones cut off what activations before a maximum are there for: 99.9 % costs magika 2 %."""
+_NO_CANDIDATE = "no quantized candidate was within the budget and faster (measured)"
+_ADVICE = {
+    FASTER: "--keep-slower quantizes it all the same",
+    SENSITIVE: "a wider --budget lets it be quantized",
+    _NO_CANDIDATE: "--keep-slower, or a wider --budget",
+}
 _TIMING_FEEDS = 4
 _TIMING_ROUNDS = 24
 _TIMING_SECONDS = 10.0
@@ -140,10 +154,14 @@ def compile_model(
         passes = () if selection.model is model else float_passes
     else:
         passes = (*float_passes, *builder.passes(selection.choice))
-    plan = Plan(model_facts(model).sha256, passes, selection.decisions)
+    if selection.choice is None:
+        in_float = dict.fromkeys(linear_layers(optimized), _NO_CANDIDATE)
+    else:
+        in_float = dict(selection.choice.in_float)
+    plan = Plan(model_facts(model).sha256, passes, selection.decisions, in_float)
     run, comparison, task = _prove(model, plan, data, options.budget, progress)
-    left_out = [each for each in float_run.remarks if each not in run.remarks]
-    remarks = _explained((*run.remarks, *left_out), selection, optimized)
+    left_out = tuple(each for each in float_run.remarks if each not in run.remarks)
+    remarks = (*_explained(run.remarks, in_float, run.model, optimized), *left_out)
     run = replace(run, remarks=remarks)
     return Compilation(run, comparison, task, selection.latency, plan)
 
@@ -159,6 +177,7 @@ def replay(
     """
     plan.check_model(model_facts(model).sha256)
     run, comparison, task = _prove(model, plan, Data.split(feeds), budget, progress)
+    run = replace(run, remarks=_explained(run.remarks, plan.in_float, run.model))
     return Compilation(run, comparison, task, {}, plan)
 
 
@@ -183,20 +202,15 @@ def _prove(
 
 
 def _explained(
-    remarks: Sequence[Remark], selection: Selection[ir.Model], optimized: ir.Model
+    remarks: Sequence[Remark], in_float: Mapping[str, str], *models: ir.Model
 ) -> tuple[Remark, ...]:
-    """The remarks, with the measured reason where it was this compilation that chose float."""
-    layers = {node_name(node): op_key(node) for node in all_nodes(optimized)}
-    if selection.choice is not None:
-        chosen = dict(selection.choice.in_float)
-    else:
-        reason = "no quantized candidate was within the budget and faster (measured)"
-        chosen = dict.fromkeys(linear_layers(optimized), reason)
+    """The remarks, with the measured reason where it was the compilation that chose float."""
+    kinds = {node_name(node): op_key(node) for model in models for node in all_nodes(model)}
     own = [
-        Remark("compile", node, layers[node], reason, "onnxfold compile --keep-slower or --budget")
-        for node, reason in chosen.items()
+        Remark("compile", node, kinds.get(node, ""), reason, _ADVICE.get(reason, ""))
+        for node, reason in in_float.items()
     ]
-    return (*(each for each in remarks if each.node not in chosen), *own)
+    return (*(each for each in remarks if each.node not in in_float), *own)
 
 
 _LENIENT = Budget(sqnr_db=5.0, cosine=0.8, max_flip_rate=None)

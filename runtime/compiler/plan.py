@@ -27,11 +27,13 @@ class Plan:
         model_sha256: Of the model the plan was made for.
         passes: The pipeline, in order.
         decisions: What was measured; for people, not read on replay.
+        in_float: Why nodes were left in float, by name; for people as well.
     """
 
     model_sha256: str
     passes: tuple[Pass, ...]
     decisions: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+    in_float: dict[str, str] = field(default_factory=dict[str, str], compare=False)
 
     def save(self, path: Path) -> None:
         """Write the plan.
@@ -46,6 +48,7 @@ class Plan:
             "model_sha256": self.model_sha256,
             "passes": [print_pass(pass_) for pass_ in self.passes],
             "decisions": list(self.decisions),
+            "in_float": self.in_float,
         }
         write_text(path, json.dumps(document, indent=2) + "\n")
 
@@ -73,8 +76,9 @@ class Plan:
         try:
             texts: Sequence[str] = document["passes"]
             passes = parse_passes(",".join(texts))
-            return cls(str(document["model_sha256"]), passes, tuple(document["decisions"]))
-        except (KeyError, TypeError) as error:
+            decisions, in_float = tuple(document["decisions"]), dict(document["in_float"])
+            return cls(str(document["model_sha256"]), passes, decisions, in_float)
+        except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path}: incomplete plan file ({error})") from error
 
     def check_model(self, sha256: str) -> None:

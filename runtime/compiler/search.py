@@ -24,8 +24,8 @@ from typing import Any, Generic, TypeVar
 
 ModelT = TypeVar("ModelT")
 
-_SENSITIVE = "quantizing it damages the output beyond the budget (measured)"
-_FASTER = "it is faster in float here (measured)"
+SENSITIVE = "quantizing it damages the output beyond the budget (measured)"
+FASTER = "it is faster in float here (measured)"
 
 ORIGINAL = "original"
 FLOAT = "float, optimized"
@@ -209,7 +209,7 @@ def _gains(latency: Latency | None, limit: float) -> bool:
 def _only(subject: Subject[ModelT], base: Choice, kinds: Sequence[str]) -> Choice:
     others = [node for node, kind in subject.layers.items() if kind not in kinds]
     name = f"only {kinds[0]}" if len(kinds) == 1 else f"only the {len(kinds)} classes that gain"
-    return base.without(others, name, _FASTER)
+    return base.without(others, name, FASTER)
 
 
 def _repaired(
@@ -230,7 +230,7 @@ def _repaired(
     while high - low > 1:
         middle = (low + high) // 2
         count = f"{middle} most sensitive layer{'s' if middle > 1 else ''}"
-        worst = choice.without(ranked[:middle], f"{choice.name}, {count} in float", _SENSITIVE)
+        worst = choice.without(ranked[:middle], f"{choice.name}, {count} in float", SENSITIVE)
         attempt = _candidate(subject, worst)
         if attempt is None:
             high = middle
@@ -281,7 +281,7 @@ def _refine(
             continue
         nodes = [node for node, each in quantized.items() if each == kind]
         name = f"{best.choice.name}, {kind} in float"
-        attempt = _candidate(subject, best.choice.without(nodes, name, _FASTER))
+        attempt = _candidate(subject, best.choice.without(nodes, name, FASTER))
         if attempt is None or not attempt.quality.passed:
             continue
         pair = {best.choice.name: best.model, attempt.choice.name: attempt.model}
@@ -309,7 +309,7 @@ def _time(
 def _select(
     best: _Candidate[ModelT], latency: Mapping[str, Latency], log: _Log, outcome: str
 ) -> Selection[ModelT]:
-    log.add(FLOAT, None, latency[FLOAT], "slower")
+    log.add(FLOAT, None, latency[FLOAT], "slower than the chosen")
     log.add(best.choice.name, best.quality, latency[best.choice.name], outcome)
     return Selection(best.choice.name, best.choice, best.model, latency, log.rows())
 

@@ -34,12 +34,12 @@ from onnxfold.runtime.compiler.verified import (
     weakest_contract,
 )
 from onnxfold.runtime.explain import Explanation, explain_model
-from onnxfold.runtime.feeds import FeedSource, open_feeds
+from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.loading import load_model, save_model
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.report.write import write_report
-from onnxfold.runtime.specs import input_specs
+from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
@@ -119,7 +119,7 @@ def optimize(model: Model, *, data: object = None, progress: Progress | None = N
     """
     bar = progress or Silent()
     original = load_model(model)
-    feeds = open_feeds(data, input_specs(original))
+    feeds = feeds_for(original, data)
     run, kept = run_tolerant(original, parse_passes(OPTIMIZE), feeds, bar)
     return _compared(_Work("optimize", model, original, run, kept), feeds, bar)
 
@@ -176,7 +176,7 @@ def run_passes(
     bar = progress or Silent()
     pipeline = parse_passes(passes) if isinstance(passes, str) else tuple(passes)
     original = load_model(model)
-    feeds = open_feeds(data, input_specs(original)) if gates else None
+    feeds = feeds_for(original, data) if gates else None
     run = run_verified(original, pipeline, feeds, bar, instruments=instruments)
     return _compared(_Work(command, model, original, run, pipeline), feeds, bar)
 
@@ -213,7 +213,7 @@ def compile(
         raise UsageError("compile needs data to calibrate on: give --data")
     bar = progress or Silent()
     original = load_model(model)
-    feeds = open_feeds(data, input_specs(original))
+    feeds = feeds_for(original, data)
     limits = _budget(budget)
     if plan is not None:
         loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
@@ -248,7 +248,7 @@ def verify(
         The comparison; its verdict says whether the contract holds.
     """
     original, rewritten = load_model(reference), load_model(candidate)
-    feeds = open_feeds(data, input_specs(original))
+    feeds = feeds_for(original, data)
     default = Contract.REASSOCIATED if budget is None else Contract.APPROXIMATE
     (progress or Silent()).stage("comparing")
     found = compare_models(original, rewritten, feeds, contract or default, _budget(budget))
@@ -267,7 +267,7 @@ def explain(model: Model, *, data: object = None) -> Explanation:
         data: What to run it on for the costs; generated if None.
     """
     loaded = load_model(model)
-    return explain_model(loaded, open_feeds(data, input_specs(loaded)))
+    return explain_model(loaded, feeds_for(loaded, data))
 
 
 def require_conclusive(comparison: Comparison) -> None:

@@ -27,8 +27,9 @@ _EXIT_CODES = (
 _DATA_HELP = (
     "inputs: FILE.npz (one array per input, first axis = samples), a folder of .npz (one feed a "
     "file), ONNX test_data_set_* folders, FILE.parquet, or FILE.py:function yielding dicts of "
-    "arrays; without it inputs are generated, and the report says so"
+    "arrays"
 )
+_WITHOUT_DATA = "; without it inputs are generated, and the report says so"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,8 +136,8 @@ def _output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _data(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    parser.add_argument("--data", required=required, metavar="DATA", help=_DATA_HELP)
+def _data(parser: argparse.ArgumentParser, more: str = _WITHOUT_DATA) -> None:
+    parser.add_argument("--data", metavar="DATA", help=_DATA_HELP + more)
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +168,7 @@ def _target(parser: argparse.ArgumentParser) -> None:
 def _compile(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _output(parser)
-    _data(parser, required=True)
+    _data(parser, "; half of it calibrates, the other half judges; with --plan it may be left out")
     _target(parser)
     _budget(parser)
     parser.add_argument(

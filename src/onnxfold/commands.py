@@ -21,7 +21,6 @@ from onnxfold.passes.pipeline import Instrument
 from onnxfold.passes.registry import parse_passes, pass_class, pass_names
 from onnxfold.passes.spec import option_summary
 from onnxfold.runtime.compiler.verified import weakest_contract
-from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.places import check_file, check_folder
 from onnxfold.runtime.report.markdown import comparison_to_markdown
@@ -33,7 +32,7 @@ from onnxfold.runtime.report.summary import (
     summary,
 )
 from onnxfold.runtime.report.write import write_text
-from onnxfold.runtime.specs import input_specs
+from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
 _MAX_ROWS = 20
@@ -289,7 +288,7 @@ def _bisect(options: argparse.Namespace) -> int:
     """Find the first rewrite that breaks the contract of the pipeline."""
     model = load_model(options.model)
     passes = parse_passes(options.passes)
-    feeds = open_feeds(options.data, input_specs(model))
+    feeds = feeds_for(model, options.data)
     contract = weakest_contract(passes)
     with ProgressBars(enabled=not options.quiet) as progress:
         progress.stage("bisecting")

@@ -71,6 +71,17 @@ def test_a_plan_replays_to_the_same_bytes(
     assert again.report.latency == {}
 
 
+def test_a_replay_gives_the_reasons_that_were_measured(
+    conv_net: Path, conv_data: Mapping[str, Any], tmp_path: Path
+) -> None:
+    first = onnxfold.compile(conv_net, data=conv_data, budget="sqnr=300")
+    first.save_report(tmp_path)
+    again = onnxfold.compile(conv_net, plan=tmp_path / "plan.json", budget="sqnr=300")
+    reasons = [[each.reason for each in run.report.islands] for run in (first, again)]
+    assert any("within the budget" in reason for reason in reasons[0])
+    assert reasons[0] == reasons[1]
+
+
 def test_the_qdq_target_quantizes_whatever_onnxruntime_makes_of_it(
     conv_net: Path, conv_data: Mapping[str, Any]
 ) -> None:
