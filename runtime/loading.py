@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import onnx.checker
+import onnx.defs
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
@@ -112,6 +113,13 @@ def _check_shape(proto: onnx.ModelProto, label: str) -> None:
         raise InvalidModelError(
             f"{label}: holds training_info, which onnxfold would lose; remove it first"
         )
+    newest = onnx.defs.onnx_opset_version()
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version > newest:
+            raise InvalidModelError(
+                f"{label}: opset {entry.version} is newer than the newest known, {newest}; export "
+                "the model with an older one"
+            )
     for value in (*proto.graph.input, *proto.graph.output):
         if _holds_map(value.type):
             raise InvalidModelError(

@@ -179,7 +179,9 @@ def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None
         (("optimize", "{dir}/truncated.onnx", "-o", "{out}"), 3, "truncated.onnx"),
         (("optimize", "{dir}/text.onnx", "-o", "{out}"), 3, "text.onnx"),
         (("optimize", "{dir}/invalid.onnx", "-o", "{out}"), 3, "invalid.onnx"),
+        (("optimize", "{dir}/future.onnx", "-o", "{out}"), 3, "opset 99 is newer"),
         (("optimize", "{net}", "-o", "{net}"), 2, "is the input"),
+        (("optimize", "{net}", "-o", "{dir}/link.onnx"), 2, "is the input"),
         (("optimize", "{net}", "-o", "{dir}/nowhere/out.onnx"), 2, "no folder"),
         (("optimize", "{net}", "-o", "{out}", "--data", "{dir}/none.npz"), 2, "none.npz"),
         (("optimize", "{net}", "-o", "{out}", "--data", "{dir}/empty.npz"), 2, "empty.npz"),
@@ -247,6 +249,10 @@ def write_bad_files(net: Path, folder: Path) -> None:
     invalid = onnx.load(net)
     invalid.graph.node[1].input[0] = "nobody makes this"
     (folder / "invalid.onnx").write_bytes(invalid.SerializeToString())
+    future = onnx.load(net)
+    future.opset_import[0].version = 99
+    (folder / "future.onnx").write_bytes(future.SerializeToString())
+    (folder / "link.onnx").symlink_to(net)
     good = np.ones((4, 4), np.float32)
     np.savez(folder / "good.npz", x=good)
     np.savez(folder / "empty.npz", x=good[:0])
