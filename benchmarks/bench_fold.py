@@ -1,17 +1,18 @@
 """Latency of fake-quantized networks: float, as ONNX Runtime runs the Q/DQ graph, and folded.
 
-For each network the three models run interleaved in one process; the medians are printed, and the
-gain of the fold over ONNX Runtime's own fusion. ``--json`` prints the figures for machines.
+For each network the three models take turns in one process, on one thread and as deployed; the
+medians are printed, and the gain of the fold over ONNX Runtime's own fusion: the median of the
+ratios within each turn. ``--json`` prints the figures for machines.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,18 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxfold.passes.constants import constant_array
-from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import FOLD, TIDY
+from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.timing import Timing, measure_interleaved
 
-_ROUNDS = 40
-_WARM_UP = 3
+_FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+_ONE_THREAD = dataclasses.replace(DEPLOYMENT, name="one thread", threads=1)
+_CONFIGS = (_ONE_THREAD, DEPLOYMENT)
+_ROUNDS = 25
+_MOST_SECONDS = 6.0
 
 
 class Net:
@@ -127,12 +134,18 @@ def conv_relu_int8() -> onnx.ModelProto:
     return conv_relu(signed=True)
 
 
+def classifier() -> onnx.ModelProto:
+    """The fixture: convolutions, residual Add, Concat, pools and a dense layer at 16x16."""
+    return onnx.load(_FIXTURES / "qdq_net.onnx")
+
+
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "conv + relu": conv_relu,
     "conv + relu, int8": conv_relu_int8,
     "residual, pools": residual_pool,
     "dense + bias": dense,
     "attention": attention,
+    "classifier": classifier,
 }
 
 
@@ -168,17 +181,23 @@ def _real_weights(dequantize: ir.Node) -> ir.Value | None:
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
 
 
-def measure(models: dict[str, onnx.ModelProto], feed: dict[str, Any]) -> dict[str, float]:
-    """Median milliseconds of each model, run in turns."""
-    sessions = {name: Session(model, DEPLOYMENT) for name, model in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for turn in range(_WARM_UP + _ROUNDS):
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(feed)
-            if turn >= _WARM_UP:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(each) for name, each in times.items()}
+def measure(model: onnx.ModelProto) -> dict[str, dict[str, Timing]]:
+    """Time a fake-quantized network in its three forms, in each configuration."""
+    passes = parse_passes(f"{FOLD},fold-qdq,{TIDY}")
+    folded = Pipeline(passes).run(ir.from_proto(model)).model
+    forms = {"qdq": model, "float": to_float(model), "folded": ir.to_proto(folded)}
+    value = model.graph.input[0]
+    shape = [dim.dim_value or 8 for dim in value.type.tensor_type.shape.dim]
+    numbers = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    return {
+        config.name: measure_interleaved(
+            {name: Session(each, config) for name, each in forms.items()},
+            [{value.name: numbers}],
+            rounds=_ROUNDS,
+            max_seconds=_MOST_SECONDS,
+        )
+        for config in _CONFIGS
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,23 +205,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     options = parser.parse_args(arguments)
-    results: dict[str, dict[str, float]] = {}
-    for name, build in NETWORKS.items():
-        model = build()
-        folded = ir.from_proto(model)
-        FoldQdq().run(folded)
-        shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
-        feed = {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
-        models = {"float": to_float(model), "qdq": model, "folded": ir.to_proto(folded)}
-        results[name] = measure(models, feed)
+    results = {name: measure(build()) for name, build in NETWORKS.items()}
     if options.json:
-        print(json.dumps(results, indent=2))
+        rows = {
+            name: {
+                config: {form: timing.to_json() for form, timing in timings.items()}
+                for config, timings in row.items()
+            }
+            for name, row in results.items()
+        }
+        print(json.dumps(rows, indent=2))
         return 0
-    print(f"{'network':20s} {'float':>9s} {'ORT on QDQ':>11s} {'folded':>9s} {'gain':>6s}   (ms)")
+    columns = f"{'float':>9s} {'ORT on QDQ':>11s} {'folded':>9s} {'gain':>6s}   (ms)"
+    print(f"{'network':20s} {'threads':>11s} {columns}")
     for name, row in results.items():
-        gain = row["qdq"] / row["folded"]
-        figures = f"{row['float']:9.3f} {row['qdq']:11.3f} {row['folded']:9.3f}"
-        print(f"{name:20s} {figures} {gain:6.2f}")
+        for config, timings in row.items():
+            figures = {form: timing.median_ms for form, timing in timings.items()}
+            gain = 1 / timings["folded"].relative
+            cells = f"{figures['float']:9.3f} {figures['qdq']:11.3f} {figures['folded']:9.3f}"
+            print(f"{name:20s} {config:>11s} {cells} {gain:6.2f}")
     return 0
 
 
