@@ -110,7 +110,8 @@ class QualityJudge:
         metrics = list(comparer.metrics.values())
         decibels = [min(each.sqnr_db, _PERFECT_DB) for each in metrics]
         score = min((each for each in decibels if not math.isnan(each)), default=-_PERFECT_DB)
-        return Quality(passed, score, _describe(score, metrics, task))
+        text = _describe(score, metrics, task)
+        return Quality(passed, score, f"{text}, too few samples" if verdict.inconclusive else text)
 
 
 def task_budget(budget: Budget, task: TaskResult | None) -> Budget:
