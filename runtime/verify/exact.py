@@ -18,10 +18,10 @@ TIE_WIDTH = 2.0**-12
 
 At most 1 number in 2,000 lies as near by chance, so that no systematic error hides behind it."""
 
-_LARGEST_PRODUCT = 1 << 28
-"""Multiplications of a convolution above which it is not evaluated again."""
+MOST_PRODUCTS = 1 << 28
+"""Multiplications of a convolution above which it is never evaluated again: about a second."""
 
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
+_POOLED = 9  # elements of a window, taken for all poolings
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,15 @@ class ExactRegion:
         self._values = values
         self._opset = opset
 
-    def codes(self, name: str, borders: Mapping[str, Array]) -> ExactCodes | None:
+    def codes(
+        self, name: str, borders: Mapping[str, Array], most_products: int = MOST_PRODUCTS
+    ) -> ExactCodes | None:
         """What is rounded to give value ``name``, codes or numbers dequantized from them.
 
         Args:
             name: Output of a QuantizeLinear, or of a DequantizeLinear behind one.
             borders: What is known, as the model itself computed it.
+            most_products: Multiplications of a convolution that are worth while.
 
         Returns:
             None where ``name`` is nothing of the kind, per channel, or too large to evaluate.
@@ -81,14 +84,14 @@ class ExactRegion:
         if dtype.kind not in "iu":
             return None
         try:
-            real = self._evaluate(node.inputs[0], borders)
+            real = self._evaluate(node.inputs[0], borders, most_products)
         except NotExactError:
             return None
         limits = np.iinfo(dtype)
         position = real / float(scale.reshape(()))
         return ExactCodes(np.clip(position, limits.min - zero, limits.max - zero))
 
-    def _evaluate(self, value: ir.Value, borders: Mapping[str, Array]) -> Array:
+    def _evaluate(self, value: ir.Value, borders: Mapping[str, Array], most_products: int) -> Array:
         known: dict[ir.Value, Array] = {}
         waiting = [value]
         while waiting:
@@ -107,17 +110,18 @@ class ExactRegion:
             if missing:
                 waiting += missing
             else:
-                self._run(node, known)
+                self._run(node, known, most_products)
         return known[value]
 
-    def _run(self, node: ir.Node, known: dict[ir.Value, Array]) -> None:
+    def _run(self, node: ir.Node, known: dict[ir.Value, Array], most_products: int) -> None:
         inputs = [None if each is None else known[each] for each in node.inputs]
         if node.op_type == "DequantizeLinear":
             known[node.outputs[0]] = _dequantized(node, known)
             return
         if node.domain or any(each.is_ref() for each in node.attributes.values()):
             raise NotExactError
-        _check_size(node, inputs)
+        if _products(node, inputs) > most_products:
+            raise NotExactError
         for output, result in zip(node.outputs, self._results(node, inputs), strict=False):
             known[output] = result
 
@@ -175,11 +179,11 @@ def _dequantized(node: ir.Node, known: Mapping[ir.Value, Array]) -> Array:
     return centred * scale.astype(np.float64).reshape(shape)
 
 
-def _check_size(node: ir.Node, inputs: list[Array | None]) -> None:
-    """Convolutions are slow in numpy."""
-    if node.op_type not in ("Conv", "ConvTranspose", "AveragePool"):
-        return
-    data, weights = inputs[0], inputs[1] if len(inputs) > 1 else None
-    work = 0 if data is None else data.size * (9 if weights is None else weights.size)
-    if data is not None and work // max(data.shape[1], 1) > _LARGEST_PRODUCT:
-        raise NotExactError
+def _products(node: ir.Node, inputs: list[Array | None]) -> int:
+    """Multiplications of a convolution, which numpy is slow at; 0 for other ops."""
+    data = inputs[0] if inputs else None
+    if node.op_type not in ("Conv", "ConvTranspose", "AveragePool") or data is None:
+        return 0
+    weights = inputs[1] if len(inputs) > 1 else None
+    size = _POOLED * data.shape[1] if weights is None else weights.size
+    return data.size * size // max(data.shape[1], 1)

@@ -14,13 +14,16 @@ from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.walk import iterate_graphs
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
 from onnxfold.runtime.verify.cut import cut_at, keep_outputs, named_values, region_inputs
-from onnxfold.runtime.verify.exact import ExactCodes, ExactRegion
+from onnxfold.runtime.verify.exact import MOST_PRODUCTS, ExactCodes, ExactRegion
 
 RECODED_SUFFIX = "_u8"
 """A value named so holds, as uint8, the int8 codes of the value without the suffix, plus 128."""
 
 _RECODING_SHIFT = 128
 _STEP_ROUNDING = 1e-3  # a float32 holds 255 steps to 1.5e-5 of one
+_FEW_MISMATCHES = 2.5e-4
+"""Rate below which only what is quickly evaluated again is looked at for ties."""
+_FEW_PRODUCTS = 1 << 20
 _UNKNOWN_BYTES = 1 << 20
 _COMPARABLE = frozenset(
     {
@@ -44,7 +47,7 @@ class RegionBudget:
 
     Attributes:
         feeds: Feeds at most.
-        seconds: No further region is begun after this long.
+        seconds: No further region is looked at after this long, the first one excepted.
         bytes: Tensors at the borders of the regions that are held at one time.
     """
 
@@ -66,7 +69,8 @@ class RegionResult:
             largest real number.
         quantized: Whether the value holds codes, or real numbers dequantized from them.
         ties: Codes that differ where the exact number lies half-way between them, so that both
-            are correctly rounded; not among the ``mismatches``.
+            are correctly rounded; not among the ``mismatches``. Where convolutions show few
+            differences, all count as mismatches.
     """
 
     name: str
@@ -125,7 +129,7 @@ def check_regions(
         ExecutionError: A model or region does not run.
     """
     budget = budget or RegionBudget()
-    started = time.monotonic()
+    deadline = time.monotonic() + budget.seconds
     before = before.clone()
     parse_passes("infer-shapes")[0].run(before)
     pair = _Pair(before, after, config, real_tolerance)
@@ -133,13 +137,7 @@ def check_regions(
     samples = 0
     for feed, _ in zip(feeds, range(budget.feeds), strict=False):
         groups = pair.groups(feed, budget.bytes) if groups is None else groups
-        done = 0
-        for group in groups:
-            if time.monotonic() - started > budget.seconds and (samples or done):
-                break
-            group.compare(feed)
-            done += 1
-        if done < len(groups):
+        if not all(group.compare(feed, deadline) for group in groups):
             break
         samples += 1
     results = [result for group in groups or () for result in group.totals.values()]
@@ -158,6 +156,7 @@ class _Pair:
         self.old, self.new = named_values(before.graph), named_values(after.graph)
         self.shared = dict(_shared(self.old, self.new))
         self.exact = ExactRegion(self.old, before.opset_imports.get("", 1))
+        self.compared = 0
         self.targets = [name for name in self.shared if self._is_changed(name)]
 
     def groups(self, feed: Mapping[str, Array], most_bytes: int) -> list[_Group]:
@@ -229,9 +228,11 @@ class _Group:
             node = pair.new[name].producer()
             self.totals[name] = RegionResult(name, "" if node is None else node.op_type)
 
-    def compare(self, feed: Mapping[str, Array]) -> None:
-        """Add what ``feed`` shows to the totals."""
+    def compare(self, feed: Mapping[str, Array], deadline: float) -> bool:
+        """Add what ``feed`` shows to the totals; whether there was time for all regions."""
         pair = self.pair
+        if time.monotonic() > deadline and pair.compared:
+            return False
         if self._sessions is None:
             original = Session(keep_outputs(pair.before, self._original), REFERENCE)
         else:
@@ -251,7 +252,11 @@ class _Group:
         session = self._sessions[1]
         results = session.run({spec.name: shared[spec.name] for spec in session.inputs})
         for name in self.targets:
+            if time.monotonic() > deadline and pair.compared:
+                return False
             self._add(name, shared[name], results[self._outputs[name]], values)
+            pair.compared += 1
+        return True
 
     def _add(self, name: str, want: Array, got: Array, values: Mapping[str, Array]) -> None:
         pair, source = self.pair, self.pair.shared[name]
@@ -270,7 +275,8 @@ class _Group:
             largest = float(np.max(np.where(wrong, difference, 0), initial=0))
             mismatches = int(np.count_nonzero(wrong))
             if mismatches:
-                exact = self._exact(name, values)
+                few = mismatches <= _FEW_MISMATCHES * want.size
+                exact = self._exact(name, values, _FEW_PRODUCTS if few else MOST_PRODUCTS)
                 zero = _zero_point(pair.old[source], source != name) if step is None else 0
                 excused = _ties(exact, want_codes - zero, got_codes - zero) & wrong
                 ties = int(np.count_nonzero(excused))
@@ -286,11 +292,13 @@ class _Group:
             ties=known.ties + ties,
         )
 
-    def _exact(self, name: str, values: Mapping[str, Array]) -> ExactCodes | None:
+    def _exact(
+        self, name: str, values: Mapping[str, Array], most_products: int
+    ) -> ExactCodes | None:
         pair = self.pair
         inputs = region_inputs(pair.after.graph, [name], pair.shared)
         borders = {pair.shared[each]: values[pair.shared[each]] for each in inputs}
-        return pair.exact.codes(pair.shared[name], borders)
+        return pair.exact.codes(pair.shared[name], borders, most_products)
 
 
 def _shared(old: Mapping[str, ir.Value], new: Mapping[str, ir.Value]) -> Iterator[tuple[str, str]]:
