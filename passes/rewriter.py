@@ -14,126 +14,38 @@ So a rule decides completely before it mutates.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxfold.passes.errors import PassError
-from onnxfold.passes.listener import RewriteListener, Step, StepRefusedError
+from onnxfold.passes.listener import RewriteListener
 from onnxfold.passes.literals import AttributeValue, as_attribute, as_tensor, static_shape
 from onnxfold.passes.names import Names
 from onnxfold.passes.provenance import record_provenance
-from onnxfold.passes.remark import Remark
+from onnxfold.passes.steps import StepGate
 from onnxfold.passes.walk import Scopes, iterate_graphs, label, nested_graphs, use_count
 
 _DEFAULT_ONNX_OPSET = 21
 _FIRST_OPSET = 1
 
 
-class Rewriter:
+class Rewriter(StepGate):
     """Mutates one model on behalf of one pass.
 
     Attributes:
         model: The model; ``replace_model`` may put another one in its place.
-        statistics: Counts of ``inserted``, ``erased``, ``modified``, ``replaced`` and so on.
-        rules: How often each rule was applied.
-        remarks: What the pass had to say.
-        refused: Whether a listener refused a step.
     """
 
     def __init__(
         self, model: ir.Model, pass_name: str, listeners: Sequence[RewriteListener] = ()
     ) -> None:
+        super().__init__(pass_name, listeners)
         self.model = model
-        self.pass_name = pass_name
-        self.statistics: Counter[str] = Counter()
-        self.rules: Counter[str] = Counter()
-        self.remarks: list[Remark] = []
-        self.refused = False
-        self._listeners = list(listeners)
-        self._step: Step | None = None
-        self._last_step: Step | None = None
         self._names: Names | None = None
         self._scopes: Scopes | None = None
-
-    @property
-    def modified(self) -> bool:
-        """Whether any step mutated the model."""
-        return self.rules.total() > 0
-
-    def add_listener(self, listener: RewriteListener) -> None:
-        """Tell ``listener`` about every mutation from now on."""
-        self._listeners.append(listener)
-
-    def remove_listener(self, listener: RewriteListener) -> None:
-        """Stop telling ``listener``."""
-        self._listeners.remove(listener)
-
-    # Steps
-
-    @contextmanager
-    def step(
-        self, rule: str, node: ir.Node | None = None, *, sources: Iterable[ir.Node] = ()
-    ) -> Generator[Step]:
-        """Open the step in which ``rule`` rewrites ``node``.
-
-        Args:
-            rule: Name of the rule, counted and shown in statistics and bisection.
-            node: The node the rule looks at.
-            sources: Further nodes that the inserted ones are derived from.
-
-        Yields:
-            The step; after the block, ``applied`` says whether anything was mutated.
-        """
-        all_sources = ((node,) if node is not None else ()) + tuple(sources)
-        step = self._open(rule, node, all_sources)
-        try:
-            yield step
-        except StepRefusedError:
-            return
-        finally:
-            self._step = None
-        self._close(step)
-
-    def attempt(
-        self, rule: str, node: ir.Node, rewrite: Callable[[ir.Node, Rewriter], None]
-    ) -> bool:
-        """Call ``rewrite(node, self)`` in a step of ``rule``, without the cost of a ``with`` block.
-
-        Returns:
-            Whether anything was mutated.
-        """
-        step = self._open(rule, node, (node,))
-        try:
-            rewrite(node, self)
-        except StepRefusedError:
-            return False
-        finally:
-            self._step = None
-        self._close(step)
-        return step.applied
-
-    def describe_step(self) -> str:
-        """The step last opened, for error messages; empty before the first."""
-        step = self._last_step
-        if step is None:
-            return ""
-        return f"{step.rule} on {label(step.node)}" if step.node is not None else step.rule
-
-    def add_source(self, *nodes: ir.Node) -> None:
-        """Name further nodes that what this step inserts is derived from."""
-        if self._step is None:
-            raise PassError(f"pass {self.pass_name}: add_source outside a step")
-        self._step.sources += nodes
-
-    def remark(self, node: ir.Node, reason: str, advice: str = "") -> None:
-        """Say why ``node`` was left as it is."""
-        name = node.name or next((o.name for o in node.outputs if o.name), "") or "(unnamed)"
-        self.remarks.append(Remark(self.pass_name, name, node.op_type, reason, advice))
 
     # Mutations
 
@@ -423,32 +335,6 @@ class Rewriter:
         return self._names.unique(base)
 
     # Internals
-
-    def _open(self, rule: str, node: ir.Node | None, sources: tuple[ir.Node, ...]) -> Step:
-        if self._step is not None:
-            raise PassError(f"pass {self.pass_name}: steps do not nest ({rule})")
-        self._step = self._last_step = step = Step(rule, node, sources)
-        return step
-
-    def _close(self, step: Step) -> None:
-        if not step.applied:
-            return
-        self.rules[step.rule] += 1
-        self.statistics.update(step.counts)
-        for listener in self._listeners:
-            listener.step_applied(self.pass_name, step)
-
-    def _mutate(self, kind: str) -> Step:
-        step = self._step
-        if step is None:
-            raise PassError(f"pass {self.pass_name} mutated the model outside a step")
-        if not step.applied:
-            if not all(listener.permits(self.pass_name, step) for listener in self._listeners):
-                self.refused = True
-                raise StepRefusedError
-            step.applied = True
-        step.counts[kind] += 1
-        return step
 
     def _modified(self, node: ir.Node) -> None:
         for listener in self._listeners:
