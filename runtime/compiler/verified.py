@@ -63,6 +63,7 @@ def run_verified(
     *,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
+    gate_feeds: int = GATE_FEEDS,
 ) -> VerifiedRun:
     """Run ``passes`` on a copy of ``model``.
 
@@ -73,6 +74,7 @@ def run_verified(
         progress: Told of each pass.
         budget: For the gates of APPROXIMATE passes.
         instruments: Watch as well; called before the verifier.
+        gate_feeds: How many of the feeds the gates run on.
 
     Raises:
         NotEquivalentError: A pass broke its contract.
@@ -82,7 +84,7 @@ def run_verified(
     watchers: list[Instrument] = [*instruments]
     gate: ContractGate | None = None
     if feeds is not None:
-        first = feeds.first(GATE_FEEDS)
+        first = feeds.first(gate_feeds)
         gate = ContractGate(first, budget=budget, region_check=check_integer_contract)
         watchers.append(gate)
     watchers += [VerifyEach(), clock]
@@ -100,7 +102,12 @@ def run_verified(
 
 
 def run_tolerant(
-    model: ir.Model, passes: Sequence[Pass], feeds: FeedSource, progress: Progress
+    model: ir.Model,
+    passes: Sequence[Pass],
+    feeds: FeedSource,
+    progress: Progress,
+    *,
+    gate_feeds: int = GATE_FEEDS,
 ) -> tuple[VerifiedRun, tuple[Pass, ...]]:
     """As ``run_verified``, but leave out passes that break their contract on this model and data.
 
@@ -116,7 +123,7 @@ def run_tolerant(
     kept, left_out = _computed_rightly(model, passes)
     while True:
         try:
-            run = run_verified(model, kept, feeds, progress)
+            run = run_verified(model, kept, feeds, progress, gate_feeds=gate_feeds)
         except BrokenContractError as error:
             advice = "check the model's conditioning, or report the pass if it is wrong"
             left_out.append(Remark(error.pass_name, "(whole model)", "", str(error), advice))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -108,6 +109,20 @@ def test_the_model_may_come_in_any_form_and_is_not_touched(conv_net: Path) -> No
     assert len({model_bytes(each) for each in results}) == 1
     assert proto.SerializeToString(deterministic=True) == before
     assert model_bytes(model) == loaded
+
+
+def test_optimize_does_without_a_pass_that_only_later_samples_show_to_be_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "agraph (float[N] x) => (float[N] y) { a = Identity(x)  y = Relu(a) }"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    (tmp_path / "p.py").write_text("def loose(graph):\n    graph.nodes[-1].op = 'Abs'\n")
+    passes = f"fold-constants,surgeon{{script={tmp_path / 'p.py'}:loose}},remove-identity"
+    monkeypatch.setattr("onnxfold.api.OPTIMIZE", passes)
+    data = [{"x": np.array([sign], np.float32)} for sign in (1, 1, 1, 1, 1, -1)]
+    outcome = onnxfold.optimize(model, data=data)
+    assert [node.op_type for node in outcome.model.graph] == ["Relu"]
+    assert [island.pass_name for island in outcome.report.islands] == ["surgeon"]
 
 
 def test_fold_turns_fake_quantization_into_integers(fixtures_dir: Path) -> None:
