@@ -15,7 +15,7 @@ import pytest
 
 from onnxfold.passes.errors import ExecutionError
 from onnxfold.passes.fold.fold_qdq import FoldQdq
-from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig, version
 
 _GRID = "float s = {0.05}, uint8 z = {120}, float t = {0.1}, uint8 u = {0}"
 _STEPS = "{0.002, 0.01, 0.03, 0.06}"
@@ -126,6 +126,8 @@ def test_packed_weights_are_multiplied_in_float(parse: Callable[..., ir.Model]) 
     FoldQdq().run(model)
     got = Session(model, DEPLOYMENT).run(feed)["y"]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
+    if version().startswith("1.23."):
+        return  # it packs no 8-bit weights: there is nothing to pin
     unpinned = SessionConfig("unpinned", optimize=True, threads=1, matmulnbits_accuracy_level=4)
     assert np.max(np.abs(Session(model, unpinned).run(feed)["y"] - wanted)) > 0.01
 
