@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
 from onnxfold.runtime.verify.gates import Verdict, deployment_gate_for, gate_for
 from onnxfold.runtime.verify.metrics import OutputMetrics
+from onnxfold.runtime.verify.oracle import OracleSample, nearer_to_truth
 from onnxfold.runtime.verify.softmax import (
     LogitsSession,
     before_softmax,
@@ -28,6 +30,8 @@ from onnxfold.runtime.verify.softmax import (
     softmax_outputs,
 )
 from onnxfold.runtime.verify.structure import signature_differences
+
+_ORACLE_FEEDS = 64
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,9 @@ def compare_models(
     if not plain.structure:
         after_softmax = softmax_outputs(load_ir(reference))
         verdict &= _judge_deployed(optimized, contract, budget, after_softmax, drift, on)
+    if not verdict.passed and contract is Contract.REASSOCIATED and not plain.structure:
+        names = {name: old.names[name] for name in sorted(judged_before)}
+        verdict = _ask_oracle(reference, names, feeds, (old, new, deployed)) or verdict
     return Comparison(
         reference=old.session.label,
         candidate=new.session.label,
@@ -259,6 +266,35 @@ def judge(
     if verdict.passed or comparer.structure or contract is not Contract.INTEGER:
         return verdict
     return comparer.judge(gate, drift.measure())
+
+
+def _ask_oracle(
+    reference: ModelLike,
+    softmaxes: Mapping[str, str],
+    feeds: FeedSource | Iterable[Feed],
+    sessions: tuple[LogitsSession, LogitsSession, Session],
+) -> Verdict | None:
+    """What the float64 oracle says of the candidate, as it is and as deployed."""
+    old, new, deployed = sessions
+
+    def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: values[name] for name in softmaxes}
+
+    def plain() -> Iterator[OracleSample]:
+        for feed, labels in islice(labelled(feeds), _ORACLE_FEEDS):
+            full = complete_feed(feed, labels, new.session.inputs)
+            (mine, before), (theirs, after) = old.run(feed), new.run(full)
+            yield feed, (mine, chosen(before)), (theirs, chosen(after))
+
+    def optimized() -> Iterator[OracleSample]:
+        for feed, labels in islice(labelled(feeds), _ORACLE_FEEDS):
+            full = complete_feed(feed, labels, new.session.inputs)
+            yield feed, (old.run(feed)[0], {}), (deployed.run(full), {})
+
+    model = load_ir(reference)
+    first = nearer_to_truth(model, softmaxes, plain())
+    second = nearer_to_truth(model, {}, optimized()) if first is not None else None
+    return None if first is None or second is None else first & second
 
 
 @contextmanager

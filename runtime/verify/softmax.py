@@ -75,7 +75,7 @@ class LogitsSession:
         if not names:
             return cls(Session(model, config), {})
         try:
-            return cls(Session(_exposed(source, names), config), names)
+            return cls(Session(exposed(source, names), config), names)
         except OnnxfoldError:
             # A type that is unknown here may make the copy invalid where the model is not.
             return cls(Session(model, config), {})
@@ -98,7 +98,8 @@ def before_softmax(name: str) -> str:
     return f"{name} (before softmax)"
 
 
-def _exposed(model: ir.Model, names: Mapping[str, str]) -> ir.Model:
+def exposed(model: ir.Model, names: Mapping[str, str]) -> ir.Model:
+    """A copy of ``model`` that also returns the values ``names`` maps its outputs to."""
     copy = model.clone()
     values = {value.name: value for node in copy.graph for value in node.outputs}
     outputs = {value.name: value for value in copy.graph.outputs}
