@@ -78,7 +78,7 @@ def _run(example: Example, folder: Path, *, as_json: bool) -> int:
         outcome.save(compiled)
         outcome.save_report(folder / "report")
         progress.stage("evaluating")
-        islands = [(island.op_type, island.reason) for island in outcome.report.islands]
+        islands = [(each.op_type, each.reason) for each in outcome.report.islands if each.op_type]
         measured = evaluate(model, compiled, evaluation.inputs, evaluation.labels, islands)
     if as_json:
         print(json.dumps({"model": str(compiled), **measured.to_json()}, indent=2))
