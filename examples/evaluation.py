@@ -146,10 +146,10 @@ def table_rows(e: Evaluation) -> list[tuple[str, str, str]]:
         )
     rows.append(("size", f"{e.float_bytes / 1e6:.2f} MB", f"{e.compiled_bytes / 1e6:.2f} MB"))
     if not e.islands:
-        return [*rows, ("left in float", "", "nothing")]
+        return [*rows, ("could be integer, left in float", "", "nothing")]
     for index, island in enumerate(e.islands):
         what = f"{island.count} {island.op_type}: {island.reason}"
-        rows.append(("" if index else "left in float", "", what))
+        rows.append(("" if index else "could be integer, left in float", "", what))
     return rows
 
 

@@ -76,5 +76,5 @@ def test_table_states_every_figure_once() -> None:
         ("latency, batch 1", "6.00 ms", "3.00 ms (2.0x)"),
         ("latency, batch 32", "180.00 ms", "60.00 ms (3.0x)"),
         ("size", "3.16 MB", "1.20 MB"),
-        ("left in float", "", "2 Mul: slower"),
+        ("could be integer, left in float", "", "2 Mul: slower"),
     ]
