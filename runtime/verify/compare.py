@@ -134,7 +134,8 @@ def compare_models(
         verdict &= _judge_deployed(optimized, contract, budget, after_softmax, drift, on)
     if not verdict.passed and contract is Contract.REASSOCIATED and not plain.structure:
         names = {name: old.names[name] for name in sorted(judged_before)}
-        verdict = _ask_oracle(reference, names, feeds, (old, new, deployed)) or verdict
+        truth = _ask_oracle(reference, names, feeds, (old, new, deployed))
+        verdict = truth if truth is not None and truth.passed else verdict
     return Comparison(
         reference=old.session.label,
         candidate=new.session.label,

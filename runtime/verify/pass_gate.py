@@ -143,7 +143,8 @@ class ContractGate(BaseInstrument):
         drift = DriftProbe(before.original or model, self._feeds)
         verdict = judge(comparer, pass_.contract, self._budget, softmaxes, drift)
         if not verdict.passed and not comparer.structure:
-            verdict = self._ask_oracle(pass_, before, after, softmaxes) or verdict
+            truth = self._ask_oracle(pass_, before, after, softmaxes)
+            verdict = truth if truth is not None and truth.passed else verdict
         regions = None
         checked = self._region_check is not None and pass_.contract is Contract.INTEGER
         if checked and self._region_check is not None and before.original is not None:
