@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.errors import ExecutionError
 from onnxfold.runtime.feeds import FeedSource, open_feeds
+from onnxfold.runtime.generated_feeds import input_ranges
 from onnxfold.runtime.session import REFERENCE, Session
 from onnxfold.runtime.specs import input_specs
 
@@ -26,11 +27,15 @@ def feeds_for(model: ir.Model, data: object) -> FeedSource:
         UsageError: The data is unusable.
     """
     inputs = input_specs(model)
-    feeds = open_feeds(data, inputs)
+    ranges = input_ranges(model)
+    feeds = open_feeds(data, inputs, ranges=ranges)
     symbols = {dim for spec in inputs for dim in spec.shape or () if isinstance(dim, str)}
     if not feeds.generated or not symbols:
         return feeds
-    others = (open_feeds(None, inputs, dims=dict.fromkeys(symbols, size)) for size in _SIZES)
+    others = (
+        open_feeds(None, inputs, ranges=ranges, dims=dict.fromkeys(symbols, size))
+        for size in _SIZES
+    )
     session: Session | None = None
     for each in (feeds, *others):
         try:

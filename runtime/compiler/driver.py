@@ -96,6 +96,7 @@ class Compilation:
         task: Right answers, where the data has labels.
         latency: Interleaved medians; empty where nothing was measured (a replayed plan).
         plan: What was chosen.
+        held_out: Whether what judged the model had no part in calibrating it.
     """
 
     run: VerifiedRun
@@ -103,6 +104,7 @@ class Compilation:
     task: TaskResult | None
     latency: Mapping[str, Latency]
     plan: Plan
+    held_out: bool
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def compile_model(
     left_out = tuple(each for each in left_out if each not in run.remarks)
     remarks = (*_explained(run.remarks, in_float, run.model, optimized), *left_out)
     run = replace(run, remarks=remarks)
-    return Compilation(run, comparison, task, selection.latency, plan)
+    return Compilation(run, comparison, task, selection.latency, plan, data.held_out)
 
 
 def replay(
@@ -186,9 +188,10 @@ def replay(
         NotEquivalentError: The result breaks a contract or the budget.
     """
     plan.check_model(model_facts(model).sha256)
-    run, comparison, task = _prove(model, plan, Data.split(feeds), budget, progress)
+    data = Data.split(feeds)
+    run, comparison, task = _prove(model, plan, data, budget, progress)
     run = replace(run, remarks=_explained(run.remarks, plan.in_float, run.model))
-    return Compilation(run, comparison, task, {}, plan)
+    return Compilation(run, comparison, task, {}, plan, data.held_out)
 
 
 def _prove(

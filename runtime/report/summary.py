@@ -103,6 +103,8 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
     yield f"in integer operators: {share:.1%} of the multiply-accumulates{_form(result, share)}"
     if report["data"].get("generated"):
         yield "inputs were generated: give --data for evidence on your own"
+    if not report["data"].get("held_out", True):
+        yield "one feed both calibrated and judged the model: give more for evidence on others"
     verdict = report["verdict"]
     yield f"{state(report)}: {result['path']}"
     yield from (f"  {reason}" for reason in verdict["reasons"])

@@ -366,7 +366,7 @@ def _compile_report(
         reasons=verdict.reasons,
         source=_source_facts(model, original),
         result=model_facts(done.run.model),
-        data=feeds.to_json(),
+        data={**feeds.to_json(), "held_out": done.held_out},
         passes=done.run.rows,
         equivalence=done.comparison.to_json(),
         task=done.task.to_json() if done.task else {},

@@ -92,6 +92,14 @@ def test_the_qdq_target_quantizes_whatever_onnxruntime_makes_of_it(
     assert not any(op.startswith("QLinear") for op in ops)
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(1, False), (2, True)])
+def test_the_report_says_whether_the_judging_samples_were_held_out(
+    count: int, held_out: bool, conv_net: Path
+) -> None:
+    outcome = onnxfold.compile(conv_net, data=feeds_for(conv_net, count), budget=LOOSE)
+    assert outcome.report.data["held_out"] is held_out
+
+
 def test_what_misses_the_budget_stays_in_float(
     conv_net: Path, conv_data: Mapping[str, Any]
 ) -> None:

@@ -39,3 +39,17 @@ def test_a_model_that_never_runs_is_left_to_who_runs_it(
     model = parse(f"""g (float[{size},3] x) => (float[A,C] y) <int64[2] shape = {{7, 11}}>
         {{ y = Reshape(x, shape) }}""")
     assert first_shape(model, None)[1] == 3
+
+
+def test_generated_inputs_stay_where_the_model_says_they_lie(
+    parse: Callable[..., ir.Model],
+) -> None:
+    model = parse(
+        """g (int64[8] ids, float[8] x) => (float[8] rows, uint8[8] codes)
+        <float[3] table = {1, 2, 3}, float scale = {100.0}, uint8 zero = {0}>
+        { rows = Gather(table, ids)  codes = QuantizeLinear(x, scale, zero) }"""
+    )
+    feeds = list(feeds_for(model, None))
+    assert {int(row) for feed in feeds for row in feed["ids"]} <= {0, 1, 2}
+    values = np.concatenate([feed["x"] for feed in feeds])
+    assert 0 <= values.min() < 10_000 < values.max() <= 25_500
