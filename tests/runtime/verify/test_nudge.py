@@ -19,8 +19,8 @@ def amplifier(step: float = float(STEP), zero: int = 0) -> onnx.ModelProto:
     return onnx.parser.parse_model(
         HEADER
         + f"""g (float[200] x) => (int8[200] y)
-        <float s = {{{step!r}}}, int8 z = {{{zero}}}, int8 none = {{0}}, float fine = {{0.00390625}},
-         float eighth = {{0.125}}>
+        <float s = {{{step!r}}}, int8 z = {{{zero}}}, int8 none = {{0}},
+         float fine = {{0.00390625}}, float eighth = {{0.125}}>
         {{
             a = QuantizeLinear(x, s, z)
             b = DequantizeLinear(a, s, none)
