@@ -10,14 +10,11 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.fold.guards import guard_float_ops
 from onnxfold.passes.fold.islands import meant_to_be_integer, remark_islands
-from onnxfold.passes.fold.lower import Lowerer, LowerTarget
-from onnxfold.passes.fold.lower_ort import lower_ort
-from onnxfold.passes.fold.lower_qdq import lower_qdq
+from onnxfold.passes.fold.lower import Lowerer
 from onnxfold.passes.fold.plan import make_plan
+from onnxfold.passes.fold.targets import TARGETS
 from onnxfold.passes.fold.weights import dequantize_weights
 from onnxfold.passes.rewriter import Rewriter
-
-_TARGETS: dict[str, LowerTarget] = {"ort": lower_ort, "qdq": lower_qdq}
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,11 @@ class FoldQdq(Pass):
 
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Plan the whole model, carry the plan out, and say what stayed float."""
-        plan = make_plan(model, rewriter.scopes, recode=self.target == "ort")
+        target = TARGETS[self.target]
+        plan = make_plan(model, rewriter.scopes, target)
         meant = meant_to_be_integer(plan)
-        Lowerer(plan, rewriter, _TARGETS[self.target]).run()
+        Lowerer(plan, rewriter, target).run()
         guarded = guard_float_ops(plan, rewriter)
-        if self.target == "ort":
+        if target.dequantizes_weights:
             dequantize_weights(plan, rewriter, guarded)
         remark_islands(plan, meant, rewriter)

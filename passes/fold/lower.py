@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.lowering import Alias, Dequantize, Linear, Lowering, Quantize
+from onnxfold.passes.fold.lowering import Alias, Dequantize, Lowering, Quantize, Requantize
 from onnxfold.passes.fold.plan import Plan
-from onnxfold.passes.fold.types import is_quantize
+from onnxfold.passes.fold.target import Target
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
 RECODED_SUFFIX = "_u8"
 """Appended to the name of int8 codes, it names the same codes + 128 as uint8."""
-
-LowerTarget = Callable[[Lowering, Builder], Sequence[ir.Value]]
-"""Writes a lowering down and returns what stands for the outputs of its node."""
 
 
 class Lowerer:
@@ -29,7 +26,7 @@ class Lowerer:
     and what remains still computes the original.
     """
 
-    def __init__(self, plan: Plan, rewriter: Rewriter, target: LowerTarget) -> None:
+    def __init__(self, plan: Plan, rewriter: Rewriter, target: Target) -> None:
         self._plan = plan
         self._rewriter = rewriter
         self._target = target
@@ -65,18 +62,18 @@ class Lowerer:
         build.anchor = node
         sources = [each for each in lowering.covered if each is not node]
         with self._rewriter.step(lowering.name, node, sources=sources):
-            results = self._results(lowering)
-            if isinstance(lowering, Linear) and lowering.type is None:
-                self._replacements.append((lowering.output, results[0]))
-                return
-            plain = [
-                self._plain(output, codes)
-                for output, codes in zip(node.outputs, results, strict=True)
-            ]
-            for output, codes, real in zip(node.outputs, results, plain, strict=True):
-                build.codes[output] = codes
-                if real is not None and real is not output:
-                    self._replacements.append((output, real))
+            for output, result in zip(node.outputs, self._results(lowering), strict=True):
+                self._stand_for(output, result)
+
+    def _stand_for(self, output: ir.Value, result: ir.Value) -> None:
+        """Let ``result`` stand for ``output``: as its codes, or as it is where it has no type."""
+        if self._plan.types.get(output) is None:
+            real = result
+        else:
+            self._build.codes[output] = result
+            real = self._plain(output, result)
+        if real is not None and real is not output:
+            self._replacements.append((output, real))
 
     def _results(self, lowering: Lowering) -> Sequence[ir.Value]:
         match lowering:
@@ -86,8 +83,10 @@ class Lowerer:
                 return [self._dequantize(lowering)]
             case Alias():
                 return [self._build.codes_of(lowering.reads[0])]
+            case Requantize():
+                return [self._requantize(lowering)]
             case _:
-                return self._target(lowering, self._build)
+                return self._target.write(lowering, self._build)
 
     def _quantize(self, lowering: Quantize) -> ir.Value:
         output = lowering.node.outputs[0]
@@ -105,6 +104,14 @@ class Lowerer:
             self._names.append((output, output.name or "", self._quantized[key]))
         return self._quantized[key]
 
+    def _requantize(self, lowering: Requantize) -> ir.Value:
+        source, output = lowering.reads[0], lowering.node.outputs[0]
+        key = (source, lowering.type)
+        if key not in self._quantized:
+            self._quantized[key] = self._target.write(lowering, self._build)[0]
+            self._names.append((output, output.name or "", self._quantized[key]))
+        return self._quantized[key]
+
     def _dequantize(self, lowering: Dequantize) -> ir.Value:
         if lowering.reads:
             return self._build.codes_of(lowering.reads[0])
@@ -112,9 +119,9 @@ class Lowerer:
         if lowering.type is lowering.internal:
             return source
         if source not in self._build.codes:
-            # The shift by 128, through real numbers: exact, as both scales are the same.
-            real = self._build.dequantize(source, lowering.type, source)
-            self._build.codes[source] = self._build.quantize(real, lowering.internal, source)
+            self._build.codes[source] = self._target.shift(
+                source, lowering.type, lowering.internal, source, self._build
+            )
         return self._build.codes[source]
 
     def _plain(self, output: ir.Value, codes: ir.Value) -> ir.Value | None:
@@ -126,17 +133,12 @@ class Lowerer:
         assert known is not None
         written = types.code_dtypes.get(output)
         if written is None:
-            producer = codes.producer()
-            if output in self._plan.requantized and producer and is_quantize(producer):
-                # ONNX Runtime merges Q-DQ-Q-DQ into one pair, with other numbers.
-                return build.dequantize_unfused(codes, known.type, output)
             return build.dequantize(codes, known.type, output)
         if written == known.type.dtype:
             return codes
-        real = build.dequantize(codes, known.type, output)
         zero_point = known.type.zero_point.astype(np.int64) - 128
         shifted = AffineType(known.type.scale, zero_point.astype(np.int8), written)
-        return build.quantize(real, shifted, output)
+        return self._target.shift(codes, known.type, shifted, output, build)
 
     def _connect(self, old: ir.Value, new: ir.Value) -> None:
         with self._rewriter.step("connect", old.producer()):

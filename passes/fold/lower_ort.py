@@ -15,44 +15,74 @@ from onnxfold.passes.fold.costs import (
     NOT_IN_OLDEST,
 )
 from onnxfold.passes.fold.lowering import (
-    Binary,
+    AveragePool,
     Clamp,
     Concat,
-    GlobalAverage,
+    Extremum,
+    Function,
+    Interpolation,
     Linear,
     Lowering,
     Move,
-    Unfused,
+    Product,
+    Reduction,
+    Refusal,
+    Requantize,
+    Select,
+    Softmax,
+    Sum,
 )
+from onnxfold.passes.fold.movement import write_move
+from onnxfold.passes.fold.rules.refusals import not_rounded
+from onnxfold.passes.fold.target import Target, shift_through_real
+from onnxfold.passes.fold.types import is_quantize
 
 _FLOAT = ir.DataType.FLOAT
 _AXES_ARE_INPUTS = 18
 """Since this opset ReduceMax takes its axes as an input."""
 
 
-def lower_ort(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
-    """Write ``lowering`` down.
-
-    Returns:
-        The codes of each output of its node (or the real number, for a Linear without type).
-    """
+def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
+    """Write ``lowering`` down; see ``target.Write``."""
     match lowering:
         case Linear():
             return [_linear(lowering, build)]
-        case Binary():
+        case Requantize():
+            return [_requantize(lowering, build)]
+        case Sum() | Product():
             return [_binary(lowering, build)]
         case Concat():
             return [_concat(lowering, build)]
-        case GlobalAverage():
+        case Reduction():
             return [_global_average(lowering, build)]
-        case Unfused():
-            return [_unfused(lowering, build)]
+        case AveragePool() | Softmax():
+            return [_through_real(lowering, build)]
         case Clamp():
             return [_clamp(lowering, build)]
         case Move():
             return _move(lowering, build)
         case _:
             raise TypeError(f"no lowering of {type(lowering).__name__}")
+
+
+def decline(lowering: Lowering) -> Refusal | None:
+    """What ONNX Runtime has no integer kernel for, or a slow one."""
+    match lowering:
+        case Linear(type=None, operator=ir.Node(op_type="Conv")):
+            return not_rounded(lowering.output)
+        case Function() | Interpolation() | Extremum() | Select():
+            return Refusal(FASTER_IN_FLOAT)
+        case Sum():
+            plain = lowering.coefficients == (1.0, 1.0) and lowering.constant is None
+            return None if plain else Refusal(FASTER_IN_FLOAT)
+        case Reduction():
+            pool = lowering.node.op_type == "GlobalAveragePool"
+            return None if pool else Refusal(FASTER_IN_FLOAT)
+        case _:
+            return None
+
+
+TARGET = Target("ort", True, write, decline, shift_through_real, dequantizes_weights=True)
 
 
 def _linear(linear: Linear, build: Builder) -> ir.Value:
@@ -177,16 +207,25 @@ def _reshape(codes: ir.Value, sizes: list[int], like: ir.Value, build: Builder) 
     return build.insert("Reshape", [codes, shape], like, dtype, shape=sizes_known)
 
 
-def _binary(binary: Binary, build: Builder) -> ir.Value:
+def _requantize(lowering: Requantize, build: Builder) -> ir.Value:
+    output = lowering.node.outputs[0]
+    codes = build.codes_of(lowering.reads[0])
+    producer = codes.producer()
+    # ONNX Runtime merges Q-DQ-Q-DQ into one pair, with other numbers.
+    merges = producer is not None and is_quantize(producer)
+    dequantize = build.dequantize_unfused if merges else build.dequantize
+    return build.quantize(dequantize(codes, lowering.operand.type, output), lowering.type, output)
+
+
+def _binary(binary: Sum | Product, build: Builder) -> ir.Value:
     output = binary.node.outputs[0]
+    kernel = "QLinearAdd" if isinstance(binary, Sum) else "QLinearMul"
     inputs: list[ir.Value | None] = []
     for operand in binary.operands:
         inputs.append(build.operand(operand, f"{output.name}_operand"))
         inputs += build.parameters(operand.type)
     inputs += build.parameters(binary.type)
-    return build.insert(
-        f"QLinear{binary.node.op_type}", inputs, output, binary.type.dtype, domain=CONTRIB
-    )
+    return build.insert(kernel, inputs, output, binary.type.dtype, domain=CONTRIB)
 
 
 def _concat(concat: Concat, build: Builder) -> ir.Value:
@@ -203,7 +242,7 @@ def _concat(concat: Concat, build: Builder) -> ir.Value:
     )
 
 
-def _global_average(average: GlobalAverage, build: Builder) -> ir.Value:
+def _global_average(average: Reduction, build: Builder) -> ir.Value:
     output = average.node.outputs[0]
     codes = build.operand(average.operand, output.name or "average")
     inputs = [codes, *build.parameters(average.operand.type), *build.parameters(average.type)]
@@ -212,13 +251,13 @@ def _global_average(average: GlobalAverage, build: Builder) -> ir.Value:
     )
 
 
-def _unfused(unfused: Unfused, build: Builder) -> ir.Value:
-    node, output = unfused.node, unfused.node.outputs[0]
-    codes = build.operand(unfused.operand, output.name or "operand")
-    real = build.dequantize_unfused(codes, unfused.operand.type, output)
+def _through_real(lowering: AveragePool | Softmax, build: Builder) -> ir.Value:
+    node, output = lowering.node, lowering.node.outputs[0]
+    codes = build.operand(lowering.operand, output.name or "operand")
+    real = build.dequantize_unfused(codes, lowering.operand.type, output)
     result = build.insert(node.op_type, [real], output, _FLOAT, attributes=node.attributes)
     build.rewriter.remark(node, FASTER_IN_FLOAT)
-    return build.quantize(result, unfused.type, output)
+    return build.quantize(result, lowering.type, output)
 
 
 def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
@@ -239,22 +278,7 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
         return [_reduce_max(node, data, dtype, build)]
     if node.op_type in FLOAT_ONLY:
         return [_through_float(node, data, dtype, NOT_IN_OLDEST, build)]
-    inputs: list[ir.Value | None] = list(node.inputs)
-    inputs[0] = data
-    for position, array in move.constants.items():
-        inputs += [None] * (position + 1 - len(inputs))
-        inputs[position] = build.constant(array, f"{node.outputs[0].name}_fill")
-    inserted = build.rewriter.insert_node(
-        build.anchor,
-        node.op_type,
-        inputs,
-        name=f"{node.outputs[0].name}_codes",
-        attributes=node.attributes,
-        outputs=len(node.outputs),
-    )
-    for old, new in zip(node.outputs, inserted.outputs, strict=True):
-        build.rewriter.set_type(new, dtype, old.shape)
-    return inserted.outputs
+    return write_move(move, build)
 
 
 def _code_dtype(move: Move, build: Builder) -> ir.DataType:

@@ -10,34 +10,42 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lowering import (
-    Binary,
+    AveragePool,
     Clamp,
     Concat,
-    GlobalAverage,
+    Extremum,
+    Function,
+    Interpolation,
     Linear,
     Lowering,
     Move,
     Operand,
-    Unfused,
+    Product,
+    Reduction,
+    Refusal,
+    Requantize,
+    Select,
+    Softmax,
+    Sum,
 )
-from onnxfold.passes.fold.types import DEQUANTIZE
+from onnxfold.passes.fold.rules.refusals import not_rounded
+from onnxfold.passes.fold.target import Target, shift_through_real
+from onnxfold.passes.fold.types import DEQUANTIZE, is_quantize
 
 _FLOAT = ir.DataType.FLOAT
 
 
-def lower_qdq(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
-    """Write ``lowering`` down as DequantizeLinear, the float op, QuantizeLinear.
-
-    Returns:
-        The codes of each output of its node (or the real number, for a Linear without type).
-    """
+def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
+    """Write ``lowering`` down as DequantizeLinear, the float op, QuantizeLinear."""
     match lowering:
         case Linear():
             return [_linear(lowering, build)]
-        case Binary() | Concat():
+        case Requantize():
+            return [_requantize(lowering, build)]
+        case Sum() | Product() | Concat():
             inputs = [_real(each, lowering.node.outputs[0], build) for each in lowering.operands]
             return [_op(lowering.node, inputs, lowering.type, build)]
-        case GlobalAverage() | Unfused():
+        case Reduction() | AveragePool() | Softmax():
             inputs = [_real(lowering.operand, lowering.node.outputs[0], build)]
             return [_op(lowering.node, inputs, lowering.type, build)]
         case Clamp():
@@ -47,6 +55,37 @@ def lower_qdq(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return _move(lowering, build)
         case _:
             raise TypeError(f"no lowering of {type(lowering).__name__}")
+
+
+def decline(lowering: Lowering) -> Refusal | None:
+    """What is canonical as it stands."""
+    match lowering:
+        case Linear(type=None, operator=ir.Node(op_type="Conv")):
+            return not_rounded(lowering.output)
+        case Function() | Interpolation() | Extremum() | Select():
+            return Refusal(_CANONICAL)
+        case Sum():
+            return None if lowering.node.op_type == "Add" else Refusal(_CANONICAL)
+        case Reduction():
+            pool = lowering.node.op_type == "GlobalAveragePool"
+            return None if pool else Refusal(_CANONICAL)
+        case _:
+            return None
+
+
+_CANONICAL = "in canonical Q/DQ form it is a float op between DequantizeLinear and QuantizeLinear"
+
+TARGET = Target("qdq", False, write, decline, shift_through_real)
+
+
+def _requantize(lowering: Requantize, build: Builder) -> ir.Value:
+    output = lowering.node.outputs[0]
+    codes = build.codes_of(lowering.reads[0])
+    producer = codes.producer()
+    # ONNX Runtime merges Q-DQ-Q-DQ into one pair, with other numbers.
+    merges = producer is not None and is_quantize(producer)
+    dequantize = build.dequantize_unfused if merges else build.dequantize
+    return build.quantize(dequantize(codes, lowering.operand.type, output), lowering.type, output)
 
 
 def _real(operand: Operand, like: ir.Value, build: Builder) -> ir.Value:

@@ -61,6 +61,11 @@ class Lowering:
         """The rule's name, for counts and bisection."""
         return f"fold-{type(self).__name__.lower()}"
 
+    @property
+    def exact(self) -> bool:
+        """Whether its codes stand for what the node computes on its codes, without rounding."""
+        return False
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Quantize(Lowering):
@@ -73,6 +78,29 @@ class Quantize(Lowering):
 
     type: AffineType
     internal: AffineType
+
+    @property
+    def exact(self) -> bool:
+        """Its result is the codes themselves."""
+        return True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Requantize(Lowering):
+    """A QuantizeLinear of what has codes of another type.
+
+    Attributes:
+        operand: The codes that there are.
+        type: The type its codes are held in.
+    """
+
+    operand: Operand
+    type: AffineType
+
+    @property
+    def exact(self) -> bool:
+        """Its result is the codes themselves."""
+        return True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,10 +115,20 @@ class Dequantize(Lowering):
     type: AffineType
     internal: AffineType
 
+    @property
+    def exact(self) -> bool:
+        """Nothing is rounded."""
+        return True
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Alias(Lowering):
     """A node that does not change codes: absorbed Relu, Identity, multiplication by a scalar."""
+
+    @property
+    def exact(self) -> bool:
+        """Nothing is rounded."""
+        return True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,12 +136,17 @@ class Move(Lowering):
     """An op that only moves or selects elements: it does the same to codes.
 
     Attributes:
-        positions: Which inputs are data.
+        positions: Which inputs are data; all have codes of one type.
         constants: Further inputs given as constants, by position (a padding code).
     """
 
     positions: tuple[int, ...] = (0,)
     constants: dict[int, Array] = field(default_factory=dict[int, Array])
+
+    @property
+    def exact(self) -> bool:
+        """Nothing is rounded."""
+        return True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,13 +163,69 @@ class Clamp(Lowering):
     high: int
     type: AffineType
 
+    @property
+    def exact(self) -> bool:
+        """Nothing is rounded."""
+        return True
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Binary(Lowering):
-    """Add or Mul of two quantized values.
+class Joined(Lowering):
+    """An op that picks each result from one of several operands.
 
     Attributes:
-        operands: The two operands.
+        operands: The operands in order; those of another type are requantized first, which is
+            exact, as picking commutes with rounding.
+        type: Type of the result.
+    """
+
+    operands: tuple[Operand, ...]
+    type: AffineType
+
+    @property
+    def exact(self) -> bool:
+        """Whether all operands have codes of the result's type."""
+        return all(each.type is self.type and each.real is None for each in self.operands)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Joined):
+    """Concatenation."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Extremum(Joined):
+    """Max or Min of several values (``node.op_type``): the order of codes is the reals'."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Select(Joined):
+    """Where: the condition is plain, both operands are codes."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sum(Lowering):
+    """A sum of quantized values and constants, rounded once.
+
+    Attributes:
+        operands: The quantized terms.
+        coefficients: The factor of each, not 0.
+        constant: What is added besides (float64), broadcastable to the result; None for nothing.
+        type: Type of the result.
+    """
+
+    operands: tuple[Operand, ...]
+    coefficients: tuple[float, ...]
+    constant: Array | None = None
+    type: AffineType
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product(Lowering):
+    """Product of two quantized values, rounded once.
+
+    Attributes:
+        operands: The two factors.
         type: Type of the result.
     """
 
@@ -135,21 +234,46 @@ class Binary(Lowering):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Concat(Lowering):
-    """Concatenation.
+class Function(Lowering):
+    """A function of one quantized value, element by element: a table of the result's codes.
 
     Attributes:
-        operands: The operands in order.
+        operand: The argument.
+        table: Code of the result for each code of the argument from the smallest up: shape
+            [256], or [channels, 256] where it differs from channel to channel.
+        axis: The channel axis (non-negative) of a table of rank 2.
         type: Type of the result.
     """
 
-    operands: tuple[Operand, ...]
+    operand: Operand
+    table: Array
+    axis: int | None = None
     type: AffineType
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class GlobalAverage(Lowering):
-    """GlobalAveragePool.
+class Reduction(Lowering):
+    """Sum or mean over axes: ReduceSum, ReduceMean, GlobalAveragePool.
+
+    Attributes:
+        operand: The operand.
+        axes: The axes summed over, non-negative, sorted; None where the rank is not known.
+        keepdims: Whether they stay, with size 1.
+        divisor: What the sum is divided by: their sizes' product for a mean, 1 for a sum; None
+            for a mean over sizes that are not known.
+        type: Type of the result.
+    """
+
+    operand: Operand
+    axes: tuple[int, ...] | None
+    keepdims: bool
+    divisor: int | None
+    type: AffineType
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Lowering):
+    """AveragePool over windows, rounded once.
 
     Attributes:
         operand: The operand.
@@ -161,15 +285,32 @@ class GlobalAverage(Lowering):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Unfused(Lowering):
-    """An op that is computed in float between codes, because its integer kernel is slower.
+class Softmax(Lowering):
+    """Softmax of codes.
 
     Attributes:
         operand: The operand.
+        axis: Axis over which the results sum to 1; negative from the back.
         type: Type of the result.
     """
 
     operand: Operand
+    axis: int
+    type: AffineType
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Interpolation(Lowering):
+    """Resize with interpolation between elements, rounded once.
+
+    Attributes:
+        operand: The operand.
+        matrices: For each axis that changes: (axis, float64 [out, in]), whose rows sum to 1.
+        type: Type of the result.
+    """
+
+    operand: Operand
+    matrices: tuple[tuple[int, Array], ...]
     type: AffineType
 
 
@@ -186,6 +327,7 @@ class Linear(Lowering):
         output: The value that is computed.
         type: Its type; None where it is left as a real number.
         transposed: Whether x is read transposed (Gemm with transA).
+        bound: Largest magnitude of the accumulator, bias included; None where not known.
     """
 
     operator: ir.Node
@@ -196,3 +338,9 @@ class Linear(Lowering):
     output: ir.Value
     type: AffineType | None
     transposed: bool = False
+    bound: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is left unrounded."""
+        return self.type is None

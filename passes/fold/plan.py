@@ -9,18 +9,18 @@ import onnx_ir as ir
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.lowering import (
     Alias,
-    Clamp,
-    Concat,
     Dequantize,
-    Linear,
     Lowering,
     Move,
+    Operand,
     Quantize,
     Refusal,
+    Requantize,
 )
 from onnxfold.passes.fold.rules import CODE_RULES, RULES
 from onnxfold.passes.fold.rules.movement import move_constant
 from onnxfold.passes.fold.rules.refusals import touches_quantization
+from onnxfold.passes.fold.target import Target
 from onnxfold.passes.fold.types import (
     Quantized,
     TypeState,
@@ -49,7 +49,6 @@ class Plan:
         needs_codes: Values whose codes something reads.
         needs_plain: Values something reads as they are.
         rounded: Values whose codes stand for them only after the rounding all readers do.
-        requantized: Values that have codes of one type and are quantized to another.
     """
 
     types: TypeState
@@ -60,25 +59,24 @@ class Plan:
     needs_codes: set[ir.Value] = field(default_factory=set[ir.Value])
     needs_plain: set[ir.Value] = field(default_factory=set[ir.Value])
     rounded: set[ir.Value] = field(default_factory=set[ir.Value])
-    requantized: set[ir.Value] = field(default_factory=set[ir.Value])
 
 
-def make_plan(model: ir.Model, scopes: Scopes, *, recode: bool) -> Plan:
+def make_plan(model: ir.Model, scopes: Scopes, target: Target) -> Plan:
     """Decide what every node of ``model`` becomes; nothing is changed.
 
     Args:
         model: The model.
         scopes: Its scopes, for opsets.
-        recode: Whether int8 activations become uint8.
+        target: How codes are held, and what is declined.
     """
-    types = TypeState(recode=recode)
+    types = TypeState(recode=target.recode)
     graphs = tuple(all_graphs(model))
     find_wants(graphs, types)
     plan = Plan(types, graphs, [node for graph in graphs for node in graph])
     constant = {node for node in plan.order if _follow_constant(node, types)}
     for node in plan.order:
         if node not in plan.lowerings and node not in constant:
-            _decide(node, plan, scopes)
+            _decide(node, plan, scopes, target)
     for node in reversed(plan.order):
         _demand(node, plan)
     return plan
@@ -98,6 +96,9 @@ def _follow_constant(node: ir.Node, types: TypeState) -> bool:
 
 def _quantize_constant(node: ir.Node, types: TypeState) -> bool:
     affine, constant = types.parameters(node), constant_array(node.inputs[0])
+    known = types.get(node.inputs[0])
+    if known is not None and known.codes is not None:
+        constant = known.type.dequantize(known.codes)
     if affine is None or constant is None or constant.dtype.kind != "f":
         return False
     codes = types.internal_codes(affine.quantize(constant), affine.dtype)
@@ -124,7 +125,7 @@ def _dequantize_constant(node: ir.Node, types: TypeState) -> bool:
     return True
 
 
-def _decide(node: ir.Node, plan: Plan, scopes: Scopes) -> None:
+def _decide(node: ir.Node, plan: Plan, scopes: Scopes, target: Target) -> None:
     """Apply the rule of ``node``, in the forward sweep."""
     if node.graph is not None and scopes.opset(node.graph) < OLDEST_OPSET:
         if touches_quantization(node, plan.types):
@@ -133,28 +134,30 @@ def _decide(node: ir.Node, plan: Plan, scopes: Scopes) -> None:
             )
         return
     decision = _decision(node, plan.types)
+    if isinstance(decision, Lowering):
+        declined = target.decline(decision)
+        if declined is not None:
+            plan.types.forget(decision.node.outputs)
+            decision = declined
     if isinstance(decision, Refusal):
         plan.refusals[node] = decision
     elif decision is not None:
-        plan.lowerings.update(dict.fromkeys(decision.covered, decision))
-        if _rounds(decision, plan):
-            plan.rounded.update(decision.node.outputs)
+        _take(decision, plan)
+
+
+def _take(lowering: Lowering, plan: Plan) -> None:
+    plan.lowerings.update(dict.fromkeys(lowering.covered, lowering))
+    for each in lowering.covered:
+        plan.refusals.pop(each, None)
+    if _rounds(lowering, plan):
+        plan.rounded.update(lowering.node.outputs)
 
 
 def _rounds(lowering: Lowering, plan: Plan) -> bool:
     """Whether the codes of the outputs are rounded where the original is not yet."""
-    if isinstance(lowering, Quantize | Dequantize):
+    if isinstance(lowering, Quantize | Requantize | Dequantize):
         return False
-    if isinstance(lowering, Move | Alias | Clamp) or _only_moves(lowering):
-        return any(value in plan.rounded for value in lowering.reads)
-    return not isinstance(lowering, Linear) or lowering.type is not None
-
-
-def _only_moves(lowering: Lowering) -> bool:
-    """Whether ``lowering`` is a Concat of values that have codes of one type already."""
-    if not isinstance(lowering, Concat):
-        return False
-    return all(each.type is lowering.type and each.real is None for each in lowering.operands)
+    return not lowering.exact or any(value in plan.rounded for value in lowering.reads)
 
 
 def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -187,19 +190,21 @@ def _on_codes(node: ir.Node, types: TypeState) -> Lowering | None:
 def _quantize(node: ir.Node, types: TypeState) -> Lowering | None:
     source, output = node.inputs[0], node.outputs[0]
     affine = types.parameters(node)
-    if source is None or affine is None:
-        return None
-    if not is_activation_type(affine):
+    if source is None or affine is None or not is_activation_type(affine):
         return None
     internal = types.internal(affine)
     types.put(output, Quantized(internal))
     types.code_dtypes[output] = affine.dtype
-    known = types.get(source)
-    folds = known is not None and known.type is internal
+    known = types.activation(source)
+    if known is not None and known is not internal:
+        operand = Operand(known, source)
+        return Requantize(
+            node=node, reads=(source,), covered=(node,), operand=operand, type=internal
+        )
     return Quantize(
         node=node,
-        reads=(source,) if folds else (),
-        plain=() if folds else (source,),
+        reads=() if known is None else (source,),
+        plain=(source,) if known is None else (),
         covered=(node,),
         type=affine,
         internal=internal,
@@ -254,8 +259,6 @@ def _demand(node: ir.Node, plan: Plan) -> None:
         for covered in lowering.covered:
             plan.needs_plain.update(value for value in covered.inputs if value is not None)
         return
-    if isinstance(lowering, Quantize):
-        plan.requantized.update(each for each in lowering.plain if plan.types.get(each))
     plan.needs_codes.update(lowering.reads)
     plan.needs_plain.update(lowering.plain)
 
@@ -263,14 +266,15 @@ def _demand(node: ir.Node, plan: Plan) -> None:
 def _stays_plain(lowering: Lowering, plan: Plan) -> bool:
     """Whether a node nobody needs the codes of is better left as it is."""
     if isinstance(lowering, Dequantize):
-        requantized = any(each in plan.requantized for each in lowering.node.outputs)
-        return not requantized and (not lowering.reads or lowering.type is lowering.internal)
+        return not lowering.reads or lowering.type is lowering.internal
     if any(output in plan.rounded for output in lowering.node.outputs):
         return True
     if not isinstance(lowering, Move | Alias):
         return False
     if not plan.types.recode:
         return True
+    if any(plan.types.get(output) is None for output in lowering.node.outputs):
+        return False
     return any(
         value.is_graph_output() or any(use.node not in plan.lowerings for use in value.uses())
         for value in lowering.reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,11 @@ class TypeState:
     def put(self, value: ir.Value, quantized: Quantized) -> None:
         """Record that ``value`` has codes."""
         self._known[value] = quantized
+
+    def forget(self, values: Sequence[ir.Value]) -> None:
+        """Take back what was recorded of ``values``: they are computed as real numbers."""
+        for value in values:
+            self._known.pop(value, None)
 
     def activation(self, value: ir.Value | None) -> AffineType | None:
         """The type of ``value`` if integer kernels can take its codes: per tensor, 8 bits."""

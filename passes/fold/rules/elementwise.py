@@ -7,7 +7,15 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_scalar
-from onnxfold.passes.fold.lowering import Alias, Binary, Clamp, Lowering, Operand, Refusal
+from onnxfold.passes.fold.lowering import (
+    Alias,
+    Clamp,
+    Lowering,
+    Operand,
+    Product,
+    Refusal,
+    Sum,
+)
 from onnxfold.passes.fold.rules.operands import exact_scalar, operand, reads, uniform_operand
 from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
@@ -98,11 +106,17 @@ def _binary(node: ir.Node, types: TypeState) -> Lowering | Refusal:
     if not reads(*operands):
         return Refusal("both operands are constant", "fold constants first")
     types.put(output, Quantized(want))
-    return Binary(
+    first, second = operands
+    read = reads(first, second)
+    if node.op_type == "Mul":
+        factors = (first, second)
+        return Product(node=node, reads=read, covered=(node,), operands=factors, type=want)
+    return Sum(
         node=node,
-        reads=reads(*operands),
+        reads=read,
         covered=(node,),
-        operands=(operands[0], operands[1]),
+        operands=(first, second),
+        coefficients=(1.0, 1.0),
         type=want,
     )
 

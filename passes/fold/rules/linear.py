@@ -17,7 +17,7 @@ from onnxfold.passes.fold.accumulate import (
 )
 from onnxfold.passes.fold.lowering import Linear, Lowering, Operand, Refusal
 from onnxfold.passes.fold.rules.operands import operand, reads
-from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
+from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
 from onnxfold.passes.walk import use_count
 
@@ -33,7 +33,6 @@ class _Product:
         channels: Number of output channels, where the weights are constant.
         axis: Axis of the output channels in the output: 1, or -1 for the last.
         biases: Real biases found so far, [channels] each.
-        rounded_only: Whether no kernel gives the unrounded result.
         transposed: Whether x is read transposed.
     """
 
@@ -43,7 +42,6 @@ class _Product:
     channels: int | None
     axis: int
     biases: tuple[Array, ...] = ()
-    rounded_only: bool = False
     transposed: bool = False
 
     @property
@@ -66,7 +64,7 @@ def conv(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         biases = _own_bias(node, types, w.codes.shape[0], 1.0)
     except InexactError as error:
         return Refusal(str(error), error.advice)
-    product = _Product(node, x, weights, w.codes.shape[0], 1, biases, rounded_only=True)
+    product = _Product(node, x, weights, w.codes.shape[0], 1, biases)
     return _finish(product, types)
 
 
@@ -150,8 +148,6 @@ def _finish(product: _Product, types: TypeState) -> Lowering | Refusal:
     """Take in the bias additions that follow, and decide how the result is rounded."""
     output, covered, biases = _follow_biases(product, types)
     want = types.want(output)
-    if want is None and product.rounded_only:
-        return not_rounded(output)
     bias = sum(biases[1:], biases[0]) if biases else None
     try:
         weights, codes = bias_in_codes(product.x.type, product.w, bias, axis=product.weight_axis)

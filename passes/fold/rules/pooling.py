@@ -1,10 +1,21 @@
-"""Pooling on codes, and ops with a Q on either side whose float kernel is faster."""
+"""Pooling on codes, and what else averages over elements."""
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 
-from onnxfold.passes.fold.lowering import GlobalAverage, Lowering, Move, Refusal, Unfused
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.fold.lowering import (
+    AveragePool,
+    Lowering,
+    Move,
+    Operand,
+    Reduction,
+    Refusal,
+    Softmax,
+)
 from onnxfold.passes.fold.rules.operands import operand, reads
 from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
@@ -39,38 +50,73 @@ def global_max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | Non
 
 
 def global_average(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """The mean of each channel's codes, rounded to the type of the result."""
-    decision = unfused(node, types)
-    if not isinstance(decision, Unfused):
-        return decision
-    return GlobalAverage(
+    """The mean of each channel's codes over all axes behind the second."""
+    found = _rounded_operand(node, types)
+    if not isinstance(found, tuple):
+        return found
+    operand_, want = found
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    sizes = None if shape is None else list(shape)[2:]
+    known = [size for size in sizes or () if isinstance(size, int)]
+    types.put(node.outputs[0], Quantized(want))
+    return Reduction(
         node=node,
-        reads=decision.reads,
+        reads=reads(operand_),
         covered=(node,),
-        operand=decision.operand,
-        type=decision.type,
+        operand=operand_,
+        axes=None if sizes is None else tuple(range(2, 2 + len(sizes))),
+        keepdims=True,
+        divisor=math.prod(known) if sizes is not None and len(known) == len(sizes) else None,
+        type=want,
     )
 
 
-def unfused(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """An op whose float kernel beats the integer one: see ``costs``."""
+def average_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """The mean of the codes in each window."""
+    found = _rounded_operand(node, types)
+    if not isinstance(found, tuple):
+        return found
+    operand_, want = found
+    types.put(node.outputs[0], Quantized(want))
+    return AveragePool(
+        node=node, reads=reads(operand_), covered=(node,), operand=operand_, type=want
+    )
+
+
+def softmax(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """Softmax between a DequantizeLinear and a QuantizeLinear."""
+    found = _rounded_operand(node, types)
+    if not isinstance(found, tuple):
+        return found
+    operand_, want = found
+    types.put(node.outputs[0], Quantized(want))
+    return Softmax(
+        node=node,
+        reads=reads(operand_),
+        covered=(node,),
+        operand=operand_,
+        axis=node.attributes.get_int("axis", -1),
+        type=want,
+    )
+
+
+def _rounded_operand(
+    node: ir.Node, types: TypeState
+) -> tuple[Operand, AffineType] | Refusal | None:
+    """The one operand and the type its result is rounded to, where both are there."""
     if not touches_quantization(node, types):
         return None
     found = operand(node.inputs[0], types)
     if found is None or found.value is None:
         return not_quantized(node.inputs[0], types)
-    output = node.outputs[0]
-    want = types.want(output)
-    if want is None:
-        return not_rounded(output)
-    types.put(output, Quantized(want))
-    return Unfused(node=node, reads=reads(found), covered=(node,), operand=found, type=want)
+    want = types.want(node.outputs[0])
+    return not_rounded(node.outputs[0]) if want is None else (found, want)
 
 
 RULES = {
-    "AveragePool": unfused,
+    "AveragePool": average_pool,
     "GlobalAveragePool": global_average,
     "GlobalMaxPool": global_max_pool,
     "MaxPool": max_pool,
-    "Softmax": unfused,
+    "Softmax": softmax,
 }

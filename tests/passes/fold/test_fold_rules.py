@@ -196,7 +196,7 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
         zero_point)
 }
         """,
-        {"fold-binary": 1},
+        {"fold-sum": 1},
     ),
     "mul_scalar_constant": (
         "ort",
@@ -277,7 +277,7 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
         scale_1, zero_point)
 }
         """,
-        {"fold-binary": 1, "fold-clamp": 1},
+        {"fold-sum": 1, "fold-clamp": 1},
     ),
     "pad": (
         "ort",
@@ -368,7 +368,7 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
    y = QuantizeLinear (c_softmax, scale_1, zero_point)
 }
         """,
-        {"fold-unfused": 1},
+        {"fold-softmax": 1},
     ),
     "space_to_depth": (
         "ort",
@@ -404,14 +404,14 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
         """,
         """
         agraph (uint8[2,3] q) => (uint8[3,2] y)
-   <float sy = {0.25}, uint8 zy = {7}, float scale = {0.5}, uint8 zero_point = {100}>
+   <float scale = {0.5}, uint8 zero_point = {100}, float scale_1 = {0.25}, uint8 zero_point_1 = {7}>
 {
    c_codes = Transpose <perm: ints = [1, 0]> (q)
-   c = DequantizeLinear (c_codes, scale, zero_point)
-   y = QuantizeLinear (c, sy, zy)
+   y_dequantizelinear = DequantizeLinear (c_codes, scale, zero_point)
+   y = QuantizeLinear (y_dequantizelinear, scale_1, zero_point_1)
 }
         """,
-        {"fold-move": 1},
+        {"fold-move": 1, "fold-requantize": 1},
     ),
     "conv_relu_qdq": (
         "qdq",

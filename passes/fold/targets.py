@@ -1,0 +1,11 @@
+"""The targets by name."""
+
+from __future__ import annotations
+
+from onnxfold.passes.fold import lower_ort, lower_qdq
+from onnxfold.passes.fold.target import Target
+
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (lower_ort.TARGET, lower_qdq.TARGET)
+}
+"""What ``fold-qdq{target=...}`` accepts."""
