@@ -12,8 +12,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
-from onnxfold.passes.census import op_key
 from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import OPTIMIZE, TIDY
 from onnxfold.passes.provenance import node_name
