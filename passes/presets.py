@@ -22,7 +22,7 @@ OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 
 FOLD = (
     "infer-shapes,upgrade-opset,lift-constants,infer-shapes,fold-constants,remove-identity,"
-    "infer-shapes"
+    "lift-qoperator,infer-shapes"
 )
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 

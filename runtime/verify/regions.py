@@ -156,6 +156,7 @@ class _Pair:
         self.old, self.new = named_values(before.graph), named_values(after.graph)
         self.shared = dict(_shared(self.old, self.new))
         self.exact = ExactRegion(self.old, before.opset_imports.get("", 1))
+        self.exact_new = ExactRegion(self.new, after.opset_imports.get("", 1))
         self.compared = 0
         self.targets = [name for name in self.shared if self._is_changed(name)]
 
@@ -277,7 +278,7 @@ class _Group:
             if mismatches:
                 few = mismatches <= _FEW_MISMATCHES * want.size
                 exact = self._exact(name, values, _FEW_PRODUCTS if few else MOST_PRODUCTS)
-                zero = _zero_point(pair.old[source], source != name) if step is None else 0
+                zero = self._zero_point(name) if step is None else 0
                 excused = _ties(exact, want_codes - zero, got_codes - zero) & wrong
                 ties = int(np.count_nonzero(excused))
                 mismatches -= ties
@@ -297,8 +298,26 @@ class _Group:
     ) -> ExactCodes | None:
         pair = self.pair
         inputs = region_inputs(pair.after.graph, [name], pair.shared)
-        borders = {pair.shared[each]: values[pair.shared[each]] for each in inputs}
-        return pair.exact.codes(pair.shared[name], borders, most_products)
+        if self._is_rounded(name):
+            borders = {pair.shared[each]: values[pair.shared[each]] for each in inputs}
+            return pair.exact.codes(pair.shared[name], borders, most_products)
+        # A quantized operator does not show the number it rounds; the one it was lifted to does.
+        borders = {
+            each: _value(values[pair.shared[each]], recoded=pair.shared[each] != each)
+            for each in inputs
+        }
+        return pair.exact_new.codes(name, borders, most_products)
+
+    def _is_rounded(self, name: str) -> bool:
+        """Whether the original shows what it rounds to ``name``."""
+        producer = self.pair.old[self.pair.shared[name]].producer()
+        return producer is None or producer.op_type in ("QuantizeLinear", "DequantizeLinear")
+
+    def _zero_point(self, name: str) -> float:
+        source = self.pair.shared[name]
+        if self._is_rounded(name):
+            return _zero_point(self.pair.old[source], source != name)
+        return _zero_point(self.pair.new[name], recoded=False)
 
 
 def _shared(old: Mapping[str, ir.Value], new: Mapping[str, ir.Value]) -> Iterator[tuple[str, str]]:
