@@ -107,14 +107,18 @@ class NodeKinds:
 
     def float_inputs(self, node: ir.Node) -> list[ir.Value]:
         """The real numbers ``node`` reads, constants left out."""
-        return [each for each in node.inputs if each is not None and self._is_real(each)]
+        return [each for each in node.inputs if each is not None and self._is_real(each, node)]
 
     def float_outputs(self, node: ir.Node) -> list[ir.Value]:
         """The real numbers ``node`` computes."""
-        return [each for each in node.outputs if each.name and self._is_real(each)]
+        return [each for each in node.outputs if each.name and self._is_real(each, node)]
 
-    def _is_real(self, value: ir.Value) -> bool:
-        return value.dtype in FLOAT_TYPES and value not in self.constants
+    def _is_real(self, value: ir.Value, node: ir.Node) -> bool:
+        if value in self.constants:
+            return False
+        # In local functions types are often unknown.
+        unknown = value.dtype is None and self.kinds[node] is OpKind.FLOAT
+        return unknown or value.dtype in FLOAT_TYPES
 
 
 def op_key(node: ir.Node) -> str:

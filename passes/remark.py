@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_MEASURED = "(measured"
+"""How reasons that come from a measurement end."""
+
 
 @dataclass(frozen=True)
 class Remark:
@@ -22,3 +25,8 @@ class Remark:
     op_type: str
     reason: str
     advice: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was a measurement that decided: the reason says so."""
+        return _MEASURED in self.reason

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.fold.guards import guard_float_ops
-from onnxfold.passes.fold.islands import meant_to_be_integer, remark_islands
+from onnxfold.passes.fold.islands import remark_refusals
 from onnxfold.passes.fold.lower import Lowerer
 from onnxfold.passes.fold.plan import make_plan
 from onnxfold.passes.fold.targets import TARGETS
@@ -37,9 +37,8 @@ class FoldQdq(Pass):
         """Plan the whole model, carry the plan out, and say what stayed float."""
         target = TARGETS[self.target]
         plan = make_plan(model, rewriter.scopes, target)
-        meant = meant_to_be_integer(plan)
         Lowerer(plan, rewriter, target).run()
         guarded = guard_float_ops(plan, rewriter)
         if target.dequantizes_weights:
             dequantize_weights(plan, rewriter, guarded)
-        remark_islands(plan, meant, rewriter)
+        remark_refusals(plan, rewriter)

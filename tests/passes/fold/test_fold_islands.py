@@ -1,13 +1,73 @@
-"""Remarks: said of ops that were meant to be integer, not of what is float on purpose."""
+"""Islands: every Q, DQ and float operator that a fold leaves has a reason, and the right one."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 
-from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.islands import Cause, Island, find_islands
+from onnxfold.passes.op_kinds import OpKind, node_kinds
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import FOLD, TIDY
+from onnxfold.passes.registry import parse_passes
+
+FIXTURES = sorted(path.name for path in (Path(__file__).parents[3] / "fixtures").glob("*.onnx"))
+TARGETS = ("ort", "qdq")
+
+
+def folded(model: ir.Model, target: str = "ort") -> tuple[ir.Model, tuple[Island, ...]]:
+    passes = parse_passes(f"{FOLD},fold-qdq{{target={target}}},{TIDY}")
+    done = Pipeline(passes).run(model.clone())
+    remarks = [remark for _, result in done.results for remark in result.remarks]
+    return done.model, find_islands(done.model, remarks, qdq_form=target == "qdq")
+
+
+def assert_complete(model: ir.Model, islands: tuple[Island, ...], target: str) -> None:
+    """Each Q, DQ and float operator is in exactly one island, and each island has a reason."""
+    assert [island for island in islands if not island.reason] == []
+    nodes = [name for island in islands for name in island.nodes]
+    assert len(nodes) == len(set(nodes))
+    if target == "qdq":
+        return
+    kinds = (OpKind.FLOAT, OpKind.QUANTIZE, OpKind.DEQUANTIZE)
+    left = {node.name or node.outputs[0].name for node, kind in node_kinds(model).kinds.items()
+            if kind in kinds}  # fmt: skip
+    assert left <= set(nodes)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", FIXTURES)
+def test_no_island_of_a_fixture_is_without_a_reason(
+    name: str, target: str, fixtures_dir: Path
+) -> None:
+    model, islands = folded(ir.load(fixtures_dir / name), target)
+    assert islands
+    assert_complete(model, islands, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_island_of_a_random_graph_is_without_a_reason(
+    target: str, random_fake_quant: Callable[[random.Random], Any]
+) -> None:
+    for seed in range(60):
+        model, islands = folded(random_fake_quant(random.Random(seed)).model(), target)
+        assert_complete(model, islands, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_island_of_many_random_graphs_is_without_a_reason(
+    target: str, random_fake_quant: Callable[[random.Random], Any]
+) -> None:
+    for seed in range(1000, 2500):
+        model, islands = folded(random_fake_quant(random.Random(seed)).model(), target)
+        assert_complete(model, islands, target)
+
 
 _W = "int8[2,2,1,1] w = {9, -20, 33, 4}, float sw = {0.02}"
 _TEXT = """
@@ -18,7 +78,7 @@ _QUANTIZED_INPUT = "uint8[1,2,4,4] q"
 _CODES = "uint8[1,2,4,4] y"
 _REAL = "float[1,2,4,4] y"
 
-SILENT = {
+ON_PURPOSE = {
     "a Transpose ahead of the first quantizer": (
         "float[4,4,2,1] f",
         _CODES,
@@ -46,16 +106,17 @@ SILENT = {
 }
 
 
-@pytest.mark.parametrize("case", SILENT)
-def test_what_is_float_on_purpose_is_not_remarked(
+@pytest.mark.parametrize("case", ON_PURPOSE)
+def test_what_is_float_on_one_side_is_so_on_purpose(
     case: str, parse: Callable[..., ir.Model]
 ) -> None:
-    inputs, outputs, body, op_type = SILENT[case]
+    inputs, outputs, body, op_type = ON_PURPOSE[case]
     constants = "float[2,1,1] k = {0.1, 0.2}, float[2,2,1,1] wf = {0.1, 0.2, 0.3, 0.4}"
-    model = parse(_TEXT % (inputs, outputs, constants, body))
-    result = FoldQdq().run(model)
-    assert any(node.op_type == op_type for node in model.graph)
-    assert op_type not in {remark.op_type for remark in result.remarks}
+    _, islands = folded(parse(_TEXT % (inputs, outputs, constants, body)))
+    (island,) = [each for each in islands if op_type in each.ops]
+    assert island.cause is Cause.EDGE
+    assert "QuantizeLinear" in island.reason or "DequantizeLinear" in island.reason
+    assert island.advice.startswith("quantize '")
 
 
 SAID = {
@@ -78,17 +139,43 @@ SAID = {
         ("Conv", "only its weights are quantized: 'f' is not quantized",
          "quantize the activation 'f'"),
     ),
-    "an op without a rule": (
+    "an op between codes without a rule": (
+        _QUANTIZED_INPUT,
+        _CODES,
+        "x = DequantizeLinear (q, s, z) m = LRN<size=1> (x) y = QuantizeLinear (m, t, u)",
+        ("LRN", "there is no integer rule for LRN", ""),
+    ),
+    "behind more float arithmetic": (
+        _QUANTIZED_INPUT,
+        _CODES,
+        "x = DequantizeLinear (q, s, z) l = Mul (x, x) m = LRN<size=1> (l) y = QuantizeLinear (m, t, u)",
+        ("LRN", "there is no integer rule for LRN", ""),
+    ),
+    "codes of 16 bits": (
+        "uint16[1,2,4,4] h",
+        "uint16[1,2,4,4] y",
+        "x = DequantizeLinear (h, s, z16) m = Mul (x, x) y = QuantizeLinear (m, s, z16)",
+        ("DequantizeLinear", "'x' is quantized to uint16, which no integer kernel takes",
+         "use one constant float32 scale per tensor and 8 bits"),
+    ),
+    "a float output": (
         _QUANTIZED_INPUT,
         _REAL,
-        "x = DequantizeLinear (q, s, z) y = Erf (x)",
-        ("Erf", "there is no integer rule for Erf", ""),
+        "y = DequantizeLinear (q, s, z)",
+        ("", "the graph output 'y' is float", "read it as codes"),
+    ),
+    "two scales for one value": (
+        _QUANTIZED_INPUT,
+        _CODES,
+        "x = DequantizeLinear (q, s, z) y = QuantizeLinear (x, t, u)",
+        ("", "'q' is requantized: its readers disagree about its scale",
+         "use one scale and zero point on both sides"),
     ),
     "a float input": (
         "float[1,2,4,4] f",
         _CODES,
         "y = QuantizeLinear (f, s, z)",
-        ("QuantizeLinear", "the graph input 'f' is float", "feed it as codes"),
+        ("", "the graph input 'f' is float", "feed it as codes"),
     ),
 }  # fmt: skip
 
@@ -96,6 +183,8 @@ SAID = {
 @pytest.mark.parametrize("case", SAID)
 def test_what_was_meant_to_be_integer_is(case: str, parse: Callable[..., ir.Model]) -> None:
     inputs, outputs, body, expected = SAID[case]
-    model = parse(_TEXT % (inputs, outputs, f"{_W}, float[2,1,1] k = {{0.1, 0.2}}", body))
-    remarks = FoldQdq().run(model).remarks
-    assert expected in [(each.op_type, each.reason, each.advice) for each in remarks]
+    constants = f"{_W}, float[2,1,1] k = {{0.1, 0.2}}"
+    constants += ", uint16 z16 = {0}"
+    _, islands = folded(parse(_TEXT % (inputs, outputs, constants, body)))
+    reasons = [reason for island in islands for reason in island.reasons]
+    assert expected in [(each.op_type, each.reason, each.advice) for each in reasons]
