@@ -148,7 +148,8 @@ SAID = {
     "behind more float arithmetic": (
         _QUANTIZED_INPUT,
         _CODES,
-        "x = DequantizeLinear (q, s, z) l = Mul (x, x) m = LRN<size=1> (l) y = QuantizeLinear (m, t, u)",
+        "x = DequantizeLinear (q, s, z) l = Mul (x, x) m = LRN<size=1> (l) "
+        "y = QuantizeLinear (m, t, u)",
         ("LRN", "there is no integer rule for LRN", ""),
     ),
     "codes of 16 bits": (
