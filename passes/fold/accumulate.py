@@ -6,6 +6,8 @@ but the first sum is constant per output channel, and b is added as round(b / (s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -24,6 +26,21 @@ class InexactError(Exception):
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
         self.advice = advice
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulator:
+    """An int32 accumulation that cannot overflow.
+
+    Attributes:
+        w: The second operand, with raised scales where they had to be.
+        bias_codes: int32 [channels] in units of s_x s_w, or None.
+        bound: Its largest magnitude.
+    """
+
+    w: Operand
+    bias_codes: Array | None
+    bound: int
 
 
 def accumulation_weights(affine: AffineType, codes: Array, *, axis: int) -> Operand:
@@ -94,7 +111,7 @@ def channel_bias(
 
 def bias_in_codes(
     x: AffineType, w: Operand, bias: Array | None, *, axis: int
-) -> tuple[Operand, Array | None]:
+) -> Accumulator:
     """The bias in units of s_x s_w, after proving that no accumulator overflows int32.
 
     A channel whose weights are all zero takes any scale: there it is raised until the bias fits.
@@ -105,18 +122,14 @@ def bias_in_codes(
         bias: Real bias [channels] (float64), or None.
         axis: Axis of the output channels in constant weights.
 
-    Returns:
-        The second operand (with raised scales), and int32 codes [channels] or None.
-
     Raises:
         InexactError: The accumulator, or the bias alone, could leave int32.
     """
     if w.codes is None:
-        return w, None
+        return Accumulator(w, None, _ACCUMULATOR_LIMIT)
     magnitude = _largest_sums(x, w.type, w.codes, axis)
     if bias is None:
-        _check_range(magnitude)
-        return w, None
+        return Accumulator(w, None, _bound(magnitude))
     scale = np.broadcast_to(w.type.scale.astype(np.float64), bias.shape)
     units = float(x.scale) * scale
     dead = (magnitude == 0) & (np.abs(bias / units) > _SPARE_BITS)
@@ -125,8 +138,8 @@ def bias_in_codes(
         w = _with_scales(w, np.where(dead, raised, scale), axis)
         units = float(x.scale) * np.broadcast_to(w.type.scale.astype(np.float64), bias.shape)
     codes = np.rint(bias / units)
-    _check_range(magnitude + np.abs(codes))
-    return w, codes.astype(np.int32)
+    bound = _bound(magnitude + np.abs(codes))
+    return Accumulator(w, codes.astype(np.int32), bound)
 
 
 def _largest_sums(x: AffineType, affine: AffineType, codes: Array, axis: int) -> Array:
@@ -139,12 +152,14 @@ def _largest_sums(x: AffineType, affine: AffineType, codes: Array, axis: int) ->
     return np.sum(centred, axis=others) * max(high - zero, zero - low)
 
 
-def _check_range(magnitude: Array) -> None:
+def _bound(magnitude: Array) -> int:
+    """The largest of ``magnitude``, which must fit int32."""
     if bool(np.any(magnitude > _ACCUMULATOR_LIMIT)):
         raise InexactError(
             f"an int32 accumulator could overflow (up to {float(np.max(magnitude)):.3g})",
             "raise the scale of the weights in that channel",
         )
+    return int(np.max(magnitude, initial=0))
 
 
 def _with_scales(w: Operand, scale: Array, axis: int) -> Operand:

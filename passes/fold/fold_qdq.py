@@ -25,10 +25,11 @@ class FoldQdq(Pass):
     backwards; an op that cannot be done in integers exactly stays float, with a remark.
 
     Attributes:
-        target: ``ort`` for ONNX Runtime's integer kernels, ``qdq`` for canonical Q/DQ.
+        target: ``ort`` for ONNX Runtime's integer kernels, ``standard`` for ai.onnx only without
+            float ops, ``qdq`` for canonical Q/DQ, ``integer`` without float constants either.
     """
 
-    target: Literal["ort", "qdq"] = "ort"
+    target: Literal["ort", "standard", "qdq", "integer"] = "ort"
 
     name: ClassVar[str] = "fold-qdq"
     contract: ClassVar[Contract] = Contract.INTEGER

@@ -327,7 +327,7 @@ class Linear(Lowering):
         output: The value that is computed.
         type: Its type; None where it is left as a real number.
         transposed: Whether x is read transposed (Gemm with transA).
-        bound: Largest magnitude of the accumulator, bias included; None where not known.
+        bound: Largest magnitude of the accumulator, bias included.
     """
 
     operator: ir.Node
@@ -337,8 +337,8 @@ class Linear(Lowering):
     bias_codes: Array | None
     output: ir.Value
     type: AffineType | None
+    bound: int
     transposed: bool = False
-    bound: int | None = None
 
     @property
     def exact(self) -> bool:

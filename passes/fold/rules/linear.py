@@ -150,20 +150,21 @@ def _finish(product: _Product, types: TypeState) -> Lowering | Refusal:
     want = types.want(output)
     bias = sum(biases[1:], biases[0]) if biases else None
     try:
-        weights, codes = bias_in_codes(product.x.type, product.w, bias, axis=product.weight_axis)
+        total = bias_in_codes(product.x.type, product.w, bias, axis=product.weight_axis)
     except InexactError as error:
         return Refusal(str(error), error.advice)
     if want is not None:
         types.put(output, Quantized(want))
     return Linear(
         node=covered[-1],
-        reads=reads(product.x, weights),
+        reads=reads(product.x, total.w),
         covered=covered,
         operator=product.node,
         x=product.x,
-        w=weights,
+        w=total.w,
         bias=bias,
-        bias_codes=codes,
+        bias_codes=total.bias_codes,
+        bound=total.bound,
         output=output,
         type=want,
         transposed=product.transposed,

@@ -64,7 +64,8 @@ def test_accumulator_times_its_scale_is_the_real_result() -> None:
     codes = numbers.integers(-127, 128, (64, 8)).astype(np.int8)
     affine = _type(numbers.uniform(0.004, 0.02, 8), np.zeros(8), ir.DataType.INT8, axis=1)
     bias = numbers.standard_normal(8)
-    w, bias_codes = bias_in_codes(X, accumulation_weights(affine, codes, axis=1), bias, axis=1)
+    total = bias_in_codes(X, accumulation_weights(affine, codes, axis=1), bias, axis=1)
+    w, bias_codes = total.w, total.bias_codes
     x = numbers.integers(0, 256, (16, 64)).astype(np.uint8)
     units = float(X.scale) * affine.scale.astype(np.float64)
     real = _exact(x, w, bias_codes) * units
@@ -87,7 +88,8 @@ def test_dead_channel_takes_a_larger_scale_for_its_bias() -> None:
     codes = np.array([[0, 5], [0, -5]], np.int8)
     affine = _type([1e-12, 0.01], [0, 0], ir.DataType.INT8, axis=1)
     bias = np.array([3.0, 1.0])
-    w, bias_codes = bias_in_codes(X, Operand(affine, None, codes), bias, axis=1)
+    total = bias_in_codes(X, Operand(affine, None, codes), bias, axis=1)
+    w, bias_codes = total.w, total.bias_codes
     assert bias_codes is not None
     real = bias_codes * float(X.scale) * w.type.scale.astype(np.float64)
     np.testing.assert_allclose(real, bias, rtol=1e-4)

@@ -1,0 +1,208 @@
+"""Sums, means, interpolation and softmax on codes, in integer ops of ai.onnx."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.fixed_point import IntegerOps, Term, centred, rescale
+from onnxfold.passes.fold.lowering import (
+    AveragePool,
+    Interpolation,
+    Reduction,
+    Refusal,
+    Softmax,
+)
+from onnxfold.passes.fold.windows import WindowAxis, window_axes
+
+_INT32, _INT64, _UINT8 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8
+_LARGEST_CODE = 255
+_INT32_LIMIT = 2**31 - 1
+_EXPONENT_BITS = 26  # of the largest entry in the table of exponentials
+_QUOTIENT_BITS = 16  # of the factor that turns probabilities into codes
+_WEIGHT_BITS = 24  # of an interpolation weight that is no short binary fraction
+_UNKNOWN = "fix the input shapes"
+
+
+def decline(lowering: Reduction | AveragePool) -> Refusal | None:
+    """Means over sizes that are not known have no divisor."""
+    if isinstance(lowering, Reduction):
+        known = lowering.axes is not None and lowering.divisor is not None
+        return None if known else Refusal("it averages over sizes that are not known", _UNKNOWN)
+    source = lowering.node.inputs[0]
+    shape = None if source is None else source.shape
+    if shape is None or not isinstance(shape[1], int):
+        return Refusal("its number of channels is not known", _UNKNOWN)
+    if window_axes(lowering.node, shape) is None:
+        return Refusal("how much its windows cover depends on sizes not known", _UNKNOWN)
+    return None
+
+
+def reduction(lowering: Reduction, build: Builder) -> ir.Value:
+    """ReduceSum in int32, then one rescaling."""
+    output, x = lowering.node.outputs[0], lowering.operand
+    assert lowering.axes is not None
+    assert lowering.divisor is not None
+    codes = build.operand(x, output.name or "sum")
+    count = _count(codes.shape, lowering.axes)
+    wide = centred(codes, x.type, output, build)
+    axes = build.constant(np.asarray(lowering.axes, np.int64), "axes")
+    keepdims = {"keepdims": int(lowering.keepdims)}
+    total = build.insert("ReduceSum", [wide, axes], output, _INT32, attributes=keepdims)
+    bound = _INT32_LIMIT if count is None else _LARGEST_CODE * count
+    factor = float(x.type.scale) / lowering.divisor / float(lowering.type.scale)
+    return rescale([Term(total, np.asarray(factor), 0, bound)], lowering.type, output, build)
+
+
+def average_pool(lowering: AveragePool, build: Builder) -> ir.Value:
+    """A depthwise ConvInteger with weights of one, then a rescaling by what each window covers."""
+    node, x, output = lowering.node, lowering.operand, lowering.node.outputs[0]
+    source = node.inputs[0]
+    assert source is not None
+    assert source.shape is not None
+    channels = source.shape[1]
+    axes = window_axes(node, source.shape)
+    assert isinstance(channels, int)
+    assert axes is not None
+    ones = np.ones([channels, 1, *(axis.size for axis in axes)], np.uint8)
+    inputs = [
+        build.operand(x, output.name or "pool"),
+        build.constant(ones, "window"),
+        build.zero_point(x.type),
+        build.constant(np.asarray(0, np.uint8), "zero_point"),
+    ]
+    attributes = {
+        "group": channels,
+        "kernel_shape": [axis.size for axis in axes],
+        "strides": [axis.stride for axis in axes],
+        "dilations": [axis.dilation for axis in axes],
+        "pads": [axis.begin for axis in axes] + [axis.end for axis in axes],
+    }
+    total = build.insert("ConvInteger", inputs, output, _INT32, attributes=attributes)
+    factor = float(x.type.scale) / _covered(axes) / float(lowering.type.scale)
+    bound = _LARGEST_CODE * math.prod(axis.size for axis in axes)
+    return rescale([Term(total, factor, 0, bound)], lowering.type, output, build)
+
+
+def softmax(lowering: Softmax, build: Builder) -> ir.Value:
+    """Exponentials of the distance to the largest code from a table, and one exact quotient."""
+    output, x, affine = lowering.node.outputs[0], lowering.operand, lowering.type
+    codes = build.operand(x, output.name or "logits")
+    write = IntegerOps(build, output, output.shape)
+    wide = write.cast(codes, _INT32)
+    largest = _reduce("ReduceMax", wide, lowering.axis, output, build)
+    distance = write.op("Sub", [largest, wide], _INT32)
+    steps = np.arange(_LARGEST_CODE + 1) * float(x.type.scale)
+    table = np.rint(np.ldexp(np.exp(-steps), _EXPONENT_BITS)).astype(np.int64)
+    weight = write.op("Gather", [build.constant(table, "exponentials"), distance], _INT64)
+    total = _reduce("ReduceSum", weight, lowering.axis, output, build)
+    # y = floor(w f / t + 1/2) with f in units of 2^-bits: (2 w f + t 2^bits) / (t 2^(bits+1)).
+    factor = round(math.ldexp(1.0 / float(affine.scale), _QUOTIENT_BITS))
+    numerator = write.mul(weight, np.asarray(2 * factor, np.int64))
+    half = _scaled(total, 1 << _QUOTIENT_BITS, output, build)
+    divisor = _scaled(total, 2 << _QUOTIENT_BITS, output, build)
+    quotient = write.op("Div", [write.op("Add", [numerator, half], _INT64), divisor], _INT64)
+    shifted = write.add(quotient, np.asarray(int(affine.zero_point), np.int64))
+    limits = [build.constant(np.asarray(each, np.int64), "code_limit") for each in affine.limits]
+    return write.cast(write.op("Clip", [shifted, *limits], _INT64), affine.dtype)
+
+
+def interpolation(lowering: Interpolation, build: Builder) -> ir.Value:
+    """One integer matrix product an axis, then one rescaling."""
+    output, x = lowering.node.outputs[0], lowering.operand
+    codes = build.operand(x, output.name or "resize")
+    weights = [_integer_weights(matrix) for _, matrix in lowering.matrices]
+    bits = sum(found[1] for found in weights)
+    reach = math.prod(float(np.max(np.sum(np.abs(found[0]), axis=1))) for found in weights)
+    bound = int(_LARGEST_CODE * reach)
+    dtype = _INT32 if bound <= _INT32_LIMIT else _INT64
+    value = centred(codes, x.type, output, build)
+    if dtype == _INT64:
+        value = IntegerOps(build, output, codes.shape).cast(value, _INT64)
+    for (axis, _), (matrix, _) in zip(lowering.matrices, weights, strict=True):
+        value = _along(value, matrix, axis, dtype, output, build)
+    factor = np.asarray(math.ldexp(float(x.type.scale) / float(lowering.type.scale), -bits))
+    return rescale([Term(value, factor, 0, bound)], lowering.type, output, build)
+
+
+def _count(shape: ir.Shape | None, axes: tuple[int, ...]) -> int | None:
+    """How many elements are added up; None where not known."""
+    if shape is None:
+        return None
+    sizes = [shape[axis] for axis in axes]
+    known = [size for size in sizes if isinstance(size, int)]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def _covered(axes: list[WindowAxis]) -> Array:
+    """By what each sum is divided: a scalar, or one number an output position."""
+    if all(axis.counts is None for axis in axes):
+        return np.asarray(math.prod(axis.size for axis in axes), np.float64)
+    covered = np.ones((), np.float64)
+    for axis in axes:
+        counts = np.asarray([axis.size]) if axis.counts is None else axis.counts
+        covered = covered[..., None] * counts
+    return covered
+
+
+def _reduce(op_type: str, value: ir.Value, axis: int, like: ir.Value, build: Builder) -> ir.Value:
+    assert value.dtype is not None
+    if op_type == "ReduceMax" and build.rewriter.opset(build.anchor) < 18:
+        inputs, attributes = [value], {"axes": [axis], "keepdims": 1}
+        return build.insert(op_type, inputs, like, value.dtype, attributes=attributes)
+    axes = build.constant(np.asarray([axis], np.int64), "axes")
+    result = build.insert(op_type, [value, axes], like, value.dtype, attributes={"keepdims": 1})
+    build.rewriter.set_type(result, value.dtype, _with_size_one(like.shape, axis))
+    return result
+
+
+def _with_size_one(shape: ir.Shape | None, axis: int) -> ir.Shape | None:
+    if shape is None:
+        return None
+    sizes = list(shape)
+    sizes[axis] = 1
+    return ir.Shape(sizes)
+
+
+def _scaled(value: ir.Value, factor: int, like: ir.Value, build: Builder) -> ir.Value:
+    return IntegerOps(build, like, value.shape).mul(value, np.asarray(factor, np.int64))
+
+
+def _integer_weights(matrix: Array) -> tuple[Array, int]:
+    """``matrix`` times 2^bits as integers; exact where it holds short binary fractions."""
+    for bits in range(_WEIGHT_BITS):
+        scaled = np.ldexp(matrix, bits)
+        if bool(np.all(scaled == np.rint(scaled))):
+            return scaled.astype(np.int64), bits
+    return np.rint(np.ldexp(matrix, _WEIGHT_BITS)).astype(np.int64), _WEIGHT_BITS
+
+
+def _along(
+    value: ir.Value, matrix: Array, axis: int, dtype: ir.DataType, like: ir.Value, build: Builder
+) -> ir.Value:
+    """The product with ``matrix`` [out, in] along ``axis``."""
+    assert value.shape is not None
+    sizes = list(value.shape)
+    rank = len(sizes)
+    order = [each for each in range(rank) if each != axis] + [axis]
+    turned = value
+    if axis != rank - 1:
+        turned_shape = ir.Shape([sizes[each] for each in order])
+        turned = IntegerOps(build, like, turned_shape).op(
+            "Transpose", [value], dtype, {"perm": order}
+        )
+    transposed: Array = np.transpose(matrix).astype(dtype.numpy())
+    weights = build.constant(np.ascontiguousarray(transposed), "weights")
+    sizes[axis] = matrix.shape[0]
+    shape = ir.Shape([sizes[each] for each in order])
+    product = IntegerOps(build, like, shape).op("MatMul", [turned, weights], dtype)
+    if axis == rank - 1:
+        return product
+    back = [order.index(each) for each in range(rank)]
+    return IntegerOps(build, like, ir.Shape(sizes)).op(
+        "Transpose", [product], dtype, {"perm": back}
+    )

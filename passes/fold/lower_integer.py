@@ -1,0 +1,28 @@
+"""Target ``integer``: no float op and no float constant between the first Q and the last DQ.
+
+As ``standard``, but products are accumulated by ConvInteger and MatMulInteger and rescaled in
+fixed point, for processors that have no float unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxfold.passes.fold import lower_products, lower_standard
+from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.lowering import Linear, Lowering
+from onnxfold.passes.fold.target import Target
+
+
+def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
+    """Write ``lowering`` down; see ``target.Write``."""
+    match lowering:
+        case Linear():
+            return [lower_products.with_integer_kernels(lowering, build)]
+        case _:
+            return lower_standard.write_integer(lowering, build)
+
+
+TARGET = Target("integer", True, write, lower_standard.decline, lower_standard.shift)

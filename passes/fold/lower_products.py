@@ -1,0 +1,155 @@
+"""Conv, Gemm and MatMul on codes in ops of ai.onnx."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.fixed_point import Term, rescale
+from onnxfold.passes.fold.lowering import Linear
+from onnxfold.passes.fold.types import DEQUANTIZE
+
+_INT32 = ir.DataType.INT32
+_UINT8_SHIFT = 128  # int8 weights + 128 are uint8: ONNX Runtime's ConvInteger is slow on int8
+
+
+def with_quantized_kernels(linear: Linear, build: Builder) -> ir.Value:
+    """QLinearConv, or QLinearMatMul where there is no bias; else as ``with_integer_kernels``."""
+    if linear.type is None:
+        return with_integer_kernels(linear, build)
+    if linear.operator.op_type == "Conv":
+        return convolution(linear, build)
+    if linear.bias_codes is None:
+        return product(linear, build)
+    return with_integer_kernels(linear, build)
+
+
+def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
+    """ConvInteger or MatMulInteger, the bias in int32, and one rescaling to codes.
+
+    Without type the accumulator is dequantized: the last op of an integer region.
+    """
+    total = _accumulated(linear, build)
+    exact_bias = linear.bias is None or (linear.type is not None or _bias_is_exact(linear))
+    if linear.bias_codes is not None and exact_bias:
+        shape = _channel_shape(linear, linear.bias_codes)
+        codes = build.constant(linear.bias_codes.reshape(shape), f"{linear.output.name}_bias")
+        total = build.insert("Add", [total, codes], linear.output, _INT32)
+    if linear.type is None:
+        return _dequantized(linear, total, build, with_bias=not exact_bias)
+    unit = linear.x.type.scale.astype(np.float64) * linear.w.type.scale.astype(np.float64)
+    factor: Array = np.asarray(unit / float(linear.type.scale))
+    if factor.ndim:
+        factor = factor.reshape(_channel_shape(linear, factor))
+    return rescale([Term(total, factor, 0, linear.bound)], linear.type, linear.output, build)
+
+
+def convolution(linear: Linear, build: Builder) -> ir.Value:
+    """QLinearConv."""
+    assert linear.type is not None
+    name = linear.output.name or "conv"
+    inputs = [
+        build.operand(linear.x, name),
+        *build.parameters(linear.x.type),
+        build.operand(linear.w, f"{name}_weights"),
+        *build.parameters(linear.w.type),
+        *build.parameters(linear.type),
+    ]
+    if linear.bias_codes is not None:
+        inputs.append(build.constant(linear.bias_codes, f"{name}_bias"))
+    attributes = linear.operator.attributes
+    return build.insert(
+        "QLinearConv", inputs, linear.output, linear.type.dtype, attributes=attributes
+    )
+
+
+def product(linear: Linear, build: Builder) -> ir.Value:
+    """QLinearMatMul."""
+    assert linear.type is not None
+    inputs = [
+        data(linear, build),
+        *build.parameters(linear.x.type),
+        build.operand(linear.w, f"{linear.output.name}_weights"),
+        *build.parameters(linear.w.type),
+        *build.parameters(linear.type),
+    ]
+    return build.insert("QLinearMatMul", inputs, linear.output, linear.type.dtype)
+
+
+def data(linear: Linear, build: Builder) -> ir.Value:
+    """The codes of the data, turned where Gemm has transA."""
+    codes = build.operand(linear.x, f"{linear.output.name}_left")
+    if not linear.transposed:
+        return codes
+    return build.insert(
+        "Transpose", [codes], linear.output, linear.x.type.dtype, attributes={"perm": [1, 0]}
+    )
+
+
+def _accumulated(linear: Linear, build: Builder) -> ir.Value:
+    """The int32 sums of (q_x - z_x)(q_w - z_w)."""
+    conv = linear.operator.op_type == "Conv"
+    weights, zero_point = _weights(linear, build, as_uint8=conv)
+    inputs = [data(linear, build), weights, build.zero_point(linear.x.type), zero_point]
+    return build.insert(
+        "ConvInteger" if conv else "MatMulInteger",
+        inputs,
+        linear.output,
+        _INT32,
+        attributes=linear.operator.attributes if conv else None,
+    )
+
+
+def _weights(linear: Linear, build: Builder, *, as_uint8: bool) -> tuple[ir.Value, ir.Value]:
+    name, w = f"{linear.output.name}_weights", linear.w
+    # One zero point serves all channels: accumulation_weights left no other.
+    zero_point = w.type.zero_point.reshape(-1)[0]
+    if w.codes is None or not as_uint8:
+        codes = build.operand(w, name)
+        return codes, build.constant(np.asarray(zero_point, w.type.dtype.numpy()), "zero_point")
+    shifted = (w.codes.astype(np.int64) + _UINT8_SHIFT).astype(np.uint8)
+    zero = np.asarray(int(zero_point) + _UINT8_SHIFT, np.uint8)
+    return build.constant(shifted, name), build.constant(zero, "zero_point")
+
+
+def _channel_shape(linear: Linear, per_channel: Array) -> list[int]:
+    """The shape in which one number a channel is broadcast over the output."""
+    if linear.operator.op_type != "Conv":
+        return [per_channel.size]
+    assert linear.w.codes is not None
+    return [-1] + [1] * (linear.w.codes.ndim - 2)
+
+
+def _bias_is_exact(linear: Linear) -> bool:
+    """Whether the int32 codes of the bias stand for exactly the float32 numbers it has."""
+    assert linear.bias_codes is not None
+    assert linear.bias is not None
+    unit: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
+    bias = linear.bias.astype(np.float32)
+    return np.array_equal(linear.bias_codes.astype(np.float32) * unit, bias)
+
+
+def _dequantized(linear: Linear, total: ir.Value, build: Builder, *, with_bias: bool) -> ir.Value:
+    scale: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
+    zeros = np.zeros(scale.shape, np.int32)
+    rank = None if linear.output.shape is None else len(linear.output.shape)
+    conv = linear.operator.op_type == "Conv"
+    last = -1 if rank is None else rank - 1
+    axis = None if scale.ndim == 0 else (1 if conv else last)
+    real = _dequantize(total, AffineType(scale, zeros, _INT32, axis), linear, build)
+    if not with_bias:
+        return real
+    assert linear.bias is not None
+    bias = linear.bias.astype(np.float32).reshape(_channel_shape(linear, linear.bias))
+    addend = build.constant(bias, f"{linear.output.name}_bias")
+    return build.insert("Add", [real, addend], linear.output, ir.DataType.FLOAT)
+
+
+def _dequantize(total: ir.Value, affine: AffineType, linear: Linear, build: Builder) -> ir.Value:
+    """DequantizeLinear of int32, which takes no zero point."""
+    axis = None if affine.axis is None else {"axis": affine.axis}
+    inputs = [total, build.scale(affine)]
+    return build.insert(DEQUANTIZE, inputs, linear.output, ir.DataType.FLOAT, attributes=axis)

@@ -1,0 +1,225 @@
+"""Target ``standard``: ops of ai.onnx only, without a float op among them.
+
+Products are QLinearConv and QLinearMatMul, whose scales are float constants but whose data are
+codes; everything else is integer arithmetic (``fixed_point``), a table, or movement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array
+from onnxfold.passes.fold import lower_averages, lower_products
+from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.fixed_point import Term, centred, rescale
+from onnxfold.passes.fold.lowering import (
+    AveragePool,
+    Clamp,
+    Concat,
+    Extremum,
+    Function,
+    Interpolation,
+    Joined,
+    Linear,
+    Lowering,
+    Move,
+    Operand,
+    Product,
+    Reduction,
+    Refusal,
+    Requantize,
+    Select,
+    Softmax,
+    Sum,
+)
+from onnxfold.passes.fold.movement import write_move
+from onnxfold.passes.fold.target import Target
+
+_INT32 = ir.DataType.INT32
+
+
+def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
+    """Write ``lowering`` down; see ``target.Write``."""
+    match lowering:
+        case Linear():
+            return [lower_products.with_quantized_kernels(lowering, build)]
+        case _:
+            return write_integer(lowering, build)
+
+
+def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
+    """Write anything but a Linear down, without a float constant."""
+    match lowering:
+        case Requantize():
+            table = requantization_table(lowering.operand.type, lowering.type)
+            codes = build.codes_of(lowering.reads[0])
+            return [look_up(codes, table, lowering.type, lowering.node.outputs[0], build)]
+        case Function():
+            return [_function(lowering, build)]
+        case Sum():
+            return [_sum(lowering, build)]
+        case Product():
+            return [_product(lowering, build)]
+        case Concat() | Extremum() | Select():
+            return [_joined(lowering, build)]
+        case Reduction():
+            return [lower_averages.reduction(lowering, build)]
+        case AveragePool():
+            return [lower_averages.average_pool(lowering, build)]
+        case Softmax():
+            return [lower_averages.softmax(lowering, build)]
+        case Interpolation():
+            return [lower_averages.interpolation(lowering, build)]
+        case Clamp():
+            return [_clamp(lowering, build)]
+        case Move():
+            return write_move(lowering, build)
+        case _:
+            raise TypeError(f"no lowering of {type(lowering).__name__}")
+
+
+def decline(lowering: Lowering) -> Refusal | None:
+    """What needs sizes that are not known."""
+    match lowering:
+        case Reduction() | AveragePool():
+            return lower_averages.decline(lowering)
+        case _:
+            return None
+
+
+def shift(
+    codes: ir.Value, old: AffineType, new: AffineType, like: ir.Value, build: Builder
+) -> ir.Value:
+    """The shift by 128 between int8 and uint8, in int32."""
+    step = int(new.zero_point) - int(old.zero_point)
+    wide = build.insert("Cast", [codes], like, _INT32, attributes={"to": int(_INT32)})
+    moved = build.constant(np.asarray(step, np.int32), "recoding_shift")
+    added = build.insert("Add", [wide, moved], like, _INT32)
+    return build.insert("Cast", [added], like, new.dtype, attributes={"to": int(new.dtype)})
+
+
+TARGET = Target("standard", True, write, decline, shift)
+
+
+def requantization_table(old: AffineType, new: AffineType) -> Array:
+    """Codes of ``new`` for all codes of ``old``, [256]."""
+    low, high = old.limits
+    return new.quantize(old.dequantize(np.arange(low, high + 1)))
+
+
+def look_up(
+    codes: ir.Value,
+    table: Array,
+    affine: AffineType,
+    like: ir.Value,
+    build: Builder,
+    *,
+    shape: ir.Shape | None = None,
+) -> ir.Value:
+    """The entries of ``table`` (uint8 codes index it) for ``codes``."""
+    shape = codes.shape if shape is None else shape
+    to_index = {"to": int(_INT32)}
+    index = build.insert("Cast", [codes], like, _INT32, attributes=to_index, shape=shape)
+    entries = build.constant(table.astype(affine.dtype.numpy()), "table")
+    return build.insert("Gather", [entries, index], like, affine.dtype, shape=shape)
+
+
+def _function(function: Function, build: Builder) -> ir.Value:
+    output, table = function.node.outputs[0], function.table
+    codes = build.operand(function.operand, output.name or "argument")
+    if table.ndim == 1:
+        return look_up(codes, table, function.type, output, build, shape=output.shape)
+    assert function.axis is not None
+    rank = len(codes.shape or output.shape or ())
+    shape = [-1 if axis == function.axis else 1 for axis in range(rank)]
+    starts = (np.arange(table.shape[0], dtype=np.int32) * table.shape[1]).reshape(shape)
+    to_index = {"to": int(_INT32)}
+    index = build.insert("Cast", [codes], output, _INT32, attributes=to_index)
+    offset = build.constant(starts, "table_offsets")
+    index = build.insert("Add", [index, offset], output, _INT32)
+    entries = build.constant(table.reshape(-1).astype(function.type.dtype.numpy()), "table")
+    return build.insert("Gather", [entries, index], output, function.type.dtype)
+
+
+def _sum(lowering: Sum, build: Builder) -> ir.Value:
+    output, affine = lowering.node.outputs[0], lowering.type
+    terms = [
+        _term(operand, coefficient, affine, output, build)
+        for operand, coefficient in zip(lowering.operands, lowering.coefficients, strict=True)
+    ]
+    constant = lowering.constant
+    added = None if constant is None else constant / float(affine.scale)
+    return rescale(terms, affine, output, build, constant=added)
+
+
+def _term(
+    operand: Operand, coefficient: float, affine: AffineType, like: ir.Value, build: Builder
+) -> Term:
+    codes = build.operand(operand, f"{like.name}_term")
+    factor = np.asarray(coefficient * float(operand.type.scale) / float(affine.scale))
+    return Term(codes, factor, int(operand.type.zero_point), _reach(operand.type))
+
+
+def _reach(affine: AffineType) -> int:
+    """The largest magnitude of q - zero_point."""
+    low, high = affine.limits
+    zero = int(affine.zero_point)
+    return max(high - zero, zero - low)
+
+
+def _product(lowering: Product, build: Builder) -> ir.Value:
+    output, affine = lowering.node.outputs[0], lowering.type
+    first, second = lowering.operands
+    factors = [
+        centred(build.operand(each, f"{output.name}_factor"), each.type, output, build)
+        for each in lowering.operands
+    ]
+    product = build.insert("Mul", factors, output, _INT32)
+    scale = float(first.type.scale) * float(second.type.scale) / float(affine.scale)
+    bound = _reach(first.type) * _reach(second.type)
+    return rescale([Term(product, np.asarray(scale), 0, bound)], affine, output, build)
+
+
+def _joined(lowering: Joined, build: Builder) -> ir.Value:
+    node, output, affine = lowering.node, lowering.node.outputs[0], lowering.type
+    codes: list[ir.Value] = []
+    for operand in lowering.operands:
+        value = build.operand(operand, f"{output.name}_part")
+        if operand.type is not affine:
+            table = requantization_table(operand.type, affine)
+            value = look_up(value, table, affine, output, build)
+        codes.append(value)
+    if isinstance(lowering, Select):
+        condition = node.inputs[0]
+        assert condition is not None
+        return build.insert("Where", [condition, *codes], output, affine.dtype)
+    if isinstance(lowering, Concat):
+        attributes = node.attributes
+        return build.insert("Concat", codes, output, affine.dtype, attributes=attributes)
+    return _extremum(node.op_type, codes, output, affine, build)
+
+
+def _extremum(
+    op_type: str, codes: Sequence[ir.Value], output: ir.Value, affine: AffineType, build: Builder
+) -> ir.Value:
+    """Max or Min in int32: not every runtime has them for 8 bits."""
+    to_int32, back = {"to": int(_INT32)}, {"to": int(affine.dtype)}
+    wide = [
+        build.insert("Cast", [each], output, _INT32, attributes=to_int32, shape=each.shape)
+        for each in codes
+    ]
+    chosen = build.insert(op_type, wide, output, _INT32)
+    return build.insert("Cast", [chosen], output, affine.dtype, attributes=back)
+
+
+def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
+    output, dtype = clamp.node.outputs[0], clamp.type.dtype
+    bounds = [
+        build.constant(np.array(bound, dtype.numpy()), "code_limit")
+        for bound in (clamp.low, clamp.high)
+    ]
+    return build.insert("Clip", [build.codes_of(clamp.reads[0]), *bounds], output, dtype)
