@@ -7,7 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxfold.passes.census import Census, op_key, take_census
+from onnxfold.passes.census import Census, take_census
+from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
@@ -52,9 +53,8 @@ def explain_model(model: ir.Model, feeds: FeedSource) -> Explanation:
         feeds: What to run it on for the costs.
     """
     known = Pipeline(parse_passes("infer-shapes")).run(model.clone()).model
-    costs = execution_profile(model, list(feeds.first(_PROFILE_FEEDS)))
-    ordered = sorted(costs, key=lambda cost: -cost.microseconds * cost.calls)
-    return Explanation(take_census(known), _islands(known), tuple(ordered))
+    profile = execution_profile(model, list(feeds.first(_PROFILE_FEEDS)))
+    return Explanation(take_census(known), _islands(known), profile.slowest())
 
 
 def _islands(model: ir.Model) -> tuple[Remark, ...]:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.provenance import node_name
+from onnxfold.passes.walk import all_graphs, all_nodes
+from onnxfold.runtime.attribution import Coverage, coverage
 from onnxfold.runtime.session import DEPLOYMENT, Session, SessionConfig
 from onnxfold.runtime.specs import Feed, ModelLike
 
 _SUFFIX = "_kernel_time"
+_CONTAINERS = frozenset({"If", "Loop", "Scan"})
+"""Their times hold those of the nodes in their bodies, which are listed as well."""
+
+_LARGEST_SAVED = 1 << 30
+"""Bytes of parameters up to which the executed graph is written to a file to be read."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class NodeTime:
         provider: The execution provider that ran it.
         microseconds: Mean time of one execution.
         calls: Executions per run of the model (more than one inside loops).
+        covers: Names of the model's nodes whose work it does, where that is known.
     """
 
     node: str
@@ -36,22 +48,71 @@ class NodeTime:
     provider: str
     microseconds: float
     calls: float
+    covers: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> float:
+        """Microseconds in one run of the model."""
+        return self.microseconds * self.calls
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of one run goes.
+
+    Attributes:
+        times: Of each executed node, in order of execution.
+    """
+
+    times: tuple[NodeTime, ...]
+
+    @property
+    def total(self) -> float:
+        """Microseconds all nodes take together; those that hold bodies count through these."""
+        return sum(each.total for each in self.times if each.op_type not in _CONTAINERS)
+
+    def slowest(self) -> tuple[NodeTime, ...]:
+        """The times, the largest first."""
+        return tuple(sorted(self.times, key=lambda each: -each.total))
+
+    def shares(self, groups: Sequence[Collection[str]]) -> list[float]:
+        """The share of the time, 0 to 1, that goes into each group of the model's nodes.
+
+        The time of an executed node is split evenly over the nodes it covers.
+        """
+        total = self.total or 1.0
+        places: dict[str, int] = {}
+        for index, group in enumerate(groups):
+            places.update(dict.fromkeys(group, index))
+        found = [0.0] * len(groups)
+        for each in self.times:
+            if each.op_type in _CONTAINERS:
+                continue
+            for name in each.covers:
+                if name in places:
+                    found[places[name]] += each.total / len(each.covers) / total
+        return found
+
+
 def execution_profile(
-    model: ModelLike, feeds: Sequence[Feed], config: SessionConfig = DEPLOYMENT, runs: int = 5
-) -> tuple[NodeTime, ...]:
-    """Per-node mean times in order of execution, without the first (warm-up) run.
+    model: ModelLike,
+    feeds: Sequence[Feed],
+    config: SessionConfig = DEPLOYMENT,
+    runs: int = 5,
+    max_seconds: float = 5.0,
+) -> Profile:
+    """Per-node mean times, without the first (warm-up) run.
 
     Args:
-        model: The model.
-        feeds: At least one feed; each is run ``runs`` times.
+        model: The model. Only of an ``ir.Model`` is it known which nodes were fused into which.
+        feeds: At least one feed; each is run up to ``runs`` times.
         config: How the model runs; the nodes are those left after its optimizations.
         runs: Measured runs of each feed.
+        max_seconds: No run begins after this time, but for the first measured one.
 
     Raises:
         UsageError: No feed was given.
@@ -59,12 +120,28 @@ def execution_profile(
     """
     if not feeds:
         raise UsageError("a profile needs at least one feed")
+    attributed = isinstance(model, ir.Model) and _parameter_bytes(model) <= _LARGEST_SAVED
+    if isinstance(model, ir.Model):
+        model = _with_names(model)
     with tempfile.TemporaryDirectory(prefix="onnxfold-") as folder:
-        session = Session(model, config, profile_prefix=Path(folder) / "profile")
-        for feed in [feeds[0], *(list(feeds) * runs)]:
+        graph = Path(folder) / "executed.onnx" if attributed else None
+        prefix = Path(folder) / "profile"
+        session = Session(model, config, profile_prefix=prefix, optimized_model_path=graph)
+        session.run(feeds[0])
+        count = 0
+        started = time.perf_counter()
+        for feed in chain.from_iterable(repeat(feeds, runs)):
             session.run(feed)
+            count += 1
+            if time.perf_counter() - started > max_seconds:
+                break
         events = json.loads(session.end_profiling().read_text(encoding="utf-8"))
-    return _node_times(_without_first_run(events), len(feeds) * runs)
+        executed = onnx.load(graph, load_external_data=False).graph if graph else None
+    times = _node_times(_without_first_run(events), count)
+    if executed is None or not isinstance(model, ir.Model):
+        return Profile(tuple(times))
+    covered: Coverage = coverage(model, executed)
+    return Profile(tuple(replace(each, covers=covered.get(each.node, ())) for each in times))
 
 
 def optimized_op_census(model: ModelLike, config: SessionConfig = DEPLOYMENT) -> dict[str, int]:
@@ -80,13 +157,28 @@ def optimized_op_census(model: ModelLike, config: SessionConfig = DEPLOYMENT) ->
     return dict(sorted(names.items()))
 
 
+def _with_names(model: ir.Model) -> ir.Model:
+    """A copy whose nodes all have names: the profile knows nodes by nothing else."""
+    if all(node.name for node in all_nodes(model)):
+        return model
+    named = model.clone()
+    for node in all_nodes(named):
+        node.name = node_name(node)
+    return named
+
+
+def _parameter_bytes(model: ir.Model) -> int:
+    values = [value for graph in all_graphs(model) for value in graph.initializers.values()]
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+
+
 def _without_first_run(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ends = [event["ts"] + event["dur"] for event in events if event["name"] == "model_run"]
     nodes = [event for event in events if event.get("cat") == "Node"]
     return [event for event in nodes if event["ts"] >= ends[0]]
 
 
-def _node_times(events: Sequence[dict[str, Any]], runs: int) -> tuple[NodeTime, ...]:
+def _node_times(events: Sequence[dict[str, Any]], runs: int) -> Iterator[NodeTime]:
     durations: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for event in events:
         arguments = event["args"]
@@ -95,7 +187,5 @@ def _node_times(events: Sequence[dict[str, Any]], runs: int) -> tuple[NodeTime, 
             continue
         key = (name[: -len(_SUFFIX)], str(arguments["op_name"]), str(arguments["provider"]))
         durations[key].append(float(event["dur"]))
-    return tuple(
-        NodeTime(*key, microseconds=sum(times) / len(times), calls=len(times) / runs)
-        for key, times in durations.items()
-    )
+    for key, times in durations.items():
+        yield NodeTime(*key, microseconds=sum(times) / len(times), calls=len(times) / runs)

@@ -252,7 +252,7 @@ def test_profile_and_census() -> None:
     proto = parse("g (float[N,2] x) => (float[N,3] y) { [mm] m = MatMul(x, w) [act] y = Relu(m) }")
     proto.graph.initializer.append(scale_model().graph.initializer[0])
 
-    times = execution_profile(proto, [{"x": ONES}], runs=2)
+    times = execution_profile(proto, [{"x": ONES}], runs=2).times
 
     assert [(t.node, t.op_type, t.calls) for t in times] == [
         ("mm", "MatMul", 1),

@@ -1,0 +1,87 @@
+"""Which nodes of a model each node of the graph that ONNX Runtime executes does the work of."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from onnxfold.passes.provenance import node_name
+from onnxfold.passes.walk import all_nodes
+
+_LAYOUT_SUFFIX = "_nchwc"
+"""What ONNX Runtime appends to the name of an output to name the node in its own layout."""
+
+Coverage = Mapping[str, tuple[str, ...]]
+"""Name of an executed node -> names of the model's nodes whose work it does."""
+
+
+def coverage(model: ir.Model, executed: onnx.GraphProto) -> Coverage:
+    """Match an optimized graph with the model it was made of, by the values both have.
+
+    An executed node does the work of everything in the model between the values it computes and
+    those that other executed nodes compute. One whose values the model does not have (a change of
+    layout, a part of an inlined function) shares the work of the nodes that read it.
+    """
+    producers = {value.name: node for node in all_nodes(model) for value in node.outputs}
+    anchors = _anchors(list(_nodes(executed)), producers)
+    cuts = {name for names in anchors.values() for name in names}
+    cones = {name: _cone(name, cuts, producers, model) for name in cuts}
+    return {
+        node: tuple(dict.fromkeys(each for name in names for each in cones[name]))
+        for node, names in anchors.items()
+    }
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _nodes(body)
+
+
+def _anchors(
+    nodes: Sequence[onnx.NodeProto], producers: Mapping[str | None, ir.Node]
+) -> dict[str, tuple[str, ...]]:
+    """For each executed node the values of the model it computes, or its readers do."""
+    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in nodes:
+        for name in node.input:
+            readers[name].append(node)
+    found: dict[str, tuple[str, ...]] = {}
+    for node in reversed(nodes):
+        own = [*node.output, node.name.removesuffix(_LAYOUT_SUFFIX)]
+        known = [name for name in own if name and name in producers]
+        if not known:
+            behind = [reader for name in node.output for reader in readers[name]]
+            known = [name for reader in behind for name in found.get(reader.name, ())]
+        # Layout changes share one name.
+        found[node.name] = tuple(dict.fromkeys([*found.get(node.name, ()), *known]))
+    return found
+
+
+def _cone(
+    name: str, cuts: set[str], producers: Mapping[str | None, ir.Node], model: ir.Model
+) -> list[str]:
+    """The nodes behind value ``name`` up to the values in ``cuts``; calls with their bodies."""
+    reached: dict[ir.Node, None] = {}
+    waiting = [producers[name]]
+    while waiting:
+        node = waiting.pop()
+        if node in reached:
+            continue
+        reached[node] = None
+        outside = [each.name for each in node.inputs if each is not None and each.name not in cuts]
+        waiting += [producers[each] for each in outside if each in producers]
+    return list(_names(reached, model))
+
+
+def _names(nodes: Iterable[ir.Node], model: ir.Model) -> Iterator[str]:
+    for node in nodes:
+        yield node_name(node)
+        function = model.functions.get(node.op_identifier())
+        if function is not None:
+            yield from _names(function.graph, model)
