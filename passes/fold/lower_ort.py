@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,10 @@ from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
     FLOAT_ONLY,
     INTEGER_MAX_POOL_PRODUCERS,
+    LARGEST_INTEGER_SOFTMAX,
     NOT_IN_OLDEST,
 )
+from onnxfold.passes.fold.lower_ort_means import average_pool, is_mean_of_maps, mean_of_maps
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -33,6 +36,7 @@ from onnxfold.passes.fold.lowering import (
     Sum,
 )
 from onnxfold.passes.fold.movement import write_move
+from onnxfold.passes.fold.padding import merge_padding
 from onnxfold.passes.fold.rules.refusals import not_rounded
 from onnxfold.passes.fold.target import Target, shift_through_real
 from onnxfold.passes.fold.types import is_quantize
@@ -54,9 +58,11 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Concat():
             return [_concat(lowering, build)]
         case Reduction():
-            return [_global_average(lowering, build)]
-        case AveragePool() | Softmax():
-            return [_through_real(lowering, build)]
+            return [mean_of_maps(lowering, build)]
+        case AveragePool():
+            return [average_pool(lowering, build) or _through_real(lowering, build)]
+        case Softmax():
+            return [_softmax(lowering, build)]
         case Clamp():
             return [_clamp(lowering, build)]
         case Move():
@@ -76,8 +82,7 @@ def decline(lowering: Lowering) -> Refusal | None:
             plain = lowering.coefficients == (1.0, 1.0) and lowering.constant is None
             return None if plain else Refusal(FASTER_IN_FLOAT)
         case Reduction():
-            pool = lowering.node.op_type == "GlobalAveragePool"
-            return None if pool else Refusal(FASTER_IN_FLOAT)
+            return None if is_mean_of_maps(lowering) else Refusal(FASTER_IN_FLOAT)
         case _:
             return None
 
@@ -98,8 +103,9 @@ def _linear(linear: Linear, build: Builder) -> ir.Value:
 def _convolution(linear: Linear, build: Builder) -> ir.Value:
     assert linear.type is not None
     name = linear.output.name or "conv"
+    codes, attributes = merge_padding(linear, build.operand(linear.x, name))
     inputs = [
-        build.operand(linear.x, name),
+        codes,
         *build.parameters(linear.x.type),
         build.operand(linear.w, f"{name}_weights"),
         *build.parameters(linear.w.type),
@@ -107,7 +113,6 @@ def _convolution(linear: Linear, build: Builder) -> ir.Value:
     ]
     if linear.bias_codes is not None:
         inputs.append(build.constant(linear.bias_codes, f"{name}_bias"))
-    attributes = linear.operator.attributes
     return build.insert(
         "QLinearConv", inputs, linear.output, linear.type.dtype, attributes=attributes
     )
@@ -242,13 +247,32 @@ def _concat(concat: Concat, build: Builder) -> ir.Value:
     )
 
 
-def _global_average(average: Reduction, build: Builder) -> ir.Value:
-    output = average.node.outputs[0]
-    codes = build.operand(average.operand, output.name or "average")
-    inputs = [codes, *build.parameters(average.operand.type), *build.parameters(average.type)]
+def _softmax(softmax: Softmax, build: Builder) -> ir.Value:
+    """QLinearSoftmax where there are few elements: five float nodes take longer then."""
+    node, output = softmax.node, softmax.node.outputs[0]
+    value = softmax.operand.value
+    shape = None if value is None else value.shape
+    if shape is None or _elements(shape) > LARGEST_INTEGER_SOFTMAX:
+        return _through_real(softmax, build)
+    inputs = [
+        build.operand(softmax.operand, output.name or "softmax"),
+        *build.parameters(softmax.operand.type),
+        *build.parameters(softmax.type),
+    ]
+    attributes = {"axis": softmax.axis, "opset": build.rewriter.opset(node)}
     return build.insert(
-        "QLinearGlobalAveragePool", inputs, output, average.type.dtype, domain=CONTRIB
+        "QLinearSoftmax",
+        inputs,
+        output,
+        softmax.type.dtype,
+        domain=CONTRIB,
+        attributes=attributes,
     )
+
+
+def _elements(shape: ir.Shape) -> int:
+    """Number of elements; sizes that are not known count as 1, the usual batch."""
+    return math.prod(size for size in shape if isinstance(size, int))
 
 
 def _through_real(lowering: AveragePool | Softmax, build: Builder) -> ir.Value:
