@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
+from onnxfold.passes.affine import INTEGER_LIMITS
 from onnxfold.passes.constants import Array, constant_array
+from onnxfold.runtime.verify.reference_ops import NotEvaluatedError, evaluate_node
 
 TIE_WIDTH = 2.0**-12
 """How near to a half counts as a tie, in codes: 16 units in the last place of a float32 at 255.
@@ -79,17 +79,16 @@ class ExactRegion:
         scale, zero_point = _grid(node)
         if scale is None or scale.size != 1:
             return None
-        zero = 0.0 if zero_point is None else float(zero_point.reshape(()))
-        dtype = np.dtype(np.uint8) if zero_point is None else zero_point.dtype
-        if dtype.kind not in "iu":
+        limits = _limits(node, zero_point)
+        if limits is None:
             return None
+        zero = 0.0 if zero_point is None else float(zero_point.reshape(()))
         try:
             real = self._evaluate(node.inputs[0], borders, most_products)
         except NotExactError:
             return None
-        limits = np.iinfo(dtype)
         position = real / float(scale.reshape(()))
-        return ExactCodes(np.clip(position, limits.min - zero, limits.max - zero))
+        return ExactCodes(np.clip(position, limits[0] - zero, limits[1] - zero))
 
     def _evaluate(self, value: ir.Value, borders: Mapping[str, Array], most_products: int) -> Array:
         known: dict[ir.Value, Array] = {}
@@ -123,25 +122,14 @@ class ExactRegion:
         if _products(node, inputs) > most_products:
             raise NotExactError
         for output, result in zip(node.outputs, self._results(node, inputs), strict=False):
-            known[output] = result
+            known[output] = result.astype(np.float64) if result.dtype == np.float32 else result
 
     def _results(self, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
-        names = ["" if each is None else f"input_{i}" for i, each in enumerate(inputs)]
-        outputs = [f"output_{i}" for i in range(len(node.outputs))]
-        proto = onnx.NodeProto(op_type=node.op_type, input=names, output=outputs)
+        proto = onnx.NodeProto(op_type=node.op_type, output=[""] * len(node.outputs))
         proto.attribute.extend(ir.to_proto(each) for each in node.attributes.values())
-        feeds = {n: each for n, each in zip(names, inputs, strict=True) if each is not None}
-        graph = onnx.helper.make_graph(
-            [proto],
-            "node",
-            [onnx.ValueInfoProto(name=name) for name in feeds],
-            [onnx.ValueInfoProto(name=name) for name in outputs],
-        )
-        opsets = [onnx.helper.make_opsetid("", self._opset)]
         try:
-            evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets))
-            return cast("list[Any]", evaluator.run(None, feeds))
-        except Exception as error:
+            return evaluate_node(proto, inputs, self._opset)
+        except NotEvaluatedError as error:
             raise NotExactError from error
 
 
@@ -163,6 +151,15 @@ def _grid(node: ir.Node) -> tuple[Array | None, Array | None]:
     if node.attributes.get_int("block_size", 0) or (zero is None and zero_point is not None):
         return None, None
     return scale, zero
+
+
+def _limits(node: ir.Node, zero_point: Array | None) -> tuple[int, int] | None:
+    """The smallest and the largest code of a QuantizeLinear; None where they are no integers."""
+    if zero_point is not None:
+        dtype = ir.DataType.from_numpy(zero_point.dtype)
+    else:
+        dtype = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
+    return INTEGER_LIMITS.get(dtype)
 
 
 def _dequantized(node: ir.Node, known: Mapping[ir.Value, Array]) -> Array:
