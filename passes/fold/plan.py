@@ -18,7 +18,7 @@ from onnxfold.passes.fold.lowering import (
     Requantize,
 )
 from onnxfold.passes.fold.rules import CODE_RULES, RULES
-from onnxfold.passes.fold.rules.movement import move_constant
+from onnxfold.passes.fold.rules.constants import move_constant
 from onnxfold.passes.fold.rules.refusals import touches_quantization
 from onnxfold.passes.fold.target import Target
 from onnxfold.passes.fold.types import (
@@ -150,7 +150,8 @@ def _take(lowering: Lowering, plan: Plan) -> None:
     for each in lowering.covered:
         plan.refusals.pop(each, None)
     if _rounds(lowering, plan):
-        plan.rounded.update(lowering.node.outputs)
+        outputs = lowering.node.outputs
+        plan.rounded.update(each for each in outputs if plan.types.get(each) is not None)
 
 
 def _rounds(lowering: Lowering, plan: Plan) -> bool:
@@ -183,7 +184,8 @@ def _on_codes(node: ir.Node, types: TypeState) -> Lowering | None:
     decision = RULES[node.op_type](node, types)
     if not isinstance(decision, Lowering):
         return None
-    types.code_dtypes.update(dict.fromkeys(node.outputs, types.code_dtypes[data]))
+    moved = [output for output in node.outputs if types.get(output) is not None]
+    types.code_dtypes.update(dict.fromkeys(moved, types.code_dtypes[data]))
     return decision
 
 

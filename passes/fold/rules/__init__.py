@@ -7,7 +7,16 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from onnxfold.passes.fold.lowering import Lowering, Refusal
-from onnxfold.passes.fold.rules import elementwise, linear, movement, pooling
+from onnxfold.passes.fold.rules import (
+    elementwise,
+    indices,
+    linear,
+    movement,
+    normalization,
+    pooling,
+    reductions,
+    resize,
+)
 from onnxfold.passes.fold.types import TypeState
 
 FoldRule = Callable[[ir.Node, TypeState], Lowering | Refusal | None]
@@ -20,11 +29,13 @@ RULES: dict[str, FoldRule] = {
     **linear.RULES,
     **elementwise.RULES,
     **movement.RULES,
+    **normalization.RULES,
     **pooling.RULES,
+    **indices.RULES,
+    **reductions.RULES,
+    **resize.RULES,
 }
 """Rules of ai.onnx ops by op type; an op without a rule ends propagation there."""
 
-CODE_RULES = frozenset(
-    {"MaxPool"} | {name for name, each in movement.RULES.items() if each in movement.PURE}
-)
+CODE_RULES = indices.ON_CODES | movement.ON_CODES | pooling.ON_CODES | resize.ON_CODES
 """The ops that mean the same on codes standing between QuantizeLinear and DequantizeLinear."""

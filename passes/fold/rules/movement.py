@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.constants import Array, constant_array, constant_ints, constant_scalar
+from onnxfold.passes.constants import Array, constant_array, constant_scalar
 from onnxfold.passes.fold.lowering import Alias, Concat, Lowering, Move, Operand, Refusal
 from onnxfold.passes.fold.rules.operands import operand, reads
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState, is_activation_type
-
-_CONSTANT_MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+from onnxfold.passes.walk import use_count
 
 
 def move(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -50,9 +47,12 @@ def pad(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         return not_quantized(data, types) if touches_quantization(node, types) else None
     if "pads" in node.attributes:
         return Refusal("Pad before opset 11 has no integer form", "upgrade the opset")
+    value = node.inputs[2] if len(node.inputs) > 2 else None
     constants: dict[int, Array] = {}
-    if node.attributes.get_string("mode", "constant") == "constant":
-        value = node.inputs[2] if len(node.inputs) > 2 else None
+    if node.attributes.get_string("mode", "constant") != "constant":
+        # A padding value that nothing reads must still have the type of the codes.
+        constants |= {} if value is None else {2: affine.zero_point}
+    else:
         number = 0.0 if value is None else constant_scalar(value)
         if number is None:
             return Refusal("its padding value is computed at run time")
@@ -65,17 +65,6 @@ def pad(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     types.put(node.outputs[0], Quantized(affine))
     plain = tuple(v for i, v in enumerate(node.inputs) if v is not None and i not in (0, 2))
     return Move(node=node, reads=(data,), plain=plain, covered=(node,), constants=constants)
-
-
-def resize(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """Nearest-neighbour Resize selects elements; interpolation does not."""
-    if not touches_quantization(node, types):
-        return None
-    if node.attributes.get_string("mode", "nearest") != "nearest":
-        return Refusal("interpolation has no integer kernel", "use mode nearest")
-    if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        return Refusal("tf_crop_and_resize fills with a real number")
-    return move(node, types)
 
 
 def concat(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -127,107 +116,63 @@ def _others(node: ir.Node) -> tuple[ir.Value, ...]:
     return tuple(value for value in node.inputs[1:] if value is not None)
 
 
-def move_constant(node: ir.Node, types: TypeState) -> bool:
-    """Follow constants through ``node``: weights on their way to a DequantizeLinear, or from one.
-
-    Returns:
-        Whether the output of ``node`` is a known constant.
-    """
-    if node.domain or node.op_type not in _CONSTANT_MOVES or node.inputs[0] is None:
-        return False
-    known = types.get(node.inputs[0])
-    if known is not None and known.codes is not None:
-        _move_codes(node, known, known.codes, types)
-        return types.get(node.outputs[0]) is not None
-    numbers = constant_array(node.inputs[0])
-    if numbers is None:
-        numbers = types.moved.get(node.inputs[0])
-    moved = None if numbers is None else _moved(node, numbers, None)
-    if moved is not None:
-        types.moved[node.outputs[0]] = moved[0]
-    return moved is not None
-
-
-def _move_codes(node: ir.Node, known: Quantized, codes: Array, types: TypeState) -> None:
-    """Record the moved codes of a constant, where the channel axis can be followed."""
-    output, affine = node.outputs[0], known.type
-    moved = _moved(node, codes, affine.axis)
-    if moved is None:
-        return
-    if affine.axis is not None and moved[1] is None:
-        types.refuse(output, f"{node.op_type} mixes the channels of '{output.name}'")
-        return
-    result = AffineType(affine.scale, affine.zero_point, affine.dtype, moved[1])
-    types.put(output, Quantized(types.intern(result), moved[0]))
-
-
-def _moved(node: ir.Node, codes: Array, axis: int | None) -> tuple[Array, int | None] | None:
-    """Constant codes after ``node``, and where axis ``axis`` went; None where not known."""
-    if node.op_type == "Transpose":
-        default = tuple(reversed(range(codes.ndim)))
-        perm = tuple(node.attributes.get_ints("perm", default) or default)
-        turned: Array = np.transpose(codes, perm)
-        return turned, None if axis is None else perm.index(axis)
-    if node.op_type not in _CONSTANT_MOVES:
+def cast(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """Cast and CastLike to the type the numbers have: the same codes."""
+    if not touches_quantization(node, types):
         return None
-    shape = _static_result(node, codes)
-    if shape is None:
+    wanted = ir.DataType(node.attributes.get_int("to", 0))
+    if node.op_type == "CastLike":
+        like = node.inputs[1]
+        wanted = None if like is None else like.dtype
+    if wanted != ir.DataType.FLOAT:
+        return Refusal("codes do not stand for the type of number it casts to")
+    return identity(node, types)
+
+
+def dropout(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """Dropout at inference: the same codes."""
+    if not touches_quantization(node, types):
         return None
-    return codes.reshape(shape), _axis_after_reshape(codes.shape, shape, axis)
-
-
-def _static_result(node: ir.Node, codes: Array) -> tuple[int, ...] | None:
-    """The shape a reshaping op gives a constant; None where it is not known."""
-    if node.op_type == "Reshape":
-        wanted = constant_ints(node.inputs[1])
-        if wanted is None or (0 in wanted and node.attributes.get_int("allowzero", 0)):
-            return None
-        shape = [codes.shape[i] if dim == 0 else dim for i, dim in enumerate(wanted)]
-        if -1 in shape:
-            shape[shape.index(-1)] = codes.size // -math.prod(shape)
-        return tuple(shape)
-    if node.op_type == "Flatten":
-        axis = node.attributes.get_int("axis", 1) % (codes.ndim + 1)
-        return math.prod(codes.shape[:axis]), math.prod(codes.shape[axis:])
-    result = node.outputs[0].shape
-    if result is None or not result.is_static():
-        return None
-    return tuple(result.numpy())
-
-
-def _axis_after_reshape(
-    before: tuple[int, ...], after: tuple[int, ...], axis: int | None
-) -> int | None:
-    """Where the channel axis went: the axis of equal size with as many elements before it."""
-    if axis is None:
-        return None
-    leading = math.prod(before[:axis])
-    for index, size in enumerate(after):
-        if size == before[axis] and math.prod(after[:index]) == leading:
-            return index
-    return None
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    if training is not None and constant_scalar(training) is not False:
+        return Refusal("it may drop elements: 'training_mode' is not constant false")
+    if any(use_count(mask) or mask.is_graph_output() for mask in node.outputs[1:]):
+        return Refusal("its mask is read", "remove the second output")
+    return identity(node, types)
 
 
 RULES = {
+    "Cast": cast,
+    "CastLike": cast,
+    "CenterCropPad": move,
+    "Compress": move,
     "Concat": concat,
     "DepthToSpace": move,
+    "Dropout": dropout,
     "Expand": move,
     "Flatten": move,
     "Gather": move,
+    "GatherElements": move,
+    "GatherND": move,
     "Identity": identity,
     "Pad": pad,
     "ReduceMax": move,
     "ReduceMin": move,
     "Reshape": move,
-    "Resize": resize,
+    "ReverseSequence": move,
     "Slice": move,
     "SpaceToDepth": move,
     "Split": move,
     "Squeeze": move,
     "Tile": move,
     "Transpose": move,
+    "Trilu": move,
     "Unsqueeze": move,
 }
+"""Rules by op type; CenterCropPad and Trilu fill with the zero point (see ``write_move``)."""
 
-PURE = (move, identity, resize)
-"""Rules that do not look at what the codes stand for."""
+ON_CODES = frozenset(name for name, each in RULES.items() if each in (move, identity)) - {
+    "CenterCropPad",
+    "Trilu",
+}
+"""The ops that mean the same whatever the codes stand for."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import onnx_ir as ir
 
-from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Lowering,
     Move,
-    Operand,
-    Reduction,
     Refusal,
     Softmax,
 )
-from onnxfold.passes.fold.rules.operands import operand, reads
-from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
+from onnxfold.passes.fold.rules.operands import reads
+from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
+from onnxfold.passes.fold.rules.rounded import rounded_operand
 from onnxfold.passes.fold.types import Quantized, TypeState
 
 
@@ -49,31 +45,9 @@ def global_max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | Non
     return Move(node=node, reads=(data,), covered=(node,))
 
 
-def global_average(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """The mean of each channel's codes over all axes behind the second."""
-    found = _rounded_operand(node, types)
-    if not isinstance(found, tuple):
-        return found
-    operand_, want = found
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    sizes = None if shape is None else list(shape)[2:]
-    known = [size for size in sizes or () if isinstance(size, int)]
-    types.put(node.outputs[0], Quantized(want))
-    return Reduction(
-        node=node,
-        reads=reads(operand_),
-        covered=(node,),
-        operand=operand_,
-        axes=None if sizes is None else tuple(range(2, 2 + len(sizes))),
-        keepdims=True,
-        divisor=math.prod(known) if sizes is not None and len(known) == len(sizes) else None,
-        type=want,
-    )
-
-
 def average_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """The mean of the codes in each window."""
-    found = _rounded_operand(node, types)
+    found = rounded_operand(node, types)
     if not isinstance(found, tuple):
         return found
     operand_, want = found
@@ -85,7 +59,7 @@ def average_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
 
 def softmax(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """Softmax between a DequantizeLinear and a QuantizeLinear."""
-    found = _rounded_operand(node, types)
+    found = rounded_operand(node, types)
     if not isinstance(found, tuple):
         return found
     operand_, want = found
@@ -100,23 +74,12 @@ def softmax(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     )
 
 
-def _rounded_operand(
-    node: ir.Node, types: TypeState
-) -> tuple[Operand, AffineType] | Refusal | None:
-    """The one operand and the type its result is rounded to, where both are there."""
-    if not touches_quantization(node, types):
-        return None
-    found = operand(node.inputs[0], types)
-    if found is None or found.value is None:
-        return not_quantized(node.inputs[0], types)
-    want = types.want(node.outputs[0])
-    return not_rounded(node.outputs[0]) if want is None else (found, want)
-
-
 RULES = {
     "AveragePool": average_pool,
-    "GlobalAveragePool": global_average,
     "GlobalMaxPool": global_max_pool,
     "MaxPool": max_pool,
     "Softmax": softmax,
 }
+
+ON_CODES = frozenset({"MaxPool"})
+"""The ops that mean the same whatever the codes stand for."""

@@ -75,7 +75,7 @@ REFUSED = {
             'c = Resize <mode: string = "linear"> (x, , scales)',
         ),
         "Resize",
-        "interpolation",
+        "sizes are not known",
     ),
 }
 
