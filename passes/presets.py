@@ -28,3 +28,9 @@ FOLD = (
 
 TIDY = "deduplicate-initializers,remove-dead-code,infer-shapes"
 """What runs after quantizing or folding."""
+
+
+def folding(target: str) -> str:
+    """What ``fold`` runs for a target: first to operators it has, then the fold, then tidying."""
+    prepare = "" if target == "qdq" else "lower-conv-transpose,"
+    return f"{FOLD},{prepare}fold-qdq{{target={target}}},{TIDY}"

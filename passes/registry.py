@@ -40,6 +40,7 @@ PASSES: dict[str, str] = {
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold
     "fold-qdq": "fold.fold_qdq:FoldQdq",
+    "lower-conv-transpose": "fold.lower_conv_transpose:LowerConvTranspose",
     "lift-qoperator": "fold.lift_qoperator:LiftQoperator",
     # bridge
     "surgeon": "surgeon:Surgeon",
