@@ -49,8 +49,7 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             inputs = [_real(lowering.operand, lowering.node.outputs[0], build)]
             return [_op(lowering.node, inputs, lowering.type, build)]
         case Clamp():
-            inputs = [_real_of(lowering.reads[0], lowering.node.outputs[0], build)]
-            return [_op(lowering.node, [*inputs, *lowering.node.inputs[1:]], lowering.type, build)]
+            return [_clamp(lowering, build)]
         case Move():
             return _move(lowering, build)
         case _:
@@ -65,7 +64,8 @@ def decline(lowering: Lowering) -> Refusal | None:
         case Function() | Interpolation() | Extremum() | Select():
             return Refusal(_CANONICAL)
         case Sum():
-            return None if lowering.node.op_type == "Add" else Refusal(_CANONICAL)
+            plain = lowering.node.op_type == "Add" and lowering.covered == (lowering.node,)
+            return None if plain else Refusal(_CANONICAL)
         case Reduction():
             pool = lowering.node.op_type == "GlobalAveragePool"
             return None if pool else Refusal(_CANONICAL)
@@ -108,6 +108,13 @@ def _op(
     output = node.outputs[0]
     real = build.insert(node.op_type, inputs, output, _FLOAT, attributes=node.attributes)
     return build.quantize(real, affine, output)
+
+
+def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
+    data = clamp.reads[0]
+    real = _real_of(data, clamp.node.outputs[0], build)
+    inputs = [real if value is data else value for value in clamp.node.inputs]
+    return _op(clamp.node, inputs, clamp.type, build)
 
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:

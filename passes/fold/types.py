@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import INTEGER_LIMITS, AffineType
 from onnxfold.passes.constants import Array, constant_array, constant_tensor
+from onnxfold.passes.fold.unrounded import FunctionOf, SumOf
 
 QUANTIZE = "QuantizeLinear"
 DEQUANTIZE = "DequantizeLinear"
@@ -42,6 +43,8 @@ class TypeState:
         wants: For a value all of whose readers quantize it alike: that type.
         code_dtypes: For values that are codes themselves (not reals), their type as written.
         moved: Codes of integer constants behind Transpose, Reshape and the like.
+        functions: What a value is a function of, element by element; the nearest source first.
+        sums: The weighted sum that a value is.
     """
 
     def __init__(self, *, recode: bool) -> None:
@@ -49,6 +52,8 @@ class TypeState:
         self.wants: dict[ir.Value, AffineType] = {}
         self.code_dtypes: dict[ir.Value, ir.DataType] = {}
         self.moved: dict[ir.Value, Array] = {}
+        self.functions: dict[ir.Value, tuple[FunctionOf, ...]] = {}
+        self.sums: dict[ir.Value, SumOf] = {}
         self._known: dict[ir.Value, Quantized] = {}
         self._reasons: dict[ir.Value, str] = {}
         self._interned: dict[tuple[object, ...], AffineType] = {}

@@ -19,7 +19,9 @@ COMMUTING: dict[str, tuple[int, ...] | None] = {
     "Gather": (0,),
     "GlobalMaxPool": (0,),
     "Identity": (0,),
+    "Max": None,
     "MaxPool": (0,),
+    "Min": None,
     "Pad": (0,),
     "ReduceMax": (0,),
     "ReduceMin": (0,),
@@ -32,6 +34,7 @@ COMMUTING: dict[str, tuple[int, ...] | None] = {
     "Tile": (0,),
     "Transpose": (0,),
     "Unsqueeze": (0,),
+    "Where": (1, 2),
 }
 """Ops f with quantize(f(x)) = quantize(f(dequantize(quantize(x)))): they select elements or are
 monotone. For each, the inputs that are data; None means all."""

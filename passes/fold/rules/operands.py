@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -24,6 +26,28 @@ def reads(*operands: Operand) -> tuple[ir.Value, ...]:
     return tuple(each.value for each in operands if each.value is not None)
 
 
+def reals(*operands: Operand) -> tuple[ir.Value, ...]:
+    """The real values that the operands quantize."""
+    return tuple(each.real for each in operands if each.real is not None)
+
+
+def has_computed_codes(value: ir.Value | None, types: TypeState) -> bool:
+    """Whether ``value`` has codes that integer kernels take and that are not constant."""
+    known = types.get(value)
+    return known is not None and known.codes is None and is_activation_type(known.type)
+
+
+def real_constant(value: ir.Value | None, types: TypeState) -> Array | None:
+    """The real constant behind ``value``, dequantized or as it is; None where it is not one."""
+    known = types.get(value)
+    if known is not None and known.codes is not None:
+        return known.type.dequantize(known.codes)
+    array = constant_array(value)
+    if array is None and value is not None:
+        array = types.moved.get(value)
+    return None if array is None or array.dtype.kind != "f" else array
+
+
 def exact_scalar(value: ir.Value | None) -> float | None:
     """The constant behind ``value`` if all its elements are equal and finite, else None."""
     array = constant_array(value)
@@ -44,3 +68,46 @@ def uniform_operand(value: ir.Value | None) -> Operand | None:
     zero_point = np.array(1 if number < 0 else 0, np.uint8)
     codes: Array = np.full(array.shape, 1 if number > 0 else 0, np.uint8)
     return Operand(AffineType(scale, zero_point, ir.DataType.UINT8), None, codes)
+
+
+def joined_operands(
+    values: Sequence[ir.Value | None], output: ir.Value, types: TypeState
+) -> tuple[tuple[Operand, ...], AffineType] | ir.Value | None:
+    """Operands of an op that picks its result from several, and the type of that result.
+
+    It is the type all readers round the result to, real operands and constants being quantized
+    to it; without one, that of all computed operands, of which constants must be codes.
+
+    Returns:
+        Operands and type; the first value without codes; or None where the types differ.
+    """
+    want = types.want(output)
+    found = [operand(value, types) for value in values]
+    computed = [each.type for each in found if each is not None and each.value is not None]
+    joined = want or (computed[0] if computed else None)
+    if joined is None or (want is None and any(each is not joined for each in computed)):
+        return None
+    operands: list[Operand] = []
+    for value, each in zip(values, found, strict=True):
+        if each is not None and (want is not None or each.type is joined):
+            operands.append(each)
+            continue
+        other = _in_type(value, joined, types, rounded=want is not None)
+        if other is None:
+            return value
+        operands.append(other)
+    return tuple(operands), joined
+
+
+def _in_type(
+    value: ir.Value | None, affine: AffineType, types: TypeState, *, rounded: bool
+) -> Operand | None:
+    """A constant, or where the result is rounded any real value, as codes of ``affine``."""
+    constant = real_constant(value, types)
+    if constant is None:
+        return Operand(affine, real=value) if rounded and value is not None else None
+    codes = affine.quantize(constant)
+    if constant.dtype != np.float32 or bool(np.any(np.isnan(constant))):
+        return None
+    exact = rounded or np.array_equal(affine.dequantize(codes), constant)
+    return Operand(affine, codes=codes) if exact else None

@@ -63,12 +63,16 @@ REFUSED = {
         "ConvTranspose",
         "no integer kernel for ConvTranspose",
     ),
-    "float constant operand": (
-        _conv("float[2,1,1] k = {0.1, 0.2}", "c = Add (x, k)"),
-        "Add",
-        "'k' is not quantized",
+    "not a number for some codes": (
+        _conv("float k = {0.5}", "c = Log (x)"),
+        "Log",
+        "it is not a number for some codes of 'x'",
     ),
-    "unknown operator": (_conv("float k = {0.5}", "c = Erf (x)"), "Erf", "no integer rule for Erf"),
+    "unknown operator": (
+        _conv("float k = {0.5}", "c = Hardmax (x)"),
+        "Hardmax",
+        "no integer rule for Hardmax",
+    ),
     "interpolation": (
         _conv(
             "float[4] scales = {1.0, 1.0, 1.0, 1.0}",
