@@ -122,7 +122,10 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     known = build.types.get(move.reads[0])
     assert known is not None
     inputs: list[ir.Value | None] = list(node.inputs)
-    inputs[0] = _real_of(move.reads[0], node.outputs[0], build)
+    for position in move.positions:
+        value = inputs[position]
+        assert value is not None
+        inputs[position] = _real_of(value, node.outputs[0], build)
     inserted = build.rewriter.insert_node(
         build.anchor,
         node.op_type,
@@ -131,12 +134,12 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
         attributes=node.attributes,
         outputs=len(node.outputs),
     )
+    results: list[ir.Value] = []
     for old, new in zip(node.outputs, inserted.outputs, strict=True):
-        build.rewriter.set_type(new, _FLOAT, old.shape)
-    return [
-        build.quantize(new, known.type, old)
-        for old, new in zip(node.outputs, inserted.outputs, strict=True)
-    ]
+        is_real = build.types.get(old) is not None
+        build.rewriter.set_type(new, _FLOAT if is_real else ir.DataType.INT64, old.shape)
+        results.append(build.quantize(new, known.type, old) if is_real else new)
+    return results
 
 
 def _linear(linear: Linear, build: Builder) -> ir.Value:
