@@ -81,6 +81,18 @@ def accumulation_weights(affine: AffineType, codes: Array, *, axis: int) -> Oper
     return Operand(recoded, None, (codes.astype(np.int64) - shift).astype(np.int8))
 
 
+def negated_weights(w: Operand) -> Operand:
+    """Constant weights of the opposite sign.
+
+    Raises:
+        InexactError: int8 holds no opposite of one of them.
+    """
+    assert w.codes is not None
+    if not w.type.symmetric or bool(np.any(w.codes == _INT8[0])):
+        raise InexactError("its weights have no opposites in int8", "quantize them to -127 .. 127")
+    return Operand(w.type, None, np.negative(w.codes))
+
+
 def channel_bias(
     constant: Array | None, channels: int | None, *, rank: int | None, axis: int
 ) -> Array | None:

@@ -17,6 +17,7 @@ from onnxfold.passes.fold.costs import (
     NOT_IN_OLDEST,
 )
 from onnxfold.passes.fold.lower_ort_means import average_pool, is_mean_of_maps, mean_of_maps
+from onnxfold.passes.fold.lower_products import has_batched_channels
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -76,6 +77,8 @@ def decline(lowering: Lowering) -> Refusal | None:
     match lowering:
         case Linear(type=None, operator=ir.Node(op_type="Conv")):
             return not_rounded(lowering.output)
+        case Linear() if has_batched_channels(lowering):
+            return Refusal("batched weights need one scale per tensor")
         case Function() | Interpolation() | Extremum() | Select():
             return Refusal(FASTER_IN_FLOAT)
         case Sum():

@@ -22,9 +22,14 @@ def with_quantized_kernels(linear: Linear, build: Builder) -> ir.Value:
         return with_integer_kernels(linear, build)
     if linear.operator.op_type == "Conv":
         return convolution(linear, build)
-    if linear.bias_codes is None:
+    if linear.bias_codes is None and not has_batched_channels(linear):
         return product(linear, build)
     return with_integer_kernels(linear, build)
+
+
+def has_batched_channels(linear: Linear) -> bool:
+    """Whether the weights are several matrices with one scale a column: QLinearMatMul is not."""
+    return linear.w.type.axis is not None and linear.w.type.axis > 1
 
 
 def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
