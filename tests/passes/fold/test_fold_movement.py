@@ -46,13 +46,21 @@ MOVES: dict[str, tuple[str, str, str]] = {
     "Split, uneven": ("d, c = Split <axis = -1> (x, k)", "int64[2] k = {1, 5}", "d"),
     "Concat": ("c = Concat <axis = 1> (x, x)", "", ""),
     "Pad": ("c = Pad (x, k)", "int64[8] k = {0, 0, 1, 0, 0, 1, 2, -1}", ""),
-    "Pad, code": ("c = Pad (x, k, v)", "int64[8] k = {0, 0, 1, 0, 0, 1, 2, 1}, float v = {1.5}", ""),
+    "Pad, code": (
+        "c = Pad (x, k, v)",
+        "int64[8] k = {0, 0, 1, 0, 0, 1, 2, 1}, float v = {1.5}",
+        "",
+    ),
     "Pad, axes": (
         "c = Pad (x, k, v, a)",
         "int64[4] k = {1, 0, 1, 2}, float v = {-0.5}, int64[2] a = {-1, 1}",
         "",
     ),
-    "Pad, reflect": ('c = Pad <mode = "reflect"> (x, k)', "int64[8] k = {0, 0, 1, 2, 0, 0, 2, 1}", ""),
+    "Pad, reflect": (
+        'c = Pad <mode = "reflect"> (x, k)',
+        "int64[8] k = {0, 0, 1, 2, 0, 0, 2, 1}",
+        "",
+    ),
     "Pad, edge, value unread": (
         'c = Pad <mode = "edge"> (x, k, v)',
         "int64[8] k = {0, 1, 1, 2, 0, 0, 2, 1}, float v = {0.123}",
@@ -78,9 +86,14 @@ MOVES: dict[str, tuple[str, str, str]] = {
     "Dropout": ("c = Dropout (x)", "", ""),
     "Cast": ("c = Cast <to = 1> (x)", "", ""),
     "CastLike": ("c = CastLike (x, v)", "float v = {1.0}", ""),
-    "Resize, nearest": ('c = Resize <mode = "nearest"> (x, , k)', "float[4] k = {1.0, 1.0, 1.7, 0.6}", ""),
+    "Resize, nearest": (
+        'c = Resize <mode = "nearest"> (x, , k)',
+        "float[4] k = {1.0, 1.0, 1.7, 0.6}",
+        "",
+    ),
     "Resize, nearest to sizes": (
-        'c = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, , , k)',
+        'c = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">'
+        " (x, , , k)",
         "int64[4] k = {2, 4, 9, 4}",
         "",
     ),
@@ -113,7 +126,7 @@ MOVES: dict[str, tuple[str, str, str]] = {
         " int64[2] n = {-1, 4}",
         "",
     ),
-}  # fmt: skip
+}
 
 _TYPES = {"uint8": ("uint8", 120), "int8": ("int8", -7), "unsigned": ("uint8", 0)}
 
