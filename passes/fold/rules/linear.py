@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
+from onnxfold.passes.channel_affine import ChannelAffine
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.fold.accumulate import (
     InexactError,
@@ -145,12 +146,12 @@ def _no_data(node: ir.Node, types: TypeState) -> Refusal | None:
 
 
 def _finish(product: _Product, types: TypeState) -> Lowering | Refusal:
-    """Take in the bias additions that follow, and decide how the result is rounded."""
-    output, covered, biases = _follow_biases(product, types)
+    """Take in the scales and biases that follow, and decide how the result is rounded."""
+    tail = _follow(product, types)
+    output, covered, bias = tail.output, tail.covered, tail.bias
     want = types.want(output)
-    bias = sum(biases[1:], biases[0]) if biases else None
     try:
-        total = bias_in_codes(product.x.type, product.w, bias, axis=product.weight_axis)
+        total = bias_in_codes(product.x.type, tail.w, bias, axis=product.weight_axis)
     except InexactError as error:
         return Refusal(str(error), error.advice)
     if want is not None:
@@ -193,26 +194,82 @@ def _real_constant(value: ir.Value | None, types: TypeState) -> Array | None:
     return None if array is None or array.dtype.kind != "f" else array
 
 
-def _follow_biases(
-    product: _Product, types: TypeState
-) -> tuple[ir.Value, tuple[ir.Node, ...], tuple[Array, ...]]:
-    """The value at the end of the constant additions after the product, and their sum's terms."""
-    output, covered, biases = product.node.outputs[0], [product.node], list(product.biases)
+@dataclass(frozen=True, eq=False)
+class _Tail:
+    """What follows a product, channel by channel.
+
+    Attributes:
+        output: The value at its end.
+        covered: The product and the nodes that follow it.
+        w: The second operand, in whose scales the factors are.
+        bias: The sum of all that is added (float64, [channels]), or None.
+    """
+
+    output: ir.Value
+    covered: tuple[ir.Node, ...]
+    w: Operand
+    bias: Array | None
+
+
+def _follow(product: _Product, types: TypeState) -> _Tail:
+    """Take in constant additions, multiplications and BatchNormalization after the product."""
+    output, covered, w = product.node.outputs[0], [product.node], product.w
+    bias = sum(product.biases[1:], product.biases[0]) if product.biases else None
     while types.want(output) is None and use_count(output) == 1 and not output.is_graph_output():
         follower, index = next(iter(output.uses()))
-        if follower.op_type != "Add" or follower.domain or follower.graph is not product.node.graph:
+        if follower.domain or follower.graph is not product.node.graph:
             break
-        rank = None if output.shape is None else len(output.shape)
-        if product.axis == 1:
-            rank = product.w.codes.ndim if product.w.codes is not None else None
-        constant = _real_constant(follower.inputs[1 - index], types)
-        bias = channel_bias(constant, product.channels, rank=rank, axis=product.axis)
-        if bias is None:
+        step = _channel_step(follower, index, product, types)
+        scaled = None if step is None else _scaled_weights(w, step[0], product)
+        if step is None or scaled is None:
             break
-        biases.append(bias)
+        w, shift = scaled, step[1]
+        bias = shift if bias is None else bias * step[0] + shift
         covered.append(follower)
         output = follower.outputs[0]
-    return output, tuple(covered), tuple(biases)
+    return _Tail(output, tuple(covered), w, bias)
+
+
+def _channel_step(
+    follower: ir.Node, index: int, product: _Product, types: TypeState
+) -> tuple[Array, Array] | None:
+    """Scale and shift of each channel (float64) that ``follower`` gives its input ``index``."""
+    source = follower.inputs[index]
+    rank = None if source is None or source.shape is None else len(source.shape)
+    if product.axis == 1:
+        rank = product.w.codes.ndim if product.w.codes is not None else None
+    if product.channels is None:
+        return None
+    if follower.op_type == "Add":
+        constant = _real_constant(follower.inputs[1 - index], types)
+        bias = channel_bias(constant, product.channels, rank=rank, axis=product.axis)
+        return None if bias is None else (np.ones(product.channels), bias)
+    step = ChannelAffine.match(follower, channels=product.channels, axis=product.axis, rank=rank)
+    return None if step is None or step.source is not source else (step.scale, step.shift)
+
+
+def _scaled_weights(w: Operand, factor: Array, product: _Product) -> Operand | None:
+    """Weights ``factor`` times as large; None where their codes cannot say so."""
+    codes = w.codes
+    if bool(np.all(factor == 1)):
+        return w
+    if codes is None or bool(np.any(factor == 0)):
+        return None
+    uniform = bool(np.all(factor == factor[0]))
+    if not uniform and product.axis == -1 and codes.ndim > 2:
+        return None
+    if bool(np.any(factor < 0)):
+        if np.any(w.type.zero_point) or np.min(codes) == np.iinfo(np.int8).min:
+            return None
+        shape = [-1 if axis == product.weight_axis else 1 for axis in range(codes.ndim)]
+        codes = (codes * np.sign(factor).reshape(shape)).astype(np.int8)
+    magnitude = np.abs(factor[0] if uniform else factor)
+    scale = np.asarray(w.type.scale * magnitude, np.float32)
+    if not bool(np.all(np.isfinite(scale) & (scale > np.finfo(np.float32).tiny))):
+        return None
+    zeros: Array = np.broadcast_to(w.type.zero_point, scale.shape).copy()
+    axis = product.weight_axis if scale.ndim else None
+    return Operand(AffineType(scale, zeros, w.type.dtype, axis), None, codes)
 
 
 RULES = {
