@@ -77,12 +77,13 @@ def rescale(
     half = 1 << (bits - 1)
     write = IntegerOps(build, like, like.shape if shape is None else shape)
     scaled = [
-        write.mul(write.cast(term.value, _INT64), factor)
+        _scaled(term.value, factor, like, build)
         for term, factor in zip(terms, factors, strict=True)
     ]
     total = scaled[0]
     for each in scaled[1:]:
-        total = write.op("Add", [total, each], _INT64)
+        partial = IntegerOps(build, like, _broadcast(total.shape, each.shape))
+        total = partial.op("Add", [total, each], _INT64)
     if any(_can_tie(f, t.bound, bits) for f, t in zip(factors, terms, strict=True)):
         total = write.add(total, added)
         odd = write.odd(write.shift_right(total, bits))
@@ -94,6 +95,30 @@ def rescale(
         total = write.add(total, added + half)
     codes = write.clip(write.shift_right(total, bits), headroom + low, headroom + high)
     return write.cast(codes, affine.dtype)
+
+
+def _scaled(value: ir.Value, factor: Array, like: ir.Value, build: Builder) -> ir.Value:
+    """``value`` times ``factor`` in int64; it may be smaller than what it is added to."""
+    wide = IntegerOps(build, like, value.shape).cast(value, _INT64)
+    shape = _broadcast(value.shape, ir.Shape(factor.shape))
+    return IntegerOps(build, like, shape).mul(wide, factor)
+
+
+def _broadcast(first: ir.Shape | None, second: ir.Shape | None) -> ir.Shape | None:
+    """The shape of a sum; None where it is not known."""
+    if first is None or second is None:
+        return None
+    rank = max(len(first), len(second))
+    padded = [(1,) * (rank - len(each)) + tuple(each) for each in (first, second)]
+    return ir.Shape([_size(one, other) for one, other in zip(*padded, strict=True)])
+
+
+def _size(first: int | ir.SymbolicDim, second: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
+    if first == 1 or first == second:
+        return second
+    if second == 1 or isinstance(first, int):
+        return first
+    return second if isinstance(second, int) else None
 
 
 def centred(codes: ir.Value, affine: AffineType, like: ir.Value, build: Builder) -> ir.Value:

@@ -147,13 +147,14 @@ def _function(function: Function, build: Builder) -> ir.Value:
 
 def _sum(lowering: Sum, build: Builder) -> ir.Value:
     output, affine = lowering.node.outputs[0], lowering.type
-    terms = [
-        _term(operand, coefficient, affine, output, build)
-        for operand, coefficient in zip(lowering.operands, lowering.coefficients, strict=True)
-    ]
-    constant = lowering.constant
-    added = None if constant is None else constant / float(affine.scale)
-    return rescale(terms, affine, output, build, constant=added)
+    terms: list[Term] = []
+    constant = np.zeros(()) if lowering.constant is None else lowering.constant
+    for operand, coefficient in zip(lowering.operands, lowering.coefficients, strict=True):
+        if operand.codes is None:
+            terms.append(_term(operand, coefficient, affine, output, build))
+        else:
+            constant = constant + coefficient * operand.type.dequantize(operand.codes)
+    return rescale(terms, affine, output, build, constant=constant / float(affine.scale))
 
 
 def _term(
