@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.lower_products import has_batched_channels
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -61,11 +62,13 @@ def decline(lowering: Lowering) -> Refusal | None:
     match lowering:
         case Linear(type=None, operator=ir.Node(op_type="Conv")):
             return not_rounded(lowering.output)
+        case Linear() if has_batched_channels(lowering):
+            return Refusal("batched weights need one scale per tensor")
         case Function() | Interpolation() | Extremum() | Select():
             return Refusal(_CANONICAL)
         case Sum():
-            plain = lowering.node.op_type == "Add" and lowering.covered == (lowering.node,)
-            return None if plain else Refusal(_CANONICAL)
+            alone = lowering.covered == (lowering.node,) and lowering.constant is None
+            return None if alone and lowering.node.op_type == "Add" else Refusal(_CANONICAL)
         case Reduction():
             pool = lowering.node.op_type == "GlobalAveragePool"
             return None if pool else Refusal(_CANONICAL)

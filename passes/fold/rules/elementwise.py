@@ -10,6 +10,7 @@ from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.lowering import Alias, Clamp, Lowering, Operand, Product, Refusal
 from onnxfold.passes.fold.rules import functions
 from onnxfold.passes.fold.rules.functions import first_of, if_function
+from onnxfold.passes.fold.rules.joined import extremum, select
 from onnxfold.passes.fold.rules.operands import (
     exact_scalar,
     has_computed_codes,
@@ -18,7 +19,6 @@ from onnxfold.passes.fold.rules.operands import (
     uniform_operand,
 )
 from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded
-from onnxfold.passes.fold.rules.joined import extremum, select
 from onnxfold.passes.fold.rules.sums import sum_of_two, weighted_sum
 from onnxfold.passes.fold.types import Quantized, TypeState
 

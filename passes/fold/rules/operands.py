@@ -57,12 +57,13 @@ def exact_scalar(value: ir.Value | None) -> float | None:
     return first if np.isfinite(first) and bool(np.all(array == array.reshape(-1)[0])) else None
 
 
-def uniform_operand(value: ir.Value | None) -> Operand | None:
-    """A constant whose elements are all equal, as uint8 codes that stand for it exactly."""
+def uniform_operand(value: ir.Value | None, sign: float = 1.0) -> Operand | None:
+    """``sign`` times a constant of equal elements, as uint8 codes that stand for it exactly."""
     number = exact_scalar(value)
     array = constant_array(value)
     if number is None or array is None:
         return None
+    number *= sign
     # c = |c| * (1 - 0) where positive, |c| * (0 - 1) where negative, 1 * (0 - 0) for zero.
     scale = np.array(abs(number) or 1.0, np.float32)
     zero_point = np.array(1 if number < 0 else 0, np.uint8)

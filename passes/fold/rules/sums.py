@@ -25,11 +25,15 @@ from onnxfold.passes.fold.unrounded import SumOf
 def sum_of_two(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """Sum or difference of a and b, both quantized, or one a constant that 8 bits hold exactly."""
     operands: list[Operand] = []
-    for value in node.inputs:
-        found = operand(value, types) or uniform_operand(value)
+    signs = (1.0, -1.0 if node.op_type == "Sub" else 1.0)
+    coefficients: list[float] = []
+    for value, sign in zip(node.inputs, signs, strict=True):
+        computed = operand(value, types)
+        found = computed or uniform_operand(value, sign)
         if found is None:
             return not_quantized(value, types)
         operands.append(found)
+        coefficients.append(1.0 if computed is None else sign)
     output = node.outputs[0]
     want = types.want(output)
     if want is None:
@@ -42,7 +46,7 @@ def sum_of_two(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         reads=reads(*operands),
         covered=(node,),
         operands=tuple(operands),
-        coefficients=(1.0, -1.0 if node.op_type == "Sub" else 1.0),
+        coefficients=tuple(coefficients),
         type=want,
     )
 
