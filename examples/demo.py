@@ -78,7 +78,8 @@ def _run(example: Example, folder: Path, *, as_json: bool) -> int:
         outcome.save(compiled)
         outcome.save_report(folder / "report")
         progress.stage("evaluating")
-        islands = [(each.op_type, each.reason) for each in outcome.report.islands if each.op_type]
+        reasons = [each for island in outcome.report.islands for each in island.reasons]
+        islands = [(each.op_type, each.reason) for each in reasons for _ in each.nodes]
         measured = evaluate(model, compiled, evaluation.inputs, evaluation.labels, islands)
     if as_json:
         print(json.dumps({"model": str(compiled), **measured.to_json()}, indent=2))

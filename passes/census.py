@@ -11,7 +11,15 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxfold.passes.macs import integer_macs, is_linear, node_macs
-from onnxfold.passes.op_kinds import NodeKinds, OpKind, node_kinds, op_key
+from onnxfold.passes.op_kinds import (
+    NodeKinds,
+    OpKind,
+    is_dequantize,
+    is_integer_kernel,
+    is_quantize,
+    node_kinds,
+    op_key,
+)
 from onnxfold.passes.walk import all_graphs, all_nodes, use_count
 
 _MOVING = frozenset({"Cast", "Identity", "Reshape", "Sub", "Transpose"})
@@ -116,6 +124,14 @@ def model_kind(model: ir.Model) -> ModelKind:
     stored = OpKind.DEQUANTIZE in kinds or any(integer_weights(model))
     packed = any(node.op_type in _PACKED for node in found.kinds)
     return ModelKind.WEIGHT_ONLY if stored or packed else ModelKind.FLOAT
+
+
+def has_codes(model: ir.Model) -> bool:
+    """Whether there is anything to fold: a QuantizeLinear, DequantizeLinear or integer kernel."""
+    return any(
+        is_quantize(node) or is_dequantize(node) or is_integer_kernel(node)
+        for node in all_nodes(model)
+    )
 
 
 def integer_weights(model: ir.Model) -> Iterator[str]:

@@ -20,6 +20,9 @@ from onnxfold.passes.remark import Remark
 _OUTSIDE = (OpKind.INTEGER, OpKind.SHAPE, OpKind.CONSTANT)
 """Kinds of nodes that an island ends at."""
 
+ABOUT_FLOAT = ("compile", "fold-qdq", "insert-qdq", "lift-qoperator")
+"""The passes, and commands, whose remarks are about what is not integer."""
+
 _FOLD = "fold-qdq"
 _QUOTED = re.compile(r"'[^']*'")
 
@@ -97,7 +100,7 @@ def find_islands(
     Args:
         model: Types must be known: run ``infer-shapes`` before.
         remarks: What passes and measurements said about its nodes, or about those that they were
-            made of.
+            made of; only those of ``ABOUT_FLOAT`` count.
         qdq_form: Whether another runtime will fuse what ``fold-qdq`` wrote as Q/DQ about
             operators: those are no islands then.
     """
@@ -120,7 +123,8 @@ RemarkIndex = dict[str, list[Remark]]
 def _by_node(remarks: Iterable[Remark]) -> RemarkIndex:
     index: RemarkIndex = defaultdict(list)
     for remark in remarks:
-        index[remark.node].append(remark)
+        if remark.pass_name in ABOUT_FLOAT:
+            index[remark.node].append(remark)
     return index
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -11,22 +12,23 @@ import onnx_ir as ir
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.walk import all_nodes
 
-_LAYOUT_SUFFIX = "_nchwc"
-"""What ONNX Runtime appends to the name of an output to name the node in its own layout."""
+_LAYOUT = re.compile(r"(_nchwc|_token_\d+)$")
+"""What ONNX Runtime appends to names of nodes and outputs when it changes a node's layout."""
 
 Coverage = Mapping[str, tuple[str, ...]]
 """Name of an executed node -> names of the model's nodes whose work it does."""
 
 
 def coverage(model: ir.Model, executed: onnx.GraphProto) -> Coverage:
-    """Match an optimized graph with the model it was made of, by the values both have.
+    """Match an optimized graph with the model it was made of, by names of values and nodes.
 
     An executed node does the work of everything in the model between the values it computes and
-    those that other executed nodes compute. One whose values the model does not have (a change of
-    layout, a part of an inlined function) shares the work of the nodes that read it.
+    those that other executed nodes compute. One that the model does not know (a change of layout,
+    a part of an inlined function) shares the work of the nodes that read it.
     """
     producers = {value.name: node for node in all_nodes(model) for value in node.outputs}
-    anchors = _anchors(list(_nodes(executed)), producers)
+    results = {node_name(node): _output_names(node) for node in all_nodes(model)}
+    anchors = _anchors(list(_nodes(executed)), producers, results)
     cuts = {name for names in anchors.values() for name in names}
     cones = {name: _cone(name, cuts, producers, model) for name in cuts}
     return {
@@ -44,7 +46,9 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _anchors(
-    nodes: Sequence[onnx.NodeProto], producers: Mapping[str | None, ir.Node]
+    nodes: Sequence[onnx.NodeProto],
+    producers: Mapping[str | None, ir.Node],
+    results: Mapping[str, Sequence[str]],
 ) -> dict[str, tuple[str, ...]]:
     """For each executed node the values of the model it computes, or its readers do."""
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -53,14 +57,19 @@ def _anchors(
             readers[name].append(node)
     found: dict[str, tuple[str, ...]] = {}
     for node in reversed(nodes):
-        own = [*node.output, node.name.removesuffix(_LAYOUT_SUFFIX)]
-        known = [name for name in own if name and name in producers]
+        name = _LAYOUT.sub("", node.name)
+        own = [each for each in (*node.output, name) if each and each in producers]
+        known = dict.fromkeys([*own, *results.get(name, ())])
         if not known:
             behind = [reader for name in node.output for reader in readers[name]]
-            known = [name for reader in behind for name in found.get(reader.name, ())]
-        # Layout changes share one name.
+            known = dict.fromkeys(each for reader in behind for each in found.get(reader.name, ()))
+        # Changes of layout share one name.
         found[node.name] = tuple(dict.fromkeys([*found.get(node.name, ()), *known]))
     return found
+
+
+def _output_names(node: ir.Node) -> list[str]:
+    return [value.name for value in node.outputs if value.name]
 
 
 def _cone(

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import onnx
@@ -38,7 +39,7 @@ class NodeTime:
         node: The node's name; fused nodes carry names ONNX Runtime made up.
         op_type: Its operator.
         provider: The execution provider that ran it.
-        microseconds: Mean time of one execution.
+        microseconds: Median time of one execution.
         calls: Executions per run of the model (more than one inside loops).
         covers: Names of the model's nodes whose work it does, where that is known.
     """
@@ -105,7 +106,7 @@ def execution_profile(
     runs: int = 5,
     max_seconds: float = 5.0,
 ) -> Profile:
-    """Per-node mean times, without the first (warm-up) run.
+    """Per-node median times, without the first (warm-up) run.
 
     Args:
         model: The model. Only of an ``ir.Model`` is it known which nodes were fused into which.
@@ -179,13 +180,14 @@ def _without_first_run(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 def _node_times(events: Sequence[dict[str, Any]], runs: int) -> Iterator[NodeTime]:
-    durations: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+    durations: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     for event in events:
         arguments = event["args"]
         name = str(event["name"])
         if not name.endswith(_SUFFIX):
             continue
-        key = (name[: -len(_SUFFIX)], str(arguments["op_name"]), str(arguments["provider"]))
+        operator, provider = str(arguments["op_name"]), str(arguments["provider"])
+        key = (name[: -len(_SUFFIX)], operator, provider, str(arguments["node_index"]))
         durations[key].append(float(event["dur"]))
-    for key, times in durations.items():
-        yield NodeTime(*key, microseconds=sum(times) / len(times), calls=len(times) / runs)
+    for (name, operator, provider, _), times in durations.items():
+        yield NodeTime(name, operator, provider, median(times), len(times) / runs)

@@ -20,7 +20,7 @@ from onnxfold.passes.serialization import model_bytes
 from onnxfold.passes.spec import print_pass
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
-from onnxfold.runtime.report.report import ModelFacts, PassRow, distinct_islands
+from onnxfold.runtime.report.report import ModelFacts, PassRow, distinct_remarks
 from onnxfold.runtime.session import is_layer_norm_stable, version
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.pass_gate import ContractGate
@@ -98,7 +98,7 @@ def run_verified(
         proof = found.to_json() if found else {}
         rows.append(PassRow.of(print_pass(pass_), pass_.contract, result, seconds, proof))
     remarks = [remark for _, result in outcome.results for remark in result.remarks]
-    return VerifiedRun(outcome.model, tuple(rows), distinct_islands(remarks))
+    return VerifiedRun(outcome.model, tuple(rows), distinct_remarks(remarks))
 
 
 def run_tolerant(

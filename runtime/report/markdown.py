@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from onnxfold.runtime.report.summary import group_islands, split_remarks, state
+from onnxfold.runtime.report.groups import (
+    extent,
+    group_islands,
+    group_remarks,
+    other_remarks,
+)
+from onnxfold.runtime.report.summary import state
 
 _MAX_ISLANDS = 50
 _MAX_PASS = 100
@@ -25,6 +31,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         *_passes(report["passes"]),
         *_decisions(report["decisions"]),
         *_islands(report["islands"]),
+        *_remarks(other_remarks(report["remarks"])),
         *_versions(report),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -188,23 +195,41 @@ def _decisions(decisions: list[dict[str, Any]]) -> list[str]:
     return ["## What was measured and chosen", "", *table(header, rows)]
 
 
-def _islands(islands: list[dict[str, str]]) -> list[str]:
-    in_float, elsewhere = split_remarks(islands)
-    return [*_remarks("Left in float", in_float), *_remarks("Left as it was", elsewhere)]
+def _islands(islands: list[dict[str, Any]]) -> list[str]:
+    groups = group_islands(islands)
+    if not groups:
+        return []
+    rows = [
+        (
+            group.share,
+            group.cause,
+            group.content if group.count == 1 else f"{group.count} times {group.content}",
+            ", ".join(group.shown_places()),
+            "; ".join(reason for reason, _ in group.reasons),
+            "; ".join(dict.fromkeys(advice for _, advice in group.reasons if advice)),
+        )
+        for group in groups[:_MAX_ISLANDS]
+    ]
+    header = ("run time", "cause", "operators", "at", "reason", "what would change it")
+    title = f"## Left in float: {extent(islands)}"
+    return [title, "", *table(header, rows), *_more(len(groups) - len(rows))]
 
 
-def _remarks(title: str, remarks: list[dict[str, str]]) -> list[str]:
-    groups = group_islands(remarks)
+def _remarks(remarks: list[dict[str, Any]]) -> list[str]:
+    groups = group_remarks(remarks)
     if not groups:
         return []
     rows = [
         (group.op_type, ", ".join(group.shown_nodes()), group.reason, group.advice)
         for group in groups[:_MAX_ISLANDS]
     ]
-    more = len(groups) - len(rows)
-    note = [f"... and {more} more reasons, in report.json.", ""] if more else []
     header = ("operator", "nodes", "reason", "what would change it")
-    return [f"## {title}: {len(remarks)}", "", *table(header, rows), *note]
+    title = f"## Left as it was: {len(remarks)}"
+    return [title, "", *table(header, rows), *_more(len(groups) - len(rows))]
+
+
+def _more(count: int) -> list[str]:
+    return [f"... and {count} more reasons, in report.json.", ""] if count > 0 else []
 
 
 def _versions(report: dict[str, Any]) -> list[str]:

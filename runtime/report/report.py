@@ -9,9 +9,10 @@ from importlib import metadata
 from typing import Any
 
 from onnxfold.passes.base import Contract, PassResult
+from onnxfold.passes.islands import Island
 from onnxfold.passes.remark import Remark
 
-SCHEMA = "onnxfold-report/1"
+SCHEMA = "onnxfold-report/2"
 """Name and version of the JSON schema; the number grows when a field changes its meaning."""
 
 _PACKAGES = ("onnxfold", "onnx", "onnx-ir", "onnx-graphsurgeon", "onnxruntime", "numpy")
@@ -99,7 +100,8 @@ class Report:
         task: Accuracy before and after, where the data has labels.
         latency: Interleaved medians of the original and the result.
         decisions: What was measured and chosen.
-        islands: What stays in float, and why.
+        islands: What stays in float beside integers, and why.
+        remarks: What each pass left as it was, node by node.
     """
 
     command: str
@@ -113,7 +115,8 @@ class Report:
     task: dict[str, Any] = field(default_factory=dict[str, Any])
     latency: dict[str, Any] = field(default_factory=dict[str, Any])
     decisions: tuple[dict[str, Any], ...] = ()
-    islands: tuple[Remark, ...] = ()
+    islands: tuple[Island, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serialisable values, following ``SCHEMA``."""
@@ -130,7 +133,8 @@ class Report:
             "task": self.task,
             "latency": self.latency,
             "decisions": list(self.decisions),
-            "islands": [remark_to_json(remark) for remark in self.islands],
+            "islands": [island.to_json() for island in self.islands],
+            "remarks": [remark_to_json(remark) for remark in self.remarks],
         }
 
 
@@ -141,7 +145,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def distinct_islands(remarks: Sequence[Remark]) -> tuple[Remark, ...]:
+def distinct_remarks(remarks: Sequence[Remark]) -> tuple[Remark, ...]:
     """The remarks without repetitions, in order; a later pass's word on a node wins."""
     latest = {(remark.node, remark.op_type): remark for remark in remarks}
     return tuple(latest.values())

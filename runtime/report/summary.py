@@ -6,10 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_SHOWN_NODES = 3
-_ABOUT_FLOAT = ("compile", "explain", "fold-qdq", "insert-qdq")
-"""The passes, and commands, whose remarks are about what is not integer."""
-
 
 @dataclass(frozen=True)
 class PassSummary:
@@ -30,29 +26,6 @@ class PassSummary:
     status: str
 
 
-@dataclass(frozen=True)
-class IslandGroup:
-    """Nodes of one operator left in float for the same reason.
-
-    Attributes:
-        op_type: The operator.
-        reason: Why.
-        advice: What would change it; may be empty.
-        nodes: Their names.
-    """
-
-    op_type: str
-    reason: str
-    advice: str
-    nodes: tuple[str, ...]
-
-    def shown_nodes(self) -> tuple[str, ...]:
-        """The first few names, and how many more there are."""
-        if len(self.nodes) <= _SHOWN_NODES + 1:
-            return self.nodes
-        return (*self.nodes[:_SHOWN_NODES], f"... and {len(self.nodes) - _SHOWN_NODES} more")
-
-
 def passes_that_changed(rows: Sequence[dict[str, Any]]) -> tuple[PassSummary, ...]:
     """One row per pass that changed something, in the order of their first runs."""
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -70,24 +43,6 @@ def passes_that_changed(rows: Sequence[dict[str, Any]]) -> tuple[PassSummary, ..
         )
         for name, each in runs.items()
     )
-
-
-def split_remarks(
-    remarks: Sequence[dict[str, Any]],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What is left in float, and what other passes left as it was."""
-    in_float = [row for row in remarks if row["pass"] in _ABOUT_FLOAT]
-    return in_float, [row for row in remarks if row["pass"] not in _ABOUT_FLOAT]
-
-
-def group_islands(islands: Sequence[dict[str, Any]]) -> tuple[IslandGroup, ...]:
-    """Islands that differ only in the node, together; the largest groups first."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for row in islands:
-        key = (row["op_type"] or row["pass"], row["reason"], row["advice"])
-        groups.setdefault(key, []).append(row["node"])
-    found = [IslandGroup(*key, tuple(nodes)) for key, nodes in groups.items()]
-    return tuple(sorted(found, key=lambda group: -len(group.nodes)))
 
 
 def summary(report: dict[str, Any]) -> Iterator[str]:

@@ -13,9 +13,12 @@ import onnx
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.census import has_codes, integer_weights
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
+from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.islands import Island
 from onnxfold.passes.pipeline import Instrument
-from onnxfold.passes.presets import FOLD, OPTIMIZE, TIDY
+from onnxfold.passes.presets import OPTIMIZE, folding
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.compiler.driver import (
     Calibration,
@@ -33,7 +36,7 @@ from onnxfold.runtime.compiler.verified import (
     run_verified,
     weakest_contract,
 )
-from onnxfold.runtime.explain import Explanation, explain_model
+from onnxfold.runtime.explain import Explanation, explain_islands, explain_model
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.loading import load_model, save_model
 from onnxfold.runtime.progress import Progress, Silent
@@ -148,11 +151,18 @@ def fold(
         progress: Told how far it is.
 
     Raises:
+        UsageError: There is nothing to fold: no Q/DQ and no integer operator.
         NotEquivalentError: The folded model is not within the INTEGER contract.
         InvalidModelError: The model is missing, broken or hostile.
     """
-    passes = f"{FOLD},fold-qdq{{target={target}}},{TIDY}"
-    return run_passes(model, passes, data=data, progress=progress, command="fold")
+    original = load_model(model)
+    if not has_codes(original):
+        raise UsageError(_nothing_to_fold(original))
+    passes = parse_passes(folding(target))
+    feeds = feeds_for(original, data)
+    bar = progress or Silent()
+    run = run_verified(original, passes, feeds, bar)
+    return _compared(_Work("fold", model, original, run, passes), feeds, bar)
 
 
 def run_passes(
@@ -163,7 +173,6 @@ def run_passes(
     gates: bool = True,
     instruments: Sequence[Instrument] = (),
     progress: Progress | None = None,
-    command: str = "opt",
 ) -> Outcome:
     """Run a pipeline of passes, each checked against its contract.
 
@@ -174,19 +183,18 @@ def run_passes(
         gates: Whether to check numbers; the structure is always checked.
         instruments: Watch as well.
         progress: Told how far it is.
-        command: What the report says was run.
 
     Raises:
         UsageError: An unknown pass or option, or unusable data.
         NotEquivalentError: A pass broke its contract.
         PassError: A pass failed.
     """
-    bar = progress or Silent()
     pipeline = parse_passes(passes) if isinstance(passes, str) else tuple(passes)
     original = load_model(model)
     feeds = feeds_for(original, data) if gates else None
+    bar = progress or Silent()
     run = run_verified(original, pipeline, feeds, bar, instruments=instruments)
-    return _compared(_Work(command, model, original, run, pipeline), feeds, bar)
+    return _compared(_Work("opt", model, original, run, pipeline), feeds, bar)
 
 
 def compile(
@@ -267,15 +275,24 @@ def verify(
     )
 
 
-def explain(model: Model, *, data: object = None) -> Explanation:
-    """What is in a model, what stays in float and why, what it costs.
+def explain(
+    model: Model, *, target: Target = "ort", data: object = None, progress: Progress | None = None
+) -> Explanation:
+    """What is in a model, what a fold of it leaves in float and why, what it costs.
 
     Args:
         model: The model.
+        target: What to fold for.
         data: What to run it on for the costs; generated if None.
+        progress: Told how far it is.
+
+    Raises:
+        InvalidModelError: The model is missing, broken or hostile.
+        ExecutionError: It does not run.
     """
     loaded = load_model(model)
-    return explain_model(loaded, feeds_for(loaded, data))
+    (progress or Silent()).stage("folding and timing")
+    return explain_model(loaded, feeds_for(loaded, data), target)
 
 
 def require_conclusive(comparison: Comparison) -> None:
@@ -328,9 +345,40 @@ def _compared(work: _Work, feeds: FeedSource | None, progress: Progress) -> Outc
         data=feeds.to_json() if feeds else {},
         passes=run.rows,
         equivalence=comparison.to_json() if comparison else {},
-        islands=run.remarks,
+        islands=_islands(run, feeds, _target(work.passes), progress),
+        remarks=run.remarks,
     )
     return Outcome(run.model, report)
+
+
+def _islands(
+    run: VerifiedRun, feeds: FeedSource | None, target: str, progress: Progress
+) -> tuple[Island, ...]:
+    """What is left in float beside integers; a model without codes has no islands."""
+    if not has_codes(run.model):
+        return ()
+    progress.stage("timing what is left in float")
+    return explain_islands(run.model, run.remarks, feeds, target)
+
+
+def _target(passes: Sequence[Pass]) -> str:
+    """What the fold among ``passes`` folds for."""
+    return next((each.target for each in passes if isinstance(each, FoldQdq)), "ort")
+
+
+def _nothing_to_fold(model: ir.Model) -> str:
+    """Why a fold would do nothing, and what would do something."""
+    names = list(integer_weights(model))
+    if names:
+        return (
+            f"nothing to fold: only weights are quantized ({len(names)} of them behind Cast and "
+            f"Mul, the first is '{names[0]}'), which is computed in float; `onnxfold compile` "
+            "quantizes the activations as well"
+        )
+    return (
+        "nothing to fold: the model holds no QuantizeLinear/DequantizeLinear and no integer "
+        "operator; `onnxfold compile` quantizes it"
+    )
 
 
 def _name(model: Model, otherwise: str) -> str:
@@ -372,5 +420,6 @@ def _compile_report(
         task=done.task.to_json() if done.task else {},
         latency={"models": latency} if latency else {},
         decisions=done.plan.decisions,
-        islands=done.run.remarks,
+        islands=explain_islands(done.run.model, done.run.remarks, feeds, _target(done.plan.passes)),
+        remarks=done.run.remarks,
     )

@@ -31,6 +31,12 @@ _DATA_HELP = (
 )
 _WITHOUT_DATA = "; without it inputs are generated, and the report says so"
 
+TARGETS = {
+    "ort": "integer operators of ONNX Runtime (com.microsoft allowed)",
+    "qdq": "canonical QuantizeLinear/DequantizeLinear for TensorRT, OpenVINO, QNN, NNAPI",
+}
+"""What a model can be folded for."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Reports errors as every other error: one line, exit code 2."""
@@ -158,10 +164,9 @@ def _budget(parser: argparse.ArgumentParser) -> None:
 def _target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
-        choices=("ort", "qdq"),
+        choices=tuple(TARGETS),
         default="ort",
-        help="ort: integer operators of ONNX Runtime (com.microsoft allowed); qdq: canonical "
-        "QuantizeLinear/DequantizeLinear for TensorRT, OpenVINO, QNN, NNAPI (default: ort)",
+        help=f"{'; '.join(f'{name}: {text}' for name, text in TARGETS.items())} (default: ort)",
     )
 
 
@@ -260,6 +265,7 @@ def _opt(parser: argparse.ArgumentParser) -> None:
 
 def _explain(parser: argparse.ArgumentParser) -> None:
     _model(parser)
+    _target(parser)
     _data(parser)
 
 

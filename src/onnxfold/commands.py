@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxfold import api
-from onnxfold.console import ProgressBars, print_json, print_line, print_table
+from onnxfold.console import ProgressBars, print_item, print_json, print_line, print_table
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
 from onnxfold.passes.instruments import (
@@ -21,16 +22,19 @@ from onnxfold.passes.pipeline import Instrument
 from onnxfold.passes.registry import parse_passes, pass_class, pass_names
 from onnxfold.passes.spec import option_summary
 from onnxfold.runtime.compiler.verified import weakest_contract
+from onnxfold.runtime.explain import Explanation
 from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.places import check_file, check_folder
-from onnxfold.runtime.report.markdown import comparison_to_markdown
-from onnxfold.runtime.report.summary import (
+from onnxfold.runtime.profile import NodeTime
+from onnxfold.runtime.report.groups import (
     IslandGroup,
+    extent,
     group_islands,
-    passes_that_changed,
-    split_remarks,
-    summary,
+    group_remarks,
+    other_remarks,
 )
+from onnxfold.runtime.report.markdown import comparison_to_markdown
+from onnxfold.runtime.report.summary import passes_that_changed, summary
 from onnxfold.runtime.report.write import write_text
 from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.verify.compare import Comparison, compare_models
@@ -129,37 +133,77 @@ def verify(options: argparse.Namespace) -> int:
 def explain(options: argparse.Namespace) -> int:
     """``onnxfold explain``."""
     with ProgressBars(enabled=not options.quiet) as progress:
-        progress.stage("running the model")
-        explanation = api.explain(options.model, data=options.data)
+        explanation = api.explain(
+            options.model, target=options.target, data=options.data, progress=progress
+        )
+    document = explanation.to_json()
     if options.json:
-        print_json(explanation.to_json())
+        print_json(document)
         return 0
-    census = explanation.census
-    print_line(
-        f"{sum(census.ops.values())} nodes, {census.parameters:,} parameters "
-        f"({census.parameter_bytes:,} bytes), {census.macs:,} multiply-accumulates, "
-        f"{census.integer_share:.1%} of them on integers"
-    )
-    print_table("operators", ("operator", "count"), census.ops.items(), numbers=(1,))
-    total = sum(cost.microseconds * cost.calls for cost in explanation.costs) or 1.0
-    shown = explanation.costs[:_MAX_ROWS]
+    _print_models(explanation)
+    _print_operators(explanation)
+    _print_costs(explanation.costs)
+    _print_islands(document["islands"])
+    return 0
+
+
+def _print_models(explanation: Explanation) -> None:
+    censuses = [each for each in (explanation.census, explanation.folded) if each]
+    times = [explanation.microseconds, explanation.folded_microseconds]
+    kinds = dict.fromkeys(kind for each in censuses for kind in each.kinds)
+    types = dict.fromkeys(name for each in censuses for name in each.parameters_by_type)
+    rows: list[tuple[object, ...]] = [
+        ("nodes", *(sum(each.ops.values()) for each in censuses)),
+        *((f"  {kind}", *(each.kinds.get(kind, 0) for each in censuses)) for kind in kinds),
+        ("multiply-accumulates", *(f"{each.macs:,}" for each in censuses)),
+        ("  on integers", *(f"{each.integer_share:.1%}" for each in censuses)),
+        ("  between Q and DQ, in float", *(f"{each.qdq_share:.1%}" for each in censuses)),
+        ("parameters", *(f"{each.parameters:,}" for each in censuses)),
+        *(
+            (f"  bytes of {name}", *(_bytes_of(name, each.parameters_by_type) for each in censuses))
+            for name in types
+        ),
+        ("microseconds in nodes", *(f"{time:,.0f}" for time in times if time is not None)),
+    ]
+    folded = [f"folded ({explanation.target})"] if explanation.folded else []
+    title = f"the model is {explanation.kind.value}"
+    print_table(title, ("", "as it came", *folded), rows, numbers=(1, 2))
+
+
+def _bytes_of(name: str, parameters: dict[str, dict[str, int]]) -> str:
+    return f"{parameters[name]['bytes']:,}" if name in parameters else "0"
+
+
+def _print_operators(explanation: Explanation) -> None:
+    censuses = [each.ops for each in (explanation.census, explanation.folded) if each]
+    names = list(dict.fromkeys(name for each in reversed(censuses) for name in each))
+    rows: list[tuple[object, ...]] = [
+        (name, *(each.get(name, 0) for each in censuses)) for name in names[:_MAX_ROWS]
+    ]
+    folded = [f"folded ({explanation.target})"] if explanation.folded else []
+    header = ("operator", "as it came", *folded)
+    if len(names) > _MAX_ROWS:
+        rows.append((f"... and {len(names) - _MAX_ROWS} more", *[""] * len(censuses)))
+    print_table("operators", header, rows, numbers=(1, 2))
+
+
+def _print_costs(costs: Sequence[NodeTime]) -> None:
+    total = sum(cost.total for cost in costs) or 1.0
+    shown = costs[:_MAX_ROWS]
     print_table(
-        f"where the time goes ({len(shown)} of {len(explanation.costs)} nodes, as optimized by "
-        "ONNX Runtime)",
-        ("operator", "microseconds", "share", "node"),
+        f"where the time goes ({len(shown)} of {len(costs)} nodes that ONNX Runtime executes)",
+        ("operator", "microseconds", "share", "does the work of"),
         (
-            (
-                cost.op_type,
-                f"{cost.microseconds * cost.calls:.1f}",
-                f"{cost.microseconds * cost.calls / total:.1%}",
-                cost.node,
-            )
+            (cost.op_type, f"{cost.total:.1f}", f"{cost.total / total:.1%}", _work_of(cost))
             for cost in shown
         ),
         numbers=(1, 2),
     )
-    _print_islands(explanation.to_json()["islands"])
-    return 0
+
+
+def _work_of(cost: NodeTime) -> str:
+    first, *others = cost.covers or (cost.node,)
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _finish(options: argparse.Namespace, outcome: api.Outcome) -> int:
@@ -181,6 +225,7 @@ def _print_report(report: dict[str, Any]) -> None:
     if report["decisions"]:
         _print_decisions(report["decisions"])
     _print_islands(report["islands"])
+    _print_remarks(other_remarks(report["remarks"]))
     if report["equivalence"]:
         _print_outputs(report["equivalence"]["deployment"], report["equivalence"]["samples"])
     for line in summary(report):
@@ -223,24 +268,40 @@ def _print_decisions(decisions: list[dict[str, Any]]) -> None:
 
 def _print_islands(islands: list[dict[str, Any]]) -> None:
     """Lists, not tables: names of nodes and tensors are often as wide as a terminal."""
-    in_float, elsewhere = split_remarks(islands)
-    for title, remarks in (("left in float", in_float), ("left as it was", elsewhere)):
-        groups = group_islands(remarks)
-        if not groups:
-            continue
-        print_line(f"{title}: {len(remarks)}")
-        for group in groups[:_MAX_ROWS]:
-            _print_group(group)
-        if len(groups) > _MAX_ROWS:
-            print_line(f"  ... and {len(groups) - _MAX_ROWS} more reasons: --json has all")
-        print_line("")
+    groups = group_islands(islands)
+    if not groups:
+        return
+    print_line(f"left in float: {extent(islands)}")
+    for group in groups[:_MAX_ROWS]:
+        _print_island(group)
+    _print_more(len(groups))
 
 
-def _print_group(group: IslandGroup) -> None:
-    advice = f" ({group.advice})" if group.advice else ""
-    print_line(f"  {group.op_type}: {group.reason}{advice}")
-    for name in group.shown_nodes():
-        print_line(f"    {name}")
+def _print_island(group: IslandGroup) -> None:
+    times = f"{group.count} times " if group.count > 1 else ""
+    share = f"{group.share or '-':>6}  "
+    print_item(f"{share}{group.cause}: {times}{group.content}", first="  ", rest=10)
+    for reason, advice in group.reasons:
+        print_item(f"{reason}{f' ({advice})' if advice else ''}", first=" " * 10, rest=12)
+    print_item(f"at {', '.join(group.shown_places())}", first=" " * 10, rest=13)
+
+
+def _print_remarks(remarks: list[dict[str, Any]]) -> None:
+    groups = group_remarks(remarks)
+    if not groups:
+        return
+    print_line(f"left as it was: {len(remarks)}")
+    for group in groups[:_MAX_ROWS]:
+        advice = f" ({group.advice})" if group.advice else ""
+        print_item(f"{group.op_type}: {group.reason}{advice}", first="  ", rest=4)
+        print_item(f"at {', '.join(group.shown_nodes())}", first="    ", rest=7)
+    _print_more(len(groups))
+
+
+def _print_more(count: int) -> None:
+    if count > _MAX_ROWS:
+        print_line(f"  ... and {count - _MAX_ROWS} more reasons: --json has all")
+    print_line("")
 
 
 def _print_comparison(comparison: Comparison) -> None:

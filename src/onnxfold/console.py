@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from types import TracebackType
@@ -23,6 +24,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _PIPED_WIDTH = 160
+_NARROWEST = 40
 _STAGE_COLUMN = Column(max_width=36, no_wrap=True, overflow="ellipsis")
 
 
@@ -34,6 +36,28 @@ def print_json(value: Any) -> None:
 def print_line(text: str) -> None:
     """One line on stdout, as it is."""
     sys.stdout.write(text + "\n")
+
+
+def print_item(text: str, *, first: str, rest: int) -> None:
+    """One item of a list on stdout; as wide as the terminal, or as it is where there is none.
+
+    Args:
+        text: The item; names in it are never broken.
+        first: What stands before its first line.
+        rest: Columns that its other lines are indented by.
+    """
+    if not sys.stdout.isatty():
+        print_line(f"{first}{text}")
+        return
+    lines = textwrap.wrap(
+        text,
+        max(Console().width, _NARROWEST),
+        initial_indent=first,
+        subsequent_indent=" " * rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    print_line("\n".join(lines))
 
 
 def print_error(text: str) -> None:

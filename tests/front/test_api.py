@@ -130,7 +130,7 @@ def test_optimize_does_without_a_pass_that_only_later_samples_show_to_be_wrong(
     data = [{"x": np.array([sign], np.float32)} for sign in (1, 1, 1, 1, 1, -1)]
     outcome = onnxfold.optimize(model, data=data)
     assert [node.op_type for node in outcome.model.graph] == ["Relu"]
-    assert [island.pass_name for island in outcome.report.islands] == ["surgeon"]
+    assert [remark.pass_name for remark in outcome.report.remarks] == ["surgeon"]
 
 
 def test_fold_turns_fake_quantization_into_integers(fixtures_dir: Path) -> None:
@@ -143,9 +143,21 @@ def test_fold_turns_fake_quantization_into_integers(fixtures_dir: Path) -> None:
 
 def test_explain_gives_each_island_a_reason(fixtures_dir: Path) -> None:
     explanation = onnxfold.explain(fixtures_dir / "qdq_net.onnx")
-    assert explanation.census.macs > 0
+    assert explanation.kind.value == "fake-quantized"
+    assert explanation.folded is not None
+    assert (explanation.census.integer_share, explanation.folded.integer_share) == (0.0, 1.0)
     assert explanation.costs
     assert all(island.reason for island in explanation.islands)
+    shares = [island.time_share or 0.0 for island in explanation.islands]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) < 1
+
+
+def test_a_fold_reports_each_island_with_its_share_of_the_time(fixtures_dir: Path) -> None:
+    report = onnxfold.fold(fixtures_dir / "qdq_net.onnx").report
+    assert report.islands
+    assert all(island.reason and island.time_share for island in report.islands)
+    assert not onnxfold.optimize(fixtures_dir / "mobile_net.onnx").report.islands
 
 
 def test_verify_tells_a_wrong_model(conv_net: Path) -> None:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxfold.cli import build_parser, main
+from onnxfold.cli import TARGETS, build_parser, main
+from onnxfold.console import print_item
 from onnxfold.passes.errors import InvalidModelError
+from onnxfold.runtime.compiler.driver import Target
 from onnxfold.runtime.report.markdown import escape
 
 
@@ -60,7 +64,7 @@ def test_optimize_writes_the_model_and_the_report(
     assert [node.op_type for node in onnx.load(target).graph.node] == ["MatMul", "Relu"]
     assert net.read_bytes() == before
     document = json.loads((report / "report.json").read_text())
-    assert document["schema"] == "onnxfold-report/1"
+    assert document["schema"] == "onnxfold-report/2"
     assert document["data"]["generated"] is True
     assert document["result"]["path"] == str(target)
     assert "# onnxfold optimize: passed" in (report / "report.md").read_text()
@@ -155,12 +159,83 @@ def test_bisect_names_the_guilty_rewrite(
 def test_explain_counts_and_times(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "explain", net)
     assert code == 0
-    assert "12 multiply-accumulates" in out
+    assert "the model is float" in out
+    assert re.search(r"multiply-accumulates +12$", out, re.MULTILINE)
     code, out, _ = run(capsys, "explain", net, "--json")
     document = json.loads(out)
     assert document["census"]["ops"] == {"Identity": 1, "MatMul": 1, "Relu": 1}
-    assert document["islands"][0]["op_type"] == "MatMul"
-    assert document["islands"][0]["pass"] == "explain"
+    (island,) = document["islands"]
+    assert island["ops"] == {"Identity": 1, "MatMul": 1, "Relu": 1}
+    assert island["time_share"] == pytest.approx(1.0)
+    assert "onnxfold compile" in island["reasons"][0]["advice"]
+
+
+def test_explain_shows_what_a_fold_leaves(
+    fixtures_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "explain", fixtures_dir / "qdq_net.onnx")
+    assert code == 0
+    assert "the model is fake-quantized" in out
+    assert "folded (ort)" in out
+    assert re.search(r"on integers +0.0% +100.0%", out)
+    assert "on purpose: QuantizeLinear" in out
+    assert "the graph input 'image' is float (feed it as codes)" in out
+    code, out, _ = run(capsys, "explain", fixtures_dir / "qdq_net.onnx", "--target", "qdq")
+    assert re.search(r"between Q and DQ, in float +100.0% +100.0%", out)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_lists_are_as_wide_as_the_terminal(
+    width: int,
+    fixtures_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run(capsys, "explain", fixtures_dir / "qdq_net.onnx")[0] == 0
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_item("word " * 60, first="  ", rest=4)
+    lines = capsys.readouterr().out.splitlines()
+    assert width - 10 < max(map(len, lines)) <= width
+    assert {line[:5] for line in lines[1:]} == {"    w"}
+
+
+def test_every_target_can_be_asked_for_and_is_explained() -> None:
+    assert set(TARGETS) == set(get_args(Target))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("y = MatMul(x, w)", "holds no QuantizeLinear/DequantizeLinear"),
+        (
+            "c = Cast<to = 1>(q) r = Mul(c, s) y = MatMul(x, r)",
+            "only weights are quantized (1 of them behind Cast and Mul, the first is 'q')",
+        ),
+    ],
+)
+def test_a_fold_with_nothing_to_fold_says_so(
+    body: str,
+    message: str,
+    parse: Callable[..., ir.Model],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ir.save(
+        parse(
+            f"""g (float[1,2] x) => (float[1,2] y)
+            <int8[2,2] q = {{1, 2, 3, 4}}, float s = {{0.1}}, float[2,2] w = {{1, 2, 3, 4}}>
+            {{ {body} }}"""
+        ),
+        tmp_path / "net.onnx",
+    )
+    code, out, err = run(capsys, "fold", tmp_path / "net.onnx", "-o", tmp_path / "out.onnx")
+    assert (code, out) == (2, "")
+    assert "nothing to fold" in err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.onnx").exists()
 
 
 # Bad input: one clear line, the right exit code, nothing written.

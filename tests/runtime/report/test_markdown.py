@@ -7,9 +7,10 @@ import pytest
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.islands import Cause, Island, Reason
 from onnxfold.passes.remark import Remark
 from onnxfold.runtime.report.markdown import escape, table, to_markdown
-from onnxfold.runtime.report.report import ModelFacts, PassRow, Report, distinct_islands
+from onnxfold.runtime.report.report import ModelFacts, PassRow, Report, distinct_remarks
 from onnxfold.runtime.report.write import write_report, write_text
 
 CENSUS: dict[str, Any] = {"ops": {"Conv": 2}, "integer_share": 0.25}
@@ -37,7 +38,19 @@ def report() -> Report:
                 "outcome": "misses the budget",
             },
         ),
-        islands=(Remark("fold-qdq", "a|b<script>", "Conv", "no output scale", "add a Q"),),
+        islands=(
+            Island(
+                Cause.FIXABLE,
+                (Reason("no output scale", "add a Q", "Conv", ("a|b<script>",)),),
+                ("a|b<script>", "q"),
+                {"Conv": 1, "QuantizeLinear": 1},
+                1,
+                ("x",),
+                ("y",),
+                0.125,
+            ),
+        ),
+        remarks=(Remark("fuse-softmax", "s", "Div", "needs opset 13", "run upgrade-opset"),),
     )
 
 
@@ -48,6 +61,15 @@ def test_every_part_of_the_report_is_rendered() -> None:
     assert "| fold-qdq | integer | conv x2 | 0.500 |  |" in text
     assert "Without effect: infer-shapes." in text
     assert "25.0%" in text
+
+
+def test_an_island_says_what_it_costs_and_what_would_change_it() -> None:
+    text = to_markdown(report().to_json())
+    assert "## Left in float: 1 island, 1 float operator, 12.5% of the run time" in text
+    assert "| 12.5% | can be changed | Conv, with QuantizeLinear |" in text
+    assert "| Conv: no output scale | add a Q |" in text
+    assert "## Left as it was: 1" in text
+    assert "| Div | s | needs opset 13 | run upgrade-opset |" in text
 
 
 def test_names_from_the_model_cannot_act_as_markup() -> None:
@@ -84,7 +106,7 @@ def test_a_table_ends_with_an_empty_line() -> None:
 
 def test_the_last_word_on_a_node_wins() -> None:
     first, last = (Remark("p", "n", "Conv", reason) for reason in ("early", "late"))
-    assert distinct_islands([first, last]) == (last,)
+    assert distinct_remarks([first, last]) == (last,)
 
 
 def test_reports_are_written_whole(tmp_path: Path) -> None:

@@ -5,16 +5,10 @@ from typing import Any
 import pytest
 
 from onnxfold.runtime.report.summary import (
-    group_islands,
     passes_that_changed,
-    split_remarks,
     state,
     summary,
 )
-
-
-def island(node: str, reason: str = "no rule") -> dict[str, str]:
-    return {"node": node, "op_type": "Relu", "pass": "fold-qdq", "reason": reason, "advice": ""}
 
 
 def row(text: str, rewrites: int, status: str = "passed") -> dict[str, Any]:
@@ -42,21 +36,6 @@ def report(**changes: Any) -> dict[str, Any]:
         "verdict": {"passed": True, "reasons": []},
     }
     return {**document, **changes}
-
-
-def test_nodes_with_one_reason_are_one_group_and_few_are_named() -> None:
-    many = [island(f"n{index}") for index in range(9)]
-    other, big = group_islands([island("a", "other"), *many])[::-1]
-    assert (other.nodes, big.reason, len(big.nodes)) == (("a",), "no rule", 9)
-    assert big.shown_nodes() == ("n0", "n1", "n2", "... and 6 more")
-    assert group_islands(many[:4])[0].shown_nodes() == ("n0", "n1", "n2", "n3")
-
-
-def test_a_pass_left_out_is_not_called_float() -> None:
-    left_out = {**island("(whole model)", "broke its contract"), "pass": "fuse-x", "op_type": ""}
-    in_float, elsewhere = split_remarks([island("a"), left_out])
-    assert [row["node"] for row in in_float] == ["a"]
-    assert [group.op_type for group in group_islands(elsewhere)] == ["fuse-x"]
 
 
 def test_runs_of_one_pass_are_one_row() -> None:
