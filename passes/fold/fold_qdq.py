@@ -39,7 +39,7 @@ class FoldQdq(Pass):
         target = TARGETS[self.target]
         plan = make_plan(model, rewriter.scopes, target)
         Lowerer(plan, rewriter, target).run()
-        guarded = guard_float_ops(plan, rewriter)
+        guarded = guard_float_ops(plan, rewriter, float_weights=target.dequantizes_weights)
         if target.dequantizes_weights:
             dequantize_weights(plan, rewriter, guarded)
         remark_refusals(plan, rewriter)

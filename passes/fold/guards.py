@@ -1,8 +1,8 @@
 """Keeps ONNX Runtime's optimizer from misreading what stays float.
 
 Its Q/DQ fusion takes a float op between DequantizeLinear and QuantizeLinear for an integer one
-without looking at everything: scales along the wrong axis of the weights, one scale a channel on
-activations, float weights (which it quantizes itself, per tensor), biases of any scale or size.
+without looking at everything. What ``misread`` finds is rewritten to the same numbers in a form
+that is taken for what it is; most forms cost nothing, the last resort is one Mul.
 """
 
 from __future__ import annotations
@@ -10,152 +10,213 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxfold.passes.affine import AffineType
-from onnxfold.passes.constants import constant_array
+from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.fold.misread import (
+    PROPAGATED,
+    Source,
+    addition,
+    is_misread,
+    merged_source,
+    misread_bias,
+    quantize_after,
+    quantized_bias,
+    sources,
+)
 from onnxfold.passes.fold.plan import OLDEST_OPSET, Plan
-from onnxfold.passes.fold.types import is_dequantize, is_quantize
+from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, is_dequantize, is_quantize
 from onnxfold.passes.rewriter import Rewriter
 
-_LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
-_FUSED = _LINEAR | frozenset(
-    {
-        "Add",
-        "AveragePool",
-        "Concat",
-        "GlobalAveragePool",
-        "LeakyRelu",
-        "MaxPool",
-        "Mul",
-        "Sigmoid",
-        "Softmax",
-        "Where",
-    }
-)
-_MERGED_OPS = 4  # bias, scale, activation: as far as ONNX Runtime looks
+_PAIRS_HAVE_TYPES = 21
+"""Since this opset QuantizeLinear has output_dtype, which ONNX Runtime's own pairs set wrongly."""
 
 
-def guard_float_ops(plan: Plan, rewriter: Rewriter) -> set[ir.Node]:
-    """Dequantize the operands of misread ops in a form that ONNX Runtime does not fuse.
+def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = False) -> set[ir.Node]:
+    """Rewrite what would be misread.
+
+    Args:
+        plan: The plan, carried out.
+        rewriter: The gate.
+        float_weights: Whether the weights of linear ops that were refused become float.
 
     Returns:
-        The ops that were guarded.
+        The ops whose dequantized operands are not fused any more.
     """
     guarded: set[ir.Node] = set()
     for node in [each for graph in plan.graphs for each in graph]:
-        if rewriter.opset(node) < OLDEST_OPSET or node.domain or not _is_misread(node, plan):
+        if node.graph is None:
             continue
-        for index, value in enumerate(node.inputs):
-            producer = _computed_dequantize(value)
-            affine = None if producer is None else plan.types.parameters(producer)
-            shape = None if affine is None else _parameter_shape(affine, producer)
-            if producer is None or affine is None or shape is None:
-                continue
-            with rewriter.step("guard-float", node):
-                real = _dequantized(node, producer, affine, shape, rewriter)
-                rewriter.set_input(node, index, real)
-                guarded.add(node)
-            if not any(each.uses() or each.is_graph_output() for each in producer.outputs):
-                with rewriter.step("remove-replaced", producer):
-                    rewriter.erase(producer)
+        if is_quantize(node):
+            merged = merged_source(node, plan.types)
+            if merged is not None:
+                _separate(node, [merged], rewriter)
+            continue
+        if node.domain == "" and node.op_type in PROPAGATED:
+            _pair_after(node, plan, rewriter)
+        if node.domain == "" and node.op_type in ("Gemm", "MatMul"):
+            _write_bias(node, plan, rewriter)
+        becomes_float = float_weights and rewriter.opset(node) >= OLDEST_OPSET
+        if is_misread(node, plan, float_weights=becomes_float):
+            guarded.add(node)
+            _separate(node, sources(node), rewriter)
     return guarded
 
 
 def feeds_quantize(node: ir.Node) -> bool:
     """Whether the output is quantized, at once or behind ops that may be merged into ``node``."""
-    for _ in range(_MERGED_OPS):
-        readers = [use.node for use in node.outputs[0].uses()]
-        if any(is_quantize(reader) for reader in readers):
-            return True
-        if len(readers) != 1:
-            return False
-        node = readers[0]
-    return False
+    return quantize_after(node) is not None
 
 
 def reads_dequantized(node: ir.Node) -> bool:
     """Whether the data of ``node`` comes from a DequantizeLinear of computed codes."""
-    return _computed_dequantize(node.inputs[0]) is not None
+    return any(each.reader is node and each.index == 0 for each in sources(node))
 
 
-def _is_misread(node: ir.Node, plan: Plan) -> bool:
-    if not any(_computed_dequantize(value) for value in node.inputs):
-        return False
-    if node.op_type == "ConvTranspose":
-        return constant_array(node.inputs[1]) is not None and feeds_quantize(node)
-    refused = node.op_type in _LINEAR and node in plan.refusals
-    if refused and (feeds_quantize(node) or _has_scales_on_another_axis(node, plan)):
-        return True
-    return node.op_type in _FUSED and _has_scales_per_channel(node)
+def _separate(node: ir.Node, found: list[Source], rewriter: Rewriter) -> None:
+    """Let the sources' readers read q - z times the scale: no DequantizeLinear, and exact."""
+    for source in found:
+        scale = constant_array(source.dequantize.inputs[1])
+        shape = None if scale is None else _broadcast_shape(scale, source.dequantize)
+        if scale is None or shape is None:
+            continue
+        with rewriter.step("guard-float", node):
+            real = _scaled(source, scale, shape, rewriter)
+            rewriter.set_input(source.reader, source.index, real)
+        outputs = source.dequantize.outputs
+        if not any(each.uses() or each.is_graph_output() for each in outputs):
+            with rewriter.step("remove-replaced", source.dequantize):
+                rewriter.erase(source.dequantize)
 
 
-def _has_scales_on_another_axis(node: ir.Node, plan: Plan) -> bool:
-    known = plan.types.get(node.inputs[1])
-    if known is None or known.codes is None or known.type.axis is None:
-        return False
-    by_rows = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
-    return known.type.axis != (0 if by_rows else known.codes.ndim - 1)
-
-
-def _has_scales_per_channel(node: ir.Node) -> bool:
-    """Whether an activation that ``node`` reads or writes has one scale a channel."""
-    pairs = [each for each in map(_computed_dequantize, node.inputs) if each is not None]
-    pairs += [use.node for each in node.outputs for use in each.uses() if is_quantize(use.node)]
-    return any(
-        (scale := constant_array(each.inputs[1])) is None or scale.size != 1 for each in pairs
+def _scaled(source: Source, scale: Array, shape: tuple[int, ...], rewriter: Rewriter) -> ir.Value:
+    dequantize, output = source.dequantize, source.dequantize.outputs[0]
+    name = f"{output.name}_guarded"
+    anchor = source.reader
+    ones = rewriter.constant(anchor, np.ones_like(scale), name=f"{name}_unit")
+    steps = rewriter.insert(
+        anchor,
+        DEQUANTIZE,
+        [dequantize.inputs[0], ones, *dequantize.inputs[2:]],
+        name=name,
+        attributes=dequantize.attributes,
+        domain=dequantize.domain,
+        dtype=ir.DataType.FLOAT,
+        shape=output.shape,
+    )
+    factor = rewriter.constant(anchor, scale.reshape(shape), name=f"{name}_scale")
+    return rewriter.insert(
+        anchor,
+        "Mul",
+        [steps, factor],
+        name=f"{name}_mul",
+        dtype=ir.DataType.FLOAT,
+        shape=output.shape,
     )
 
 
-def _computed_dequantize(value: ir.Value | None) -> ir.Node | None:
-    """The DequantizeLinear of computed codes that ``value`` comes from."""
-    producer = None if value is None else value.producer()
+def _broadcast_shape(scale: Array, dequantize: ir.Node) -> tuple[int, ...] | None:
+    """The shape in which the scale is multiplied; None where the rank is not known."""
+    if scale.dtype != np.float32 or scale.ndim > 1:
+        return None
+    if scale.size == 1:
+        return ()
+    values = (dequantize.inputs[0], dequantize.outputs[0])
+    shapes = [each.shape for each in values if each is not None and each.shape is not None]
+    if not shapes:
+        return None
+    rank = len(shapes[0])
+    axis = dequantize.attributes.get_int("axis", 1) % rank
+    return tuple(-1 if index == axis else 1 for index in range(rank))
+
+
+def _write_bias(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
+    """Give a product a bias that is read as it is meant."""
+    misread = misread_bias(node, plan.types)
+    if misread is not None:
+        real = misread.known.type.dequantize(_codes(misread.known.codes))
+        _set_constant(node, misread.reader, misread.index, real, rewriter)
+    if addition(node) is None or _int8_source(node, plan, rewriter) is None:
+        return
+    # ONNX Runtime makes a Gemm of a product and a vector, with a Reshape around which it puts
+    # such a pair; it does not where what is added is a matrix.
+    reader, index = addition(node) or (node, 0)
+    value, found = reader.inputs[index], quantized_bias(node, plan.types)
+    vector = constant_array(value)
+    if found is not None:
+        vector = found.known.type.dequantize(_codes(found.known.codes))
+    if vector is not None and vector.ndim == 1 and _rank(node.outputs[0]) != 2:
+        _set_constant(node, reader, index, vector.reshape(1, -1), rewriter)
+
+
+def _set_constant(
+    node: ir.Node, reader: ir.Node, index: int, array: Array, rewriter: Rewriter
+) -> None:
+    old = reader.inputs[index]
+    with rewriter.step("guard-bias", node):
+        name = f"{old.name if old is not None else 'bias'}_real"
+        rewriter.set_input(reader, index, rewriter.constant(reader, array, name=name))
+    producer = None if old is None else old.producer()
+    if producer is None or any(each.uses() or each.is_graph_output() for each in producer.outputs):
+        return
+    with rewriter.step("remove-replaced", producer):
+        rewriter.erase(producer)
+
+
+def _pair_after(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
+    """Put a Q/DQ pair of the data's type behind a movement of dequantized int8 codes.
+
+    ONNX Runtime does, but then makes the codes uint8 and leaves output_dtype int8, and refuses
+    the model it made.
+    """
+    output = node.outputs[0]
+    dequantize = _int8_source(node, plan, rewriter)
+    is_rounded = all(is_quantize(use.node) for use in output.uses())
+    if dequantize is None or (is_rounded and not output.is_graph_output()):
+        return
+    with rewriter.step("guard-movement", node):
+        parameters = list(dequantize.inputs[1:])
+        if len(parameters) == 1:
+            zero = np.array(0, np.int8)
+            parameters.append(rewriter.constant(node, zero, name=f"{output.name}_zero_point"))
+        codes = rewriter.insert(
+            node,
+            QUANTIZE,
+            [output, *parameters],
+            name=f"{output.name}_codes",
+            dtype=ir.DataType.INT8,
+            shape=output.shape,
+            after=True,
+        )
+        quantize = codes.producer()
+        assert quantize is not None
+        real = rewriter.insert(
+            quantize,
+            DEQUANTIZE,
+            [codes, *parameters],
+            name=f"{output.name}_rounded",
+            dtype=ir.DataType.FLOAT,
+            shape=output.shape,
+            after=True,
+        )
+        rewriter.replace_value(output, real, keep=[quantize])
+
+
+def _int8_source(node: ir.Node, plan: Plan, rewriter: Rewriter) -> ir.Node | None:
+    """The DequantizeLinear of int8 data of ``node``, where pairs made around it are wrong."""
+    if rewriter.opset(node) < _PAIRS_HAVE_TYPES or node.inputs[0] is None:
+        return None
+    producer = node.inputs[0].producer()
     if producer is None or not is_dequantize(producer):
+        return None
+    affine = plan.types.parameters(producer)
+    if affine is None or not affine.per_tensor or affine.dtype != ir.DataType.INT8:
         return None
     return None if constant_array(producer.inputs[0]) is not None else producer
 
 
-def _dequantized(
-    node: ir.Node,
-    dequantize: ir.Node,
-    affine: AffineType,
-    shape: tuple[int, ...],
-    rewriter: Rewriter,
-) -> ir.Value:
-    """The same numbers as Cast, Sub, Mul; the parameters are of ``shape``."""
-    codes, output = dequantize.inputs[0], dequantize.outputs[0]
+def _codes(codes: Array | None) -> Array:
     assert codes is not None
-    name = f"{output.name}_guarded"
-    to_real = {"to": int(ir.DataType.FLOAT)}
-    real = rewriter.insert(
-        node,
-        "Cast",
-        [codes],
-        name=name,
-        attributes=to_real,
-        dtype=ir.DataType.FLOAT,
-        shape=output.shape,
-    )
-    for op_type, parameter in (("Sub", affine.zero_point), ("Mul", affine.scale)):
-        if op_type == "Sub" and affine.symmetric:
-            continue
-        number = parameter.astype(np.float32).reshape(shape)
-        constant = rewriter.constant(node, number, name=f"{name}_{op_type.lower()}")
-        real = rewriter.insert(
-            node,
-            op_type,
-            [real, constant],
-            name=name,
-            dtype=ir.DataType.FLOAT,
-            shape=output.shape,
-        )
-    return real
+    return codes
 
 
-def _parameter_shape(affine: AffineType, dequantize: ir.Node | None) -> tuple[int, ...] | None:
-    """The shape in which scale and zero point broadcast; None where the rank is not known."""
-    if affine.axis is None:
-        return ()
-    values = () if dequantize is None else (dequantize.inputs[0], dequantize.outputs[0])
-    shapes = [each.shape for each in values if each is not None and each.shape is not None]
-    if not shapes:
-        return None
-    return tuple(-1 if index == affine.axis else 1 for index in range(len(shapes[0])))
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)

@@ -1,0 +1,216 @@
+"""What ONNX Runtime's optimizer takes for something else in a Q/DQ graph.
+
+Each case was measured with 1.23 and 1.32 and has a test that shows it (test_fold_guards.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.fold.types import Quantized, TypeState, is_dequantize, is_quantize
+
+PROPAGATED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""Ops that ONNX Runtime puts further Q/DQ pairs around."""
+
+_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_REMOVED = frozenset({"Cast", "Dropout", "Expand", "Identity", "Slice"})
+_PASSED = PROPAGATED | _REMOVED | {"Flatten", "Pad"}
+_MERGED = _PASSED | {"Add", "BatchNormalization", "Clip", "Div", "LeakyRelu", "Mul", "Relu", "Sub"}
+_FUSED = _LINEAR | {
+    *("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul"),
+    *("Sigmoid", "Softmax", "Where"),
+}
+_DEPTH = 8  # how many ops are looked through: more than ONNX Runtime does
+_INT32_LIMIT = 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where dequantized data enters.
+
+    Attributes:
+        dequantize: The DequantizeLinear of computed codes.
+        reader: The op that reads it: the op in question, or a movement on the way to it.
+        index: The input of ``reader`` that does.
+    """
+
+    dequantize: ir.Node
+    reader: ir.Node
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """A quantized bias.
+
+    Attributes:
+        reader: The op that adds it.
+        index: The input it is.
+        known: Its codes and their type.
+    """
+
+    reader: ir.Node
+    index: int
+    known: Quantized
+
+
+def sources(node: ir.Node) -> list[Source]:
+    """Where the inputs of ``node`` are dequantized, possibly behind movements."""
+    found = (_source(node, index, _PASSED) for index in range(len(node.inputs)))
+    return [each for each in found if each is not None]
+
+
+def quantize_after(node: ir.Node) -> ir.Node | None:
+    """The QuantizeLinear of the output, at once or behind ops that are merged into ``node``."""
+    for _ in range(_DEPTH):
+        readers = [use.node for use in node.outputs[0].uses()]
+        found = next((reader for reader in readers if is_quantize(reader)), None)
+        if found is not None or len(readers) != 1:
+            return found
+        node = readers[0]
+        if node.op_type not in _MERGED or node.domain:
+            return None
+    return None
+
+
+def is_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
+    """Whether ``node``, a float op, is taken for an integer op that computes something else.
+
+    Args:
+        node: An op that stays float.
+        plan: The fold's plan.
+        float_weights: Whether the weights of linear ops that were refused become float.
+    """
+    if node.domain or node.op_type not in _FUSED or not sources(node):
+        return False
+    if node.op_type in _LINEAR and _source(node, 0, _PASSED) is not None:
+        refused = float_weights and node in plan.refusals
+        if _is_linear_misread(node, plan, float_weights=refused):
+            return True
+    return _has_scales_per_channel(node)
+
+
+def merged_source(quantize: ir.Node, types: TypeState) -> Source | None:
+    """Where Q-DQ-Q-DQ begins its second half if both pairs are merged, which rounds only once."""
+    source = _source(quantize, 0, _REMOVED)
+    if source is None or not any(is_dequantize(use.node) for use in quantize.outputs[0].uses()):
+        return None
+    codes = source.dequantize.inputs[0]
+    first = None if codes is None else codes.producer()
+    if first is None or not is_quantize(first):
+        return None
+    old, new = types.parameters(source.dequantize), types.parameters(quantize)
+    return None if old is not None and new is not None and _same_numbers(old, new) else source
+
+
+def misread_bias(node: ir.Node, types: TypeState) -> Bias | None:
+    """The int32 bias of a product if it is taken for one in units of s_x s_w, and is not."""
+    source, weights = _source(node, 0, _PASSED), types.get(_input(node, 1))
+    found = quantized_bias(node, types)
+    if source is None or weights is None or found is None:
+        return None
+    x, bias = types.parameters(source.dequantize), found.known.type
+    if x is None or bias.dtype != ir.DataType.INT32 or not x.per_tensor:
+        return None
+    units: Array = x.scale.astype(np.float64) * weights.type.scale.astype(np.float64)
+    fits = units.size == bias.scale.size or units.size == 1 or bool(np.all(units == units[0]))
+    if fits and bias.symmetric and np.allclose(bias.scale, units, rtol=1e-5, atol=0.0):
+        return None
+    return found
+
+
+def quantized_bias(node: ir.Node, types: TypeState) -> Bias | None:
+    """The quantized constant that is added to the product ``node``."""
+    if node.op_type == "Gemm":
+        unit = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        return _bias(node, 2, types) if unit else None
+    added = addition(node)
+    return None if added is None else _bias(*added, types)
+
+
+def addition(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add that alone reads the MatMul ``node``, and which input is added."""
+    uses = list(node.outputs[0].uses())
+    if node.op_type != "MatMul" or len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None
+    reader, index = uses[0]
+    return (reader, 1 - index) if reader.op_type == "Add" and not reader.domain else None
+
+
+def _bias(reader: ir.Node, index: int, types: TypeState) -> Bias | None:
+    known = types.get(_input(reader, index))
+    return None if known is None or known.codes is None else Bias(reader, index, known)
+
+
+def _is_linear_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
+    weights, is_rounded = plan.types.get(_input(node, 1)), quantize_after(node) is not None
+    if constant_array(_input(node, 1)) is not None or (weights is not None and float_weights):
+        return is_rounded  # quantized again, per tensor
+    if weights is None or weights.codes is None:
+        return False
+    axis, rank = weights.type.axis, weights.codes.ndim
+    if axis is not None and (axis != _output_axis(node, rank) or rank == 3):
+        return is_rounded or node.op_type in ("Gemm", "MatMul")
+    return is_rounded and _bias_overflows(node, weights.type, plan.types)
+
+
+def _bias_overflows(node: ir.Node, weights: AffineType, types: TypeState) -> bool:
+    """Whether a float bias, which is quantized in units of s_x s_w, leaves int32."""
+    source, added = _source(node, 0, _PASSED), addition(node)
+    bias = constant_array(_input(*added) if added is not None else _input(node, 2))
+    x = None if source is None else types.parameters(source.dequantize)
+    if bias is None or x is None or bias.dtype.kind != "f" or bias.size == 0:
+        return False
+    units = float(np.min(x.scale.astype(np.float64))) * float(np.min(weights.scale))
+    return float(np.max(np.abs(bias.astype(np.float64)))) / units >= _INT32_LIMIT
+
+
+def _output_axis(node: ir.Node, rank: int) -> int:
+    if node.op_type == "ConvTranspose":
+        return 1
+    by_rows = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
+    return 0 if by_rows else rank - 1
+
+
+def _has_scales_per_channel(node: ir.Node) -> bool:
+    """Whether an activation that ``node`` reads or writes has one scale a channel."""
+    pairs = [each.dequantize for each in sources(node)]
+    after = quantize_after(node)
+    pairs += [] if after is None else [after]
+    scales = [constant_array(each.inputs[1]) for each in pairs]
+    return any(scale is None or scale.size != 1 for scale in scales)
+
+
+def _source(node: ir.Node, index: int, passed: frozenset[str]) -> Source | None:
+    for _ in range(_DEPTH):
+        value = _input(node, index)
+        producer = None if value is None else value.producer()
+        if producer is None or producer.graph is not node.graph:
+            return None
+        if is_dequantize(producer):
+            is_constant = constant_array(producer.inputs[0]) is not None
+            return None if is_constant else Source(producer, node, index)
+        if producer.domain or producer.op_type not in passed:
+            return None
+        node, index = producer, 0
+    return None
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _same_numbers(old: AffineType, new: AffineType) -> bool:
+    """Whether both types have the same scale and the same limits."""
+    if old.axis != new.axis or not np.array_equal(old.scale, new.scale):
+        return False
+    return all(
+        np.array_equal(a - old.zero_point.astype(np.int64), b - new.zero_point.astype(np.int64))
+        for a, b in zip(old.limits, new.limits, strict=True)
+    )
