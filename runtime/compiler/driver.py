@@ -49,7 +49,7 @@ from onnxfold.runtime.timing import is_machine_busy, measure_interleaved
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
-Target = Literal["ort", "qdq"]
+Target = Literal["ort", "standard", "integer", "qdq"]
 Calibration = Literal["auto", "min-max", "percentile"]
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
