@@ -119,6 +119,9 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
     inputs = [real if value is data else value for value in clamp.node.inputs]
     return _op(clamp.node, inputs, clamp.type, build)
 
+    if data in build.types.code_dtypes:
+        codes = [np.asarray(each, np.int64) for each in (clamp.low, clamp.high)]
+        inputs = [real, *(build.constant(clamp.type.dequantize(each), "bound") for each in codes)]
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     node = move.node

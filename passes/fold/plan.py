@@ -18,6 +18,7 @@ from onnxfold.passes.fold.lowering import (
     Requantize,
 )
 from onnxfold.passes.fold.rules import CODE_RULES, RULES
+from onnxfold.passes.fold.rules.code_clips import clip_codes, clip_constant
 from onnxfold.passes.fold.rules.constants import move_constant
 from onnxfold.passes.fold.rules.refusals import touches_quantization
 from onnxfold.passes.fold.target import Target
@@ -91,7 +92,7 @@ def _follow_constant(node: ir.Node, types: TypeState) -> bool:
         return _quantize_constant(node, types)
     if is_dequantize(node):
         return _dequantize_constant(node, types)
-    return move_constant(node, types)
+    return clip_constant(node, types) or move_constant(node, types)
 
 
 def _quantize_constant(node: ir.Node, types: TypeState) -> bool:
@@ -147,11 +148,21 @@ def _decide(node: ir.Node, plan: Plan, scopes: Scopes, target: Target) -> None:
 
 def _take(lowering: Lowering, plan: Plan) -> None:
     plan.lowerings.update(dict.fromkeys(lowering.covered, lowering))
+    bounds = plan.types.bounds
+    if _keeps_codes(lowering) and lowering.reads and lowering.reads[0] in bounds:
+        bounds.update(dict.fromkeys(lowering.node.outputs, bounds[lowering.reads[0]]))
     for each in lowering.covered:
         plan.refusals.pop(each, None)
     if _rounds(lowering, plan):
         outputs = lowering.node.outputs
         plan.rounded.update(each for each in outputs if plan.types.get(each) is not None)
+
+
+def _keeps_codes(lowering: Lowering) -> bool:
+    """Whether the result has no codes that its data has not."""
+    if isinstance(lowering, Move):
+        return not lowering.constants
+    return isinstance(lowering, Alias | Quantize | Dequantize)
 
 
 def _rounds(lowering: Lowering, plan: Plan) -> bool:
@@ -177,11 +188,13 @@ def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
 
 
 def _on_codes(node: ir.Node, types: TypeState) -> Lowering | None:
-    """An op on codes standing between QuantizeLinear and DequantizeLinear: only movement."""
+    """An op on codes between QuantizeLinear and DequantizeLinear: movement, and limits."""
     data = node.inputs[0]
-    if node.domain or node.op_type not in CODE_RULES or data not in types.code_dtypes:
+    if node.domain or data not in types.code_dtypes:
         return None
-    decision = RULES[node.op_type](node, types)
+    if node.op_type != "Clip" and node.op_type not in CODE_RULES:
+        return None
+    decision = (clip_codes if node.op_type == "Clip" else RULES[node.op_type])(node, types)
     if not isinstance(decision, Lowering):
         return None
     moved = [output for output in node.outputs if types.get(output) is not None]

@@ -43,6 +43,7 @@ class TypeState:
         wants: For a value all of whose readers quantize it alike: that type.
         code_dtypes: For values that are codes themselves (not reals), their type as written.
         moved: Codes of integer constants behind Transpose, Reshape and the like.
+        bounds: The smallest and the largest code, where a Clip leaves fewer than the type has.
         functions: What a value is a function of, element by element; the nearest source first.
         sums: The weighted sum that a value is.
     """
@@ -52,6 +53,7 @@ class TypeState:
         self.wants: dict[ir.Value, AffineType] = {}
         self.code_dtypes: dict[ir.Value, ir.DataType] = {}
         self.moved: dict[ir.Value, Array] = {}
+        self.bounds: dict[ir.Value, tuple[int, int]] = {}
         self.functions: dict[ir.Value, tuple[FunctionOf, ...]] = {}
         self.sums: dict[ir.Value, SumOf] = {}
         self._known: dict[ir.Value, Quantized] = {}
