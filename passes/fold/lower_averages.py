@@ -7,6 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.fixed_point import IntegerOps, Term, centred, rescale
@@ -18,6 +19,7 @@ from onnxfold.passes.fold.lowering import (
     Softmax,
 )
 from onnxfold.passes.fold.windows import WindowAxis, window_axes
+from onnxfold.passes.literals import AttributeValue
 
 _INT32, _INT64, _UINT8 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8
 _LARGEST_CODE = 255
@@ -58,34 +60,79 @@ def reduction(lowering: Reduction, build: Builder) -> ir.Value:
     return rescale([Term(total, np.asarray(factor), 0, bound)], lowering.type, output, build)
 
 
-def average_pool(lowering: AveragePool, build: Builder) -> ir.Value:
-    """A depthwise ConvInteger with weights of one, then a rescaling by what each window covers."""
-    node, x, output = lowering.node, lowering.operand, lowering.node.outputs[0]
-    source = node.inputs[0]
+def average_pool(lowering: AveragePool, build: Builder, *, quantized_kernels: bool) -> ir.Value:
+    """A depthwise convolution with weights of one, divided by what each window covers.
+
+    Args:
+        lowering: The pool.
+        build: Where it is written.
+        quantized_kernels: Whether QLinearConv may be used, whose scales are float constants.
+    """
+    source = lowering.node.inputs[0]
     assert source is not None
     assert source.shape is not None
-    channels = source.shape[1]
-    axes = window_axes(node, source.shape)
+    channels, *spatial = list(source.shape)[1:]
+    axes = window_axes(lowering.node, source.shape)
     assert isinstance(channels, int)
     assert axes is not None
-    ones = np.ones([channels, 1, *(axis.size for axis in axes)], np.uint8)
-    inputs = [
-        build.operand(x, output.name or "pool"),
-        build.constant(ones, "window"),
-        build.zero_point(x.type),
-        build.constant(np.asarray(0, np.uint8), "zero_point"),
-    ]
-    attributes = {
+    if all(axis.covers(size) for axis, size in zip(axes, spatial, strict=True)):
+        return _whole_map(lowering, axes, build)
+    attributes: dict[str, AttributeValue] = {
         "group": channels,
         "kernel_shape": [axis.size for axis in axes],
         "strides": [axis.stride for axis in axes],
         "dilations": [axis.dilation for axis in axes],
         "pads": [axis.begin for axis in axes] + [axis.end for axis in axes],
     }
+    uniform = all(axis.counts is None for axis in axes)
+    shape = [channels, 1, *(axis.size for axis in axes)]
+    if quantized_kernels and uniform:
+        return _scaled_windows(lowering, shape, attributes, build)
+    x, output = lowering.operand, lowering.node.outputs[0]
+    inputs = [
+        build.operand(x, output.name or "pool"),
+        build.constant(np.ones(shape, np.uint8), "window"),
+        build.zero_point(x.type),
+        build.constant(np.asarray(0, np.uint8), "zero_point"),
+    ]
     total = build.insert("ConvInteger", inputs, output, _INT32, attributes=attributes)
     factor = float(x.type.scale) / _covered(axes) / float(lowering.type.scale)
     bound = _LARGEST_CODE * math.prod(axis.size for axis in axes)
     return rescale([Term(total, factor, 0, bound)], lowering.type, output, build)
+
+
+def _whole_map(lowering: AveragePool, axes: list[WindowAxis], build: Builder) -> ir.Value:
+    """One window over everything is a mean."""
+    mean = Reduction(
+        node=lowering.node,
+        operand=lowering.operand,
+        axes=tuple(range(2, 2 + len(axes))),
+        keepdims=True,
+        divisor=math.prod(axis.size for axis in axes),
+        type=lowering.type,
+    )
+    return reduction(mean, build)
+
+
+def _scaled_windows(
+    lowering: AveragePool,
+    shape: list[int],
+    attributes: dict[str, AttributeValue],
+    build: Builder,
+) -> ir.Value:
+    """QLinearConv with weights 1 / n, as codes 1 of scale 1 / n."""
+    x, output = lowering.operand, lowering.node.outputs[0]
+    scale = np.asarray(1.0 / math.prod(shape[2:]), np.float32)
+    weights = AffineType(scale, np.zeros((), np.int8), ir.DataType.INT8)
+    inputs = [
+        build.operand(x, output.name or "pool"),
+        *build.parameters(x.type),
+        build.constant(np.ones(shape, np.int8), "window"),
+        *build.parameters(weights),
+        *build.parameters(lowering.type),
+    ]
+    dtype = lowering.type.dtype
+    return build.insert("QLinearConv", inputs, output, dtype, attributes=attributes)
 
 
 def softmax(lowering: Softmax, build: Builder) -> ir.Value:

@@ -47,6 +47,8 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
     match lowering:
         case Linear():
             return [lower_products.with_quantized_kernels(lowering, build)]
+        case AveragePool():
+            return [lower_averages.average_pool(lowering, build, quantized_kernels=True)]
         case _:
             return write_integer(lowering, build)
 
@@ -69,7 +71,7 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Reduction():
             return [lower_averages.reduction(lowering, build)]
         case AveragePool():
-            return [lower_averages.average_pool(lowering, build)]
+            return [lower_averages.average_pool(lowering, build, quantized_kernels=False)]
         case Softmax():
             return [lower_averages.softmax(lowering, build)]
         case Interpolation():

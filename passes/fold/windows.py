@@ -31,6 +31,11 @@ class WindowAxis:
     end: int
     counts: Array | None = None
 
+    def covers(self, length: object) -> bool:
+        """Whether the one window is all of the data, which is ``length`` long."""
+        alone = self.begin == self.end == 0 and self.dilation == 1 and self.counts is None
+        return alone and self.size == length
+
 
 def window_axes(node: ir.Node, shape: ir.Shape) -> list[WindowAxis] | None:
     """The windows of AveragePool ``node`` along each spatial axis of data of ``shape``.
