@@ -64,6 +64,8 @@ def decline(lowering: Lowering) -> Refusal | None:
             return not_rounded(lowering.output)
         case Linear() if has_batched_channels(lowering):
             return Refusal("batched weights need one scale per tensor")
+        case AveragePool(node=ir.Node(attributes=attributes)) if "dilations" in attributes:
+            return Refusal("onnxruntime does not load a quantized AveragePool with dilations")
         case Function() | Interpolation() | Extremum() | Select():
             return Refusal(_CANONICAL)
         case Sum():

@@ -93,7 +93,9 @@ def is_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
         refused = float_weights and node in plan.refusals
         if _is_linear_misread(node, plan, float_weights=refused):
             return True
-    return _has_scales_per_channel(node)
+    # An integer AveragePool has no dilations: the session does not even load.
+    dilated = node.op_type == "AveragePool" and "dilations" in node.attributes
+    return (dilated and quantize_after(node) is not None) or _has_scales_per_channel(node)
 
 
 def merged_source(quantize: ir.Node, types: TypeState) -> Source | None:
