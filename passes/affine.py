@@ -70,7 +70,9 @@ class AffineType:
         """Codes of ``real``, as ONNX QuantizeLinear: round half to even, then saturate."""
         scale, zero_point = self._broadcast(real.ndim)
         low, high = self.limits
-        codes = np.rint(real.astype(np.float32) / scale).astype(np.float64) + zero_point
+        with np.errstate(over="ignore"):  # what overflows saturates
+            steps = np.rint(real.astype(np.float32) / scale)
+        codes = steps.astype(np.float64) + zero_point
         return np.clip(codes, low, high).astype(self.dtype.numpy())
 
     def dequantize(self, codes: Array) -> Array:
