@@ -32,5 +32,5 @@ TIDY = "deduplicate-initializers,remove-dead-code,infer-shapes"
 
 def folding(target: str) -> str:
     """What ``fold`` runs for a target: first to operators it has, then the fold, then tidying."""
-    prepare = "" if target == "qdq" else "lower-conv-transpose,"
+    prepare = "" if target == "qdq" else "lower-conv-transpose,promote-vectors,infer-shapes,"
     return f"{FOLD},{prepare}fold-qdq{{target={target}}},{TIDY}"

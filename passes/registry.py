@@ -40,8 +40,10 @@ PASSES: dict[str, str] = {
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold
     "fold-qdq": "fold.fold_qdq:FoldQdq",
+    "promote-vectors": "fold.promote_vectors:PromoteVectors",
     "lower-conv-transpose": "fold.lower_conv_transpose:LowerConvTranspose",
     "lift-qoperator": "fold.lift_qoperator:LiftQoperator",
+    "reduce-range": "fold.reduce_range:ReduceRange",
     # bridge
     "surgeon": "surgeon:Surgeon",
 }
