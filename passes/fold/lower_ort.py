@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
@@ -28,15 +29,17 @@ from onnxfold.passes.fold.lowering import (
     Linear,
     Lowering,
     Move,
+    Operand,
     Product,
     Reduction,
     Refusal,
     Requantize,
+    Scatter,
     Select,
     Softmax,
     Sum,
 )
-from onnxfold.passes.fold.movement import write_move
+from onnxfold.passes.fold.movement import write_move, write_scatter
 from onnxfold.passes.fold.padding import merge_padding
 from onnxfold.passes.fold.rules.refusals import not_rounded
 from onnxfold.passes.fold.target import Target, shift_through_real
@@ -58,6 +61,9 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [_binary(lowering, build)]
         case Concat():
             return [_concat(lowering, build)]
+        case Scatter():
+            codes = [_in_type(each, lowering.type, build) for each in lowering.operands]
+            return [write_scatter(lowering, codes, build)]
         case Reduction():
             return [mean_of_maps(lowering, build)]
         case AveragePool():
@@ -248,6 +254,15 @@ def _concat(concat: Concat, build: Builder) -> ir.Value:
     return build.insert(
         "QLinearConcat", inputs, output, concat.type.dtype, attributes=attributes, domain=CONTRIB
     )
+
+
+def _in_type(operand: Operand, affine: AffineType, build: Builder) -> ir.Value:
+    """The codes of an operand, requantized where they are of another type."""
+    codes = build.operand(operand, "operand")
+    if operand.type is affine or operand.value is None:
+        return codes
+    real = build.dequantize_unfused(codes, operand.type, operand.value)
+    return build.quantize(real, affine, operand.value)
 
 
 def _softmax(softmax: Softmax, build: Builder) -> ir.Value:

@@ -25,6 +25,7 @@ from onnxfold.passes.fold.lowering import (
     Reduction,
     Refusal,
     Requantize,
+    Scatter,
     Select,
     Softmax,
     Sum,
@@ -46,6 +47,10 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Sum() | Product() | Concat():
             inputs = [_real(each, lowering.node.outputs[0], build) for each in lowering.operands]
             return [_op(lowering.node, inputs, lowering.type, build)]
+        case Scatter(operands=(data, updates), node=node):
+            output = node.outputs[0]
+            inputs = [_real(data, output, build), node.inputs[1], _real(updates, output, build)]
+            return [_op(node, inputs, lowering.type, build)]
         case Reduction() | AveragePool() | Softmax():
             inputs = [_real(lowering.operand, lowering.node.outputs[0], build)]
             return [_op(lowering.node, inputs, lowering.type, build)]

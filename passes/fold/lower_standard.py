@@ -32,11 +32,12 @@ from onnxfold.passes.fold.lowering import (
     Reduction,
     Refusal,
     Requantize,
+    Scatter,
     Select,
     Softmax,
     Sum,
 )
-from onnxfold.passes.fold.movement import write_move
+from onnxfold.passes.fold.movement import write_move, write_scatter
 from onnxfold.passes.fold.target import Target
 
 _INT32 = ir.DataType.INT32
@@ -56,6 +57,8 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
 def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
     """Write anything but a Linear down, without a float constant."""
     match lowering:
+        case Requantize() if lowering.operand.type.dtype == _INT32:
+            return [_rounded_accumulator(lowering, build)]
         case Requantize():
             table = requantization_table(lowering.operand.type, lowering.type)
             codes = build.codes_of(lowering.reads[0])
@@ -66,7 +69,7 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [_sum(lowering, build)]
         case Product():
             return [_product(lowering, build)]
-        case Concat() | Extremum() | Select():
+        case Concat() | Extremum() | Scatter() | Select():
             return [_joined(lowering, build)]
         case Reduction():
             return [lower_averages.reduction(lowering, build)]
@@ -104,7 +107,7 @@ def shift(
     return build.insert("Cast", [added], like, new.dtype, attributes={"to": int(new.dtype)})
 
 
-TARGET = Target("standard", True, write, decline, shift)
+TARGET = Target("standard", True, write, decline, shift, accumulates=True)
 
 
 def requantization_table(old: AffineType, new: AffineType) -> Array:
@@ -128,6 +131,18 @@ def look_up(
     index = build.insert("Cast", [codes], like, _INT32, attributes=to_index, shape=shape)
     entries = build.constant(table.astype(affine.dtype.numpy()), "table")
     return build.insert("Gather", [entries, index], like, affine.dtype, shape=shape)
+
+
+def _rounded_accumulator(lowering: Requantize, build: Builder) -> ir.Value:
+    """Codes of an int32 accumulator, whose scale may differ from channel to channel."""
+    output, unit = lowering.node.outputs[0], lowering.operand.type
+    total = build.codes_of(lowering.reads[0])
+    factor: Array = unit.scale.astype(np.float64) / float(lowering.type.scale)
+    if unit.axis is not None:
+        behind = len(output.shape or total.shape or ()) - unit.axis - 1
+        factor = factor.reshape([-1] + [1] * behind)
+    term = Term(total, np.asarray(factor), 0, np.iinfo(np.int32).max)
+    return rescale([term], lowering.type, output, build)
 
 
 def _function(function: Function, build: Builder) -> ir.Value:
@@ -200,6 +215,8 @@ def _joined(lowering: Joined, build: Builder) -> ir.Value:
         condition = node.inputs[0]
         assert condition is not None
         return build.insert("Where", [condition, *codes], output, affine.dtype)
+    if isinstance(lowering, Scatter):
+        return write_scatter(lowering, codes, build)
     if isinstance(lowering, Concat):
         attributes = node.attributes
         return build.insert("Concat", codes, output, affine.dtype, attributes=attributes)

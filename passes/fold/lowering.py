@@ -204,6 +204,11 @@ class Select(Joined):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Scatter(Joined):
+    """ScatterElements or ScatterND of data and updates; the indices are plain."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sum(Lowering):
     """A sum of quantized values and constants, rounded once.
 

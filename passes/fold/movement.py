@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.fixed_point import IntegerOps
-from onnxfold.passes.fold.lowering import Move
+from onnxfold.passes.fold.lowering import Move, Scatter
 from onnxfold.passes.literals import AttributeValue
 
 _INT32, _INT64 = ir.DataType.INT32, ir.DataType.INT64
@@ -48,6 +48,14 @@ def write_move(move: Move, build: Builder) -> Sequence[ir.Value]:
     if node.op_type in _WIDENED and not _can_stay_narrow(node, known.type):
         return _widened(move, inputs, known.type, build)
     return _insert(move, inputs, known.type.dtype, build, _attributes(node, known.type))
+
+
+def write_scatter(scatter: Scatter, codes: Sequence[ir.Value], build: Builder) -> ir.Value:
+    """ScatterElements or ScatterND of data and updates that are codes of one type."""
+    node, (data, updates) = scatter.node, codes
+    inputs = [data, node.inputs[1], updates]
+    dtype, attributes = scatter.type.dtype, node.attributes
+    return build.insert(node.op_type, inputs, node.outputs[0], dtype, attributes=attributes)
 
 
 def _insert(

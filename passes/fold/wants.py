@@ -11,12 +11,19 @@ from onnxfold.passes.constants import constant_scalar
 from onnxfold.passes.fold.types import TypeState, is_activation_type, is_quantize
 
 COMMUTING: dict[str, tuple[int, ...] | None] = {
+    "Cast": (0,),
+    "CastLike": (0,),
+    "CenterCropPad": (0,),
     "Clip": (0,),
+    "Compress": (0,),
     "Concat": None,
     "DepthToSpace": (0,),
+    "Dropout": (0,),
     "Expand": (0,),
     "Flatten": (0,),
     "Gather": (0,),
+    "GatherElements": (0,),
+    "GatherND": (0,),
     "GlobalMaxPool": (0,),
     "Identity": (0,),
     "Max": None,
@@ -27,17 +34,25 @@ COMMUTING: dict[str, tuple[int, ...] | None] = {
     "ReduceMin": (0,),
     "Relu": (0,),
     "Reshape": (0,),
+    "Resize": (0,),
+    "ReverseSequence": (0,),
+    "ScatterElements": (0, 2),
+    "ScatterND": (0, 2),
     "Slice": (0,),
     "SpaceToDepth": (0,),
     "Split": (0,),
     "Squeeze": (0,),
     "Tile": (0,),
+    "TopK": (0,),
     "Transpose": (0,),
+    "Trilu": (0,),
     "Unsqueeze": (0,),
     "Where": (1, 2),
 }
 """Ops f with quantize(f(x)) = quantize(f(dequantize(quantize(x)))): they select elements or are
 monotone. For each, the inputs that are data; None means all."""
+
+_READ_NO_NUMBERS = frozenset({"Shape", "Size"})
 
 
 def find_wants(graphs: Sequence[ir.Graph], types: TypeState) -> None:
@@ -55,6 +70,8 @@ def _want(value: ir.Value, graph: ir.Graph, types: TypeState) -> AffineType | No
         return None
     agreed: AffineType | None = None
     for node, index in value.uses():
+        if node.op_type in _READ_NO_NUMBERS and not node.domain:
+            continue
         want = _want_of_use(node, index, types) if node.graph is graph else None
         if want is None or (agreed is not None and want is not agreed):
             return None
@@ -83,12 +100,31 @@ def commutes(node: ir.Node, index: int) -> bool:
     positions = COMMUTING[node.op_type]
     if positions is not None and index not in positions:
         return False
-    if node.op_type == "Clip":
-        bounds = [value for value in node.inputs[1:] if value is not None]
-        return all(constant_scalar(bound) is not None for bound in bounds)
-    if node.op_type == "MaxPool":
-        return len(node.outputs) == 1
-    if node.op_type == "Pad":
-        value = node.inputs[2] if len(node.inputs) > 2 else None
-        return value is None or constant_scalar(value) is not None
-    return True
+    return _moves_whole_numbers(node)
+
+
+def _moves_whole_numbers(node: ir.Node) -> bool:
+    """Whether this node, of an op that may do more, only selects elements or is monotone."""
+    attributes, inputs = node.attributes, node.inputs
+    match node.op_type:
+        case "Cast":
+            return attributes.get_int("to", 0) == ir.DataType.FLOAT
+        case "CastLike":
+            return inputs[1] is not None and inputs[1].dtype == ir.DataType.FLOAT
+        case "Clip":
+            return all(
+                constant_scalar(bound) is not None for bound in inputs[1:] if bound is not None
+            )
+        case "Dropout":
+            return len(inputs) < 3 or constant_scalar(inputs[2]) is False
+        case "MaxPool":
+            return len(node.outputs) == 1
+        case "Pad":
+            value = inputs[2] if len(inputs) > 2 else None
+            return value is None or constant_scalar(value) is not None
+        case "Resize":
+            return attributes.get_string("mode", "nearest") == "nearest"
+        case "ScatterElements" | "ScatterND":
+            return attributes.get_string("reduction", "none") in ("none", "max", "min")
+        case _:
+            return True

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.constants import Array, constant_array, constant_scalar
-from onnxfold.passes.fold.lowering import Alias, Concat, Lowering, Move, Operand, Refusal
-from onnxfold.passes.fold.rules.operands import operand, reads
+from onnxfold.passes.constants import Array, constant_scalar
+from onnxfold.passes.fold.lowering import (
+    Alias,
+    Concat,
+    Lowering,
+    Move,
+    Operand,
+    Refusal,
+    Scatter,
+)
+from onnxfold.passes.fold.rules.operands import joined_operands, reads, reals
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState, is_activation_type
 from onnxfold.passes.walk import use_count
@@ -69,47 +79,68 @@ def pad(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
 
 def concat(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """Concatenation; operands of other types are requantized, float constants quantized."""
+    joined = _joined(node, node.inputs, types)
+    if not isinstance(joined, tuple):
+        return joined
+    operands, affine = joined
+    types.put(node.outputs[0], Quantized(affine))
+    return Concat(
+        node=node,
+        reads=reads(*operands),
+        plain=reals(*operands),
+        covered=(node,),
+        operands=operands,
+        type=affine,
+    )
+
+
+def scatter(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """Updates put into data, or compared with it; both as codes of one type."""
+    reduction = node.attributes.get_string("reduction", "none")
+    if reduction not in ("none", "max", "min"):
+        reason = f"no integer kernel scatters with reduction {reduction}"
+        return Refusal(reason) if touches_quantization(node, types) else None
+    data, indices, updates = node.inputs
+    joined = _joined(node, (data, updates), types)
+    if not isinstance(joined, tuple) or indices is None:
+        return None if isinstance(joined, tuple) else joined
+    operands, affine = joined
+    types.put(node.outputs[0], Quantized(affine))
+    return Scatter(
+        node=node,
+        reads=reads(*operands),
+        plain=(*reals(*operands), indices),
+        covered=(node,),
+        operands=operands,
+        type=affine,
+    )
+
+
+def _joined(
+    node: ir.Node, values: Sequence[ir.Value | None], types: TypeState
+) -> tuple[tuple[Operand, ...], AffineType] | Refusal | None:
+    """Operands and their common type; constants of another type are requantized here."""
     if not touches_quantization(node, types):
         return None
     output = node.outputs[0]
-    want = types.want(output) or _common_type(node, types)
-    operands: list[Operand] = []
-    for value in node.inputs:
-        found = operand(value, types) or _quantized(value, types.want(output))
-        if found is None:
-            return not_quantized(value, types)
-        operands.append(found)
-    if want is None:
+    joined = joined_operands(values, output, types)
+    if isinstance(joined, ir.Value):
+        return not_quantized(joined, types)
+    if joined is None:
         return Refusal(
             "its operands have different scales and its output is not quantized",
             f"quantize '{output.name}', or all operands alike",
         )
+    operands, affine = joined
     if not reads(*operands):
-        return Refusal("all operands are constant", "fold constants first")
-    types.put(output, Quantized(want))
-    return Concat(
-        node=node,
-        reads=reads(*operands),
-        plain=tuple(each.real for each in operands if each.real is not None),
-        covered=(node,),
-        operands=tuple(operands),
-        type=want,
-    )
+        return Refusal("none of its operands has codes")
+    return tuple(_constant_in_type(each, affine) for each in operands), affine
 
 
-def _common_type(node: ir.Node, types: TypeState) -> AffineType | None:
-    found = [types.activation(value) for value in node.inputs]
-    return found[0] if all(each is found[0] for each in found) else None
-
-
-def _quantized(value: ir.Value | None, want: AffineType | None) -> Operand | None:
-    """A real operand in the type all readers of the result ask for."""
-    array = constant_array(value)
-    if want is None or value is None:
-        return None
-    if array is None:
-        return Operand(want, real=value)
-    return Operand(want, codes=want.quantize(array)) if array.dtype == np.float32 else None
+def _constant_in_type(operand: Operand, affine: AffineType) -> Operand:
+    if operand.codes is None or operand.type is affine:
+        return operand
+    return Operand(affine, codes=affine.quantize(operand.type.dequantize(operand.codes)))
 
 
 def _others(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -160,6 +191,8 @@ RULES = {
     "ReduceMin": move,
     "Reshape": move,
     "ReverseSequence": move,
+    "ScatterElements": scatter,
+    "ScatterND": scatter,
     "Slice": move,
     "SpaceToDepth": move,
     "Split": move,

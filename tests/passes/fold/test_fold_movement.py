@@ -144,7 +144,11 @@ def _model(case: str, kind: str, parse: Callable[..., ir.Model]) -> ir.Model:
         f" <float s = {{0.5}}, {dtype} z = {{{zero}}}{', ' if constants else ''}{constants}>"
         f" {{ x = DequantizeLinear (q, s, z) {op} y = QuantizeLinear (c, s, z){more} }}"
     )
-    model = parse(text, opset=19)
+    return _inferred(parse(text, opset=19))
+
+
+def _inferred(model: ir.Model) -> ir.Model:
+    """The model with the shapes of its outputs as they follow from its nodes."""
     for output in model.graph.outputs:
         output.shape = None
     return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), strict_mode=True))
@@ -187,3 +191,124 @@ def test_moved_codes_are_the_quantized_moved_numbers(
         assert not any(
             output.dtype == ir.DataType.FLOAT for node in model.graph for output in node.outputs
         )
+
+
+# The op on d [3,5] and u, its updates; w is a constant of updates.
+SCATTERS: dict[str, tuple[str, str]] = {
+    "elements": ("ScatterElements <axis = 1> (d, k, u)", "int64[3,2] k = {0, 4, -1, 1, 2, 2}"),
+    "elements, max": (
+        'ScatterElements <axis = 0, reduction = "max"> (d, k, u)',
+        "int64[3,2] k = {0, 2, -1, 1, 2, 2}",
+    ),
+    "rows": ("ScatterND (d, k, u)", "int64[3,2,2] k = {0, 1, 2, 2, 1, 1, 0, 0, -1, -1, 2, 0}"),
+    "rows, min": (
+        'ScatterND <reduction = "min"> (d, k, u)',
+        "int64[3,2,2] k = {0, 1, 2, 2, 1, 1, 0, 0, -1, -1, 2, 0}",
+    ),
+    "constant updates": (
+        "ScatterElements <axis = 1> (d, k, w)",
+        "int64[3,1] k = {0, 4, -1}, float[3,1] w = {0.31, -7.0, 900.0}",
+    ),
+    "constant data": (
+        "ScatterElements <axis = 1> (w, k, u)",
+        "int64[3,2] k = {0, 1, 0, 1, 2, 2}, float[3,3] w ="
+        " {0.31, -7.0, 90.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0}",
+    ),
+}
+
+
+@pytest.mark.parametrize("grids", ["one", "several"])
+@pytest.mark.parametrize("case", SCATTERS)
+def test_updates_are_scattered_as_codes_of_one_type(
+    case: str,
+    grids: str,
+    parse: Callable[..., ir.Model],
+    apply_pass: Callable[..., PassResult],
+    evaluate: Callable[..., dict[str, Any]],
+) -> None:
+    op, constants = SCATTERS[case]
+    others = {"one": ((0.5, 120), (0.5, 120)), "several": ((0.37, 101), (0.41, 3))}[grids]
+    (update_scale, update_zero), (scale, zero) = others
+    text = f"""
+    agraph (uint8[3,5] q, uint8[3,2] p) => (uint8 y)
+    <float s = {{0.5}}, uint8 z = {{120}}, float t = {{{update_scale}}},
+     uint8 v = {{{update_zero}}}, float o = {{{scale}}}, uint8 n = {{{zero}}}, {constants}>
+    {{
+      d = DequantizeLinear (q, s, z)
+      u = DequantizeLinear (p, t, v)
+      c = {op}
+      y = QuantizeLinear (c, o, n)
+    }}
+    """
+    feed = {
+        "q": np.random.default_rng(1).integers(0, 256, (3, 5)).astype(np.uint8),
+        "p": np.random.default_rng(2).integers(0, 256, (3, 2)).astype(np.uint8),
+    }
+    for target in TARGETS:
+        before, model = (_inferred(parse(text, opset=18)) for _ in range(2))
+        result = apply_pass(FoldQdq(target), model)
+        assert result.rules["fold-scatter"] == 1, result.remarks
+        wanted = evaluate(before, feed)["y"]
+        np.testing.assert_array_equal(evaluate(model, feed)["y"], wanted)
+        np.testing.assert_array_equal(Session(model, DEPLOYMENT).run(feed)["y"], wanted)
+        if target in ("standard", "integer"):
+            assert not {node.op_type for node in model.graph} & _FLOAT_OPS - {"Cast"}
+
+
+def test_sums_are_not_scattered(parse: Callable[..., ir.Model]) -> None:
+    text = """
+    agraph (uint8[3] q) => (uint8[3] y) <float s = {0.5}, uint8 z = {3}, int64[3] k = {0, 0, 1}>
+    {
+      d = DequantizeLinear (q, s, z)
+      c = ScatterElements <reduction = "add"> (d, k, d)
+      y = QuantizeLinear (c, s, z)
+    }
+    """
+    result = FoldQdq().run(parse(text, opset=18))
+    assert "no integer kernel scatters with reduction add" in [
+        remark.reason for remark in result.remarks
+    ]
+
+
+def test_rounding_moves_ahead_of_what_selects_and_shapes_are_read_from_codes(
+    parse: Callable[..., ir.Model],
+    assert_text: Callable[[ir.Model, str], None],
+    apply_pass: Callable[..., PassResult],
+) -> None:
+    model = parse(
+        """
+        agraph (uint8[1,2,4] q) => (uint8[1,1,4] y, int64[3] n)
+        <float s = {0.5}, uint8 z = {100}, int8[2,2,1] w = {2, -3, 1, 1}, float sw = {0.5},
+         int64[1] k = {1}>
+        {
+          x = DequantizeLinear (q, s, z)
+          wf = DequantizeLinear (w, sw)
+          c = Conv (x, wf)
+          v, i = TopK <axis = 1> (c, k)
+          n = Shape (c)
+          y = QuantizeLinear (v, s, z)
+        }
+        """,
+        opset=21,
+    )
+    result = apply_pass(FoldQdq("ort"), model)
+    assert_text(
+        model,
+        """
+        agraph (uint8[1,2,4] q) => (uint8[1,1,4] y, int64[3] n)
+        <float scale = {0.5}, uint8 zero_point = {100}, int8[2,2,1] c_weights_codes = {2, -3, 1, 1},
+         int8 zero_point_1 = {0}, int64[1] k = {1}>
+        {
+          c_qlinearconv = QLinearConv (q, scale, zero_point, c_weights_codes, scale,
+            zero_point_1, scale, zero_point)
+          v_cast = Cast <to: int = 6> (c_qlinearconv)
+          v_codes, i = TopK <axis = 1> (v_cast, k)
+          y = Cast <to: int = 2> (v_codes)
+          n = Shape (c_qlinearconv)
+        }
+        """,
+    )
+    assert {name: n for name, n in result.rules.items() if name.startswith("fold-")} == {
+        "fold-linear": 1,
+        "fold-move": 2,
+    }
