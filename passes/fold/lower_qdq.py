@@ -124,11 +124,10 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
     data = clamp.reads[0]
     real = _real_of(data, clamp.node.outputs[0], build)
     inputs = [real if value is data else value for value in clamp.node.inputs]
-    return _op(clamp.node, inputs, clamp.type, build)
-
     if data in build.types.code_dtypes:
         codes = [np.asarray(each, np.int64) for each in (clamp.low, clamp.high)]
         inputs = [real, *(build.constant(clamp.type.dequantize(each), "bound") for each in codes)]
+    return _op(clamp.node, inputs, clamp.type, build)
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     node = move.node
