@@ -129,6 +129,7 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
         inputs = [real, *(build.constant(clamp.type.dequantize(each), "bound") for each in codes)]
     return _op(clamp.node, inputs, clamp.type, build)
 
+
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     node = move.node
     known = build.types.get(move.reads[0])
