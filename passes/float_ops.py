@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import onnx_ir as ir
 
-from onnxfold.passes.op_kinds import FLOAT_TYPES, NodeKinds, OpKind, node_kinds
+from onnxfold.passes.op_kinds import CODE_TYPES, FLOAT_TYPES, NodeKinds, OpKind, node_kinds
 from onnxfold.passes.walk import all_nodes, iterate_graphs
 
-_CODES = frozenset(
-    {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16}
-    | {ir.DataType.INT4, ir.DataType.UINT4}
-)
 _NOT_COUNTED = (OpKind.CONSTANT, OpKind.SHAPE, OpKind.CONTROL)
 
 Steps = dict[ir.Node, list[ir.Node]]
@@ -114,11 +110,11 @@ def _edges(found: NodeKinds, edge: OpKind) -> list[ir.Node]:
 
 
 def _readers(values: Iterable[ir.Value]) -> list[ir.Node]:
-    return [use.node for value in values if value.dtype in _CODES for use in value.uses()]
+    return [use.node for value in values if value.dtype in CODE_TYPES for use in value.uses()]
 
 
 def _producers(values: Iterable[ir.Value]) -> list[ir.Node]:
-    found = [value.producer() for value in values if value.dtype in _CODES]
+    found = [value.producer() for value in values if value.dtype in CODE_TYPES]
     return [node for node in found if node is not None]
 
 

@@ -11,9 +11,19 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxfold.passes.census import has_codes, integer_weights
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.float_ops import flow_in
-from onnxfold.passes.op_kinds import FLOAT_TYPES, NodeKinds, OpKind, node_kinds, op_key
+from onnxfold.passes.op_kinds import (
+    CODE_TYPES,
+    FLOAT_TYPES,
+    NodeKinds,
+    OpKind,
+    is_dequantize,
+    is_quantize,
+    node_kinds,
+    op_key,
+)
 from onnxfold.passes.provenance import PASS_KEY, node_name, original_names
 from onnxfold.passes.remark import Remark
 
@@ -24,6 +34,9 @@ ABOUT_FLOAT = ("compile", "fold-qdq", "insert-qdq", "lift-qoperator")
 """The passes, and commands, whose remarks are about what is not integer."""
 
 _FOLD = "fold-qdq"
+_CONVERSION = ("Cast", "Mul", "Sub")
+"""What a fold writes a DequantizeLinear as where ONNX Runtime must not fuse it."""
+
 _QUOTED = re.compile(r"'[^']*'")
 
 
@@ -141,6 +154,9 @@ def _groups(model: ir.Model, found: NodeKinds) -> list[list[ir.Node]]:
             for outer, inner in pairs:
                 sets.join(outer, inner)
             continue
+        if kind is OpKind.DEQUANTIZE and node.inputs[0] in found.known:
+            # Constants that are quantized in the graph belong to what reads them.
+            values += [value for value in node.inputs[:1] if value is not None]
         for value in values[1:]:
             sets.join(values[0], value)
         if values:
@@ -170,8 +186,11 @@ class _Sets:
 
 
 def _is_in_qdq_form(group: Sequence[ir.Node], index: RemarkIndex) -> bool:
-    """Whether the fold wrote the whole group as Q/DQ about operators, and refused none of it."""
-    return len(group) > 1 and all(_is_folded(node) and not _said(node, index) for node in group)
+    """Whether the group is Q/DQ about operators as the fold wants it, and it refused none of it."""
+    if len(group) == 1 or any(_said(node, index) for node in group):
+        return False
+    enters, leaves = (any(map(test, group)) for test in (is_dequantize, is_quantize))
+    return all(map(_is_folded, group)) or (enters and leaves)
 
 
 def _is_folded(node: ir.Node) -> bool:
@@ -225,6 +244,13 @@ class _Group:
         outputs = set(self.model.graph.outputs)
         return [value for value in self.values if value in outputs]
 
+    def casts(self, *, to_codes: bool) -> list[ir.Node]:
+        """Casts between codes and real numbers, which stand for Q and DQ of scale 1."""
+        casts = [node for node in self.nodes if node.op_type == "Cast" and not node.domain]
+        values = [node.outputs[0] if to_codes else node.inputs[0] for node in casts]
+        pairs = zip(casts, values, strict=True)
+        return [node for node, value in pairs if value and value.dtype in CODE_TYPES]
+
     @property
     def kernels_before(self) -> list[ir.Node]:
         """Integer operators that give it real numbers."""
@@ -276,8 +302,8 @@ def _writes(group: _Group) -> tuple[str, ...]:
 
 
 def _explained(group: _Group) -> tuple[tuple[Reason, ...], Cause]:
-    before = group.of_kind(OpKind.DEQUANTIZE) or group.kernels_before
-    after = group.of_kind(OpKind.QUANTIZE) or group.kernels_after
+    before = group.of_kind(OpKind.DEQUANTIZE) or group.kernels_before or group.casts(to_codes=False)
+    after = group.of_kind(OpKind.QUANTIZE) or group.kernels_after or group.casts(to_codes=True)
     weights = [
         node for node in group.of_kind(OpKind.DEQUANTIZE, constant=True) if not _is_folded(node)
     ]
@@ -287,19 +313,19 @@ def _explained(group: _Group) -> tuple[tuple[Reason, ...], Cause]:
         # Refusals at the edge are about what nobody asked to be integer.
         remarks = [each for each in remarks if each.pass_name != _FOLD or each.measured]
     if remarks:
-        reasons = _merged(remarks)
-        return reasons, _cause_of(remarks)
-    if not group.float_nodes:
+        return _merged(remarks), _cause_of(remarks)
+    if all(_is_folded(node) and node.op_type in _CONVERSION for node in group.float_nodes):
         return _bare(group)
     if at_edge:
-        return (_edge(group, computed=bool(before)),), Cause.EDGE
+        reason = _edge(group, computed=bool(before))
+        return (reason,), Cause.EDGE if has_codes(group.model) else Cause.FIXABLE
     if not before and not after:
         return (_only_weights(weights),), Cause.FIXABLE
     return (), Cause.IMPOSSIBLE
 
 
 def _merged(remarks: Sequence[Remark]) -> tuple[Reason, ...]:
-    """One reason for all nodes of an operator it holds for; those that can be changed first."""
+    """One reason for all nodes of an operator it holds for; those that decide first."""
     merged: dict[tuple[str, str], list[Remark]] = defaultdict(list)
     for remark in dict.fromkeys(remarks):
         merged[remark.op_type, shape_of_reason(remark.reason)].append(remark)
@@ -319,19 +345,20 @@ def _merged(remarks: Sequence[Remark]) -> tuple[Reason, ...]:
 
 
 def _order(remarks: Sequence[Remark]) -> int:
-    """Measurements first, then what can be changed."""
-    return 0 if remarks[0].measured else 1 if remarks[0].advice else 2
+    """Measurements first, then what cannot be changed: these decide."""
+    return 0 if remarks[0].measured else 2 if remarks[0].advice else 1
 
 
 def _cause_of(remarks: Sequence[Remark]) -> Cause:
     if any(remark.measured for remark in remarks):
         return Cause.SLOWER
-    return Cause.FIXABLE if any(remark.advice for remark in remarks) else Cause.IMPOSSIBLE
+    return Cause.FIXABLE if all(remark.advice for remark in remarks) else Cause.IMPOSSIBLE
 
 
 def _bare(group: _Group) -> tuple[tuple[Reason, ...], Cause]:
     """Q and DQ with nothing in between."""
-    quantizers, dequantizers = group.of_kind(OpKind.QUANTIZE), group.of_kind(OpKind.DEQUANTIZE)
+    quantizers = group.of_kind(OpKind.QUANTIZE)
+    dequantizers = group.of_kind(OpKind.DEQUANTIZE) or group.casts(to_codes=False)
     inputs, outputs = group.graph_inputs, group.graph_outputs
     if quantizers and dequantizers:
         return (_between(dequantizers[0], quantizers),), Cause.FIXABLE
@@ -368,6 +395,8 @@ def _between(dequantize: ir.Node, quantizers: Sequence[ir.Node]) -> Reason:
 
 def _is_shift(dequantize: ir.Node, quantize: ir.Node) -> bool:
     """Whether the pair only changes the type of the codes."""
+    if len(dequantize.inputs) < 2:
+        return False
     first, second = (constant_array(node.inputs[1]) for node in (dequantize, quantize))
     codes = dequantize.inputs[0]
     if first is None or second is None or codes is None or first.shape != second.shape:
@@ -384,7 +413,13 @@ def _edge(group: _Group, *, computed: bool) -> Reason:
         what = group.graph_inputs
         advice = f"quantize {_named(what)}" if what else "quantize what it reads"
         return Reason("it is computed before the first QuantizeLinear", advice)
-    return Reason("nothing it reads or gives is quantized", "onnxfold compile quantizes it")
+    if has_codes(group.model):
+        return Reason("nothing it reads or gives is quantized", "quantize what it reads and gives")
+    only_weights = any(True for _ in integer_weights(group.model))
+    what = (
+        "only weights are quantized, behind Cast and Mul" if only_weights else "it is a float model"
+    )
+    return Reason(what, "onnxfold compile quantizes it")
 
 
 def _only_weights(weights: Sequence[ir.Node]) -> Reason:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +14,12 @@ FLOAT_TYPES = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 )
 """Types of real numbers. 8-bit floats are codes: a scale gives them their meaning."""
+
+CODE_TYPES = frozenset(
+    {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16}
+    | {ir.DataType.INT4, ir.DataType.UINT4}
+)
+"""Types of quantized activations."""
 
 QDQ_DOMAINS = ("", "com.microsoft")
 """The domains that have a QuantizeLinear and a DequantizeLinear."""
@@ -99,26 +105,28 @@ class NodeKinds:
         kinds: The kind of each node; outer graphs before inner ones.
         constants: Values computed from constants alone, with no Q or DQ on the way.
         known: Values known at compile time: those, and what Q and DQ make of them.
+        reals: Values that are real numbers; where no type is known, as in many a local function,
+            those that float operators work on.
     """
 
     kinds: dict[ir.Node, OpKind]
     constants: Collection[ir.Value]
     known: Collection[ir.Value]
+    reals: Collection[ir.Value]
 
     def float_inputs(self, node: ir.Node) -> list[ir.Value]:
-        """The real numbers ``node`` reads, constants left out."""
-        return [each for each in node.inputs if each is not None and self._is_real(each, node)]
+        """The real numbers ``node`` reads, constants and parameters of Q and DQ left out."""
+        if self.kinds[node] is OpKind.DEQUANTIZE:
+            return []
+        read = node.inputs[:1] if self.kinds[node] is OpKind.QUANTIZE else node.inputs
+        found = [each for each in read if each is not None and each in self.reals]
+        return [each for each in found if each not in self.constants]
 
     def float_outputs(self, node: ir.Node) -> list[ir.Value]:
         """The real numbers ``node`` computes."""
-        return [each for each in node.outputs if each.name and self._is_real(each, node)]
-
-    def _is_real(self, value: ir.Value, node: ir.Node) -> bool:
-        if value in self.constants:
-            return False
-        # In local functions types are often unknown.
-        unknown = value.dtype is None and self.kinds[node] is OpKind.FLOAT
-        return unknown or value.dtype in FLOAT_TYPES
+        if self.kinds[node] is OpKind.QUANTIZE:
+            return []
+        return [each for each in node.outputs if each in self.reals and each not in self.constants]
 
 
 def op_key(node: ir.Node) -> str:
@@ -131,6 +139,7 @@ def node_kinds(model: ir.Model) -> NodeKinds:
     constants: set[ir.Value] = set()
     known: set[ir.Value] = set()
     shapes: set[ir.Value] = set()
+    reals: set[ir.Value] = set()
     kinds: dict[ir.Node, OpKind] = {}
     functions = set(model.functions)
     for graph in all_graphs(model):
@@ -147,7 +156,8 @@ def node_kinds(model: ir.Model) -> NodeKinds:
                 known.update(node.outputs)
             if kind is OpKind.SHAPE:
                 shapes.update(node.outputs)
-    return NodeKinds(kinds, constants, known)
+            reals.update(_reals(node, kind, reals))
+    return NodeKinds(kinds, constants, known, reals)
 
 
 def is_quantize(node: ir.Node) -> bool:
@@ -184,6 +194,19 @@ def _kind(node: ir.Node, constants: set[ir.Value], shapes: set[ir.Value]) -> OpK
         return OpKind.MOVEMENT
     types = {value.dtype for value in (*computed, *node.outputs)} - {None}
     return OpKind.FLOAT if not types or types & FLOAT_TYPES else OpKind.INTEGER
+
+
+def _reals(node: ir.Node, kind: OpKind, reals: set[ir.Value]) -> Iterator[ir.Value]:
+    """The real numbers among what ``node`` reads and gives, ``reals`` being known before it."""
+    moved = kind is OpKind.MOVEMENT and node.inputs[0] in reals
+    for value in node.inputs:
+        assumed = kind is OpKind.FLOAT or (kind is OpKind.QUANTIZE and value is node.inputs[0])
+        if value is not None and (value.dtype in FLOAT_TYPES or (value.dtype is None and assumed)):
+            yield value
+    for value in node.outputs:
+        assumed = moved or kind in (OpKind.FLOAT, OpKind.DEQUANTIZE)
+        if value.name and (value.dtype in FLOAT_TYPES or (value.dtype is None and assumed)):
+            yield value
 
 
 def _is_known(node: ir.Node, kind: OpKind, known: set[ir.Value]) -> bool:

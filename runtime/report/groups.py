@@ -10,6 +10,8 @@ from typing import Any
 from onnxfold.passes.islands import ABOUT_FLOAT, Cause, shape_of_reason
 
 _SHOWN_NODES = 3
+_SHOWN_OPERATORS = 6
+_SHOWN_REASONS = 4
 _WHOLE_MODEL = "(whole model)"
 _EDGES = ("QuantizeLinear", "DequantizeLinear")
 
@@ -60,6 +62,13 @@ class IslandGroup:
     def shown_places(self) -> tuple[str, ...]:
         """The first few names, and how many more there are."""
         return _first_few(self.places)
+
+    def shown_reasons(self) -> tuple[tuple[str, str], ...]:
+        """The reasons that decide, each with its advice, and how many more there are."""
+        more = len(self.reasons) - _SHOWN_REASONS
+        if more <= 0:
+            return self.reasons
+        return (*self.reasons[:_SHOWN_REASONS], (f"... and {more} more reasons", ""))
 
     @property
     def share(self) -> str:
@@ -135,7 +144,9 @@ def _content(ops: dict[str, int]) -> str:
 
 
 def _counted(ops: dict[str, int]) -> str:
-    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in ops.items())
+    words = [name if count == 1 else f"{count} {name}" for name, count in ops.items()]
+    more = sum(list(ops.values())[_SHOWN_OPERATORS:])
+    return ", ".join(words[:_SHOWN_OPERATORS]) + (f" and {more} others" if more else "")
 
 
 def _of_op(reason: dict[str, Any]) -> str:

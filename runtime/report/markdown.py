@@ -205,8 +205,8 @@ def _islands(islands: list[dict[str, Any]]) -> list[str]:
             group.cause,
             group.content if group.count == 1 else f"{group.count} times {group.content}",
             ", ".join(group.shown_places()),
-            "; ".join(reason for reason, _ in group.reasons),
-            "; ".join(dict.fromkeys(advice for _, advice in group.reasons if advice)),
+            "; ".join(reason for reason, _ in group.shown_reasons()),
+            "; ".join(dict.fromkeys(advice for _, advice in group.shown_reasons() if advice)),
         )
         for group in groups[:_MAX_ISLANDS]
     ]

@@ -33,6 +33,8 @@ _WITHOUT_DATA = "; without it inputs are generated, and the report says so"
 
 TARGETS = {
     "ort": "integer operators of ONNX Runtime (com.microsoft allowed)",
+    "standard": "integer operators of ai.onnx only",
+    "integer": "no float at all between codes, scales neither: for microcontrollers and NPUs",
     "qdq": "canonical QuantizeLinear/DequantizeLinear for TensorRT, OpenVINO, QNN, NNAPI",
 }
 """What a model can be folded for."""

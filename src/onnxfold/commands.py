@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxfold import api
-from onnxfold.console import ProgressBars, print_item, print_json, print_line, print_table
+from onnxfold.console import (
+    ProgressBars,
+    print_item,
+    print_json,
+    print_line,
+    print_table,
+    shortened,
+)
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
 from onnxfold.passes.instruments import (
@@ -203,7 +210,7 @@ def _print_costs(costs: Sequence[NodeTime]) -> None:
 
 def _work_of(cost: NodeTime) -> str:
     first, *others = cost.covers or (cost.node,)
-    return f"{first} and {len(others)} more" if others else first
+    return shortened(f"{first} and {len(others)} more" if others else first)
 
 
 def _finish(options: argparse.Namespace, outcome: api.Outcome) -> int:
@@ -281,7 +288,7 @@ def _print_island(group: IslandGroup) -> None:
     times = f"{group.count} times " if group.count > 1 else ""
     share = f"{group.share or '-':>6}  "
     print_item(f"{share}{group.cause}: {times}{group.content}", first="  ", rest=10)
-    for reason, advice in group.reasons:
+    for reason, advice in group.shown_reasons():
         print_item(f"{reason}{f' ({advice})' if advice else ''}", first=" " * 10, rest=12)
     print_item(f"at {', '.join(group.shown_places())}", first=" " * 10, rest=13)
 

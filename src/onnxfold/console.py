@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
@@ -25,6 +26,8 @@ from rich.text import Text
 
 _PIPED_WIDTH = 160
 _NARROWEST = 40
+_KEPT = 30
+_LONG_WORD = re.compile(rf"\S{{{2 * _KEPT + 4},}}")
 _STAGE_COLUMN = Column(max_width=36, no_wrap=True, overflow="ellipsis")
 
 
@@ -42,10 +45,11 @@ def print_item(text: str, *, first: str, rest: int) -> None:
     """One item of a list on stdout; as wide as the terminal, or as it is where there is none.
 
     Args:
-        text: The item; names in it are never broken.
+        text: The item; names in it are never broken, but very long ones lose their middles.
         first: What stands before its first line.
         rest: Columns that its other lines are indented by.
     """
+    text = shortened(text)
     if not sys.stdout.isatty():
         print_line(f"{first}{text}")
         return
@@ -58,6 +62,11 @@ def print_item(text: str, *, first: str, rest: int) -> None:
         break_on_hyphens=False,
     )
     print_line("\n".join(lines))
+
+
+def shortened(text: str) -> str:
+    """``text`` with the middles of its longest words left out: some exporters join many names."""
+    return _LONG_WORD.sub(lambda word: f"{word[0][:_KEPT]}...{word[0][-_KEPT:]}", text)
 
 
 def print_error(text: str) -> None:
