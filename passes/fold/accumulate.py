@@ -13,10 +13,11 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold.lowering import Operand
+from onnxfold.passes.fold.lowering import Linear, Operand
 
 _INT8 = (-128, 127)
 _ACCUMULATOR_LIMIT = 2**31 - 1
+_FLOAT32_ROUNDING = 2.0**-22  # of a product of two scales, and of its product with a code
 _SPARE_BITS = 2**24  # codes of a bias alone in its channel: as exact as float32
 
 
@@ -121,9 +122,7 @@ def channel_bias(
     return constant.reshape(-1).astype(np.float64)
 
 
-def bias_in_codes(
-    x: AffineType, w: Operand, bias: Array | None, *, axis: int
-) -> Accumulator:
+def bias_in_codes(x: AffineType, w: Operand, bias: Array | None, *, axis: int) -> Accumulator:
     """The bias in units of s_x s_w, after proving that no accumulator overflows int32.
 
     A channel whose weights are all zero takes any scale: there it is raised until the bias fits.
@@ -178,3 +177,29 @@ def _with_scales(w: Operand, scale: Array, axis: int) -> Operand:
     zeros = np.broadcast_to(w.type.zero_point, scale.shape).astype(np.int8)
     affine = AffineType(scale.astype(np.float32), zeros, w.type.dtype, axis)
     return Operand(affine, None, w.codes)
+
+
+def bias_is_exact(linear: Linear) -> bool:
+    """Whether the int32 codes of the bias stand for its numbers, to float32 rounding."""
+    assert linear.bias_codes is not None
+    assert linear.bias is not None
+    unit: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float64)
+    return np.allclose(linear.bias_codes * unit, linear.bias, rtol=_FLOAT32_ROUNDING, atol=0.0)
+
+
+def accumulator_type(linear: Linear) -> AffineType | None:
+    """The type of the int32 accumulator of an unrounded product; None where it is not all of it.
+
+    That is where the bias falls between its codes, or where the channel axis is not known.
+    """
+    if linear.bias_codes is not None and not bias_is_exact(linear):
+        return None
+    scale: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
+    zeros = np.zeros(scale.shape, np.int32)
+    if scale.ndim == 0:
+        return AffineType(scale, zeros, ir.DataType.INT32)
+    if linear.operator.op_type == "Conv":
+        return AffineType(scale, zeros, ir.DataType.INT32, 1)
+    if linear.output.shape is None:
+        return None
+    return AffineType(scale, zeros, ir.DataType.INT32, len(linear.output.shape) - 1)

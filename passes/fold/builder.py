@@ -109,8 +109,9 @@ class Builder:
         return self.insert(QUANTIZE, [real, *self.parameters(affine)], like, affine.dtype)
 
     def dequantize(self, codes: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:
-        """DequantizeLinear of ``codes``."""
-        inputs = [codes, *self.parameters(affine)]
+        """DequantizeLinear of ``codes``; of int32 it takes no zero point."""
+        wide = affine.dtype == ir.DataType.INT32
+        inputs = [codes, self.scale(affine)] if wide else [codes, *self.parameters(affine)]
         axis = None if affine.axis is None else {"axis": affine.axis}
         return self.insert(
             DEQUANTIZE, inputs, like, ir.DataType.FLOAT, attributes=axis, shape=codes.shape

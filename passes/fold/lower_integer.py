@@ -25,4 +25,6 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return lower_standard.write_integer(lowering, build)
 
 
-TARGET = Target("integer", True, write, lower_standard.decline, lower_standard.shift)
+TARGET = Target(
+    "integer", True, write, lower_standard.decline, lower_standard.shift, accumulates=True
+)

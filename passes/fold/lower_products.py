@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.accumulate import bias_is_exact
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.fixed_point import Term, rescale
 from onnxfold.passes.fold.lowering import Linear
-from onnxfold.passes.fold.types import DEQUANTIZE
 
 _INT32 = ir.DataType.INT32
 _UINT8_SHIFT = 128  # int8 weights + 128 are uint8: ONNX Runtime's ConvInteger is slow on int8
@@ -35,14 +35,16 @@ def has_batched_channels(linear: Linear) -> bool:
 def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
     """ConvInteger or MatMulInteger, the bias in int32, and one rescaling to codes.
 
-    Without type the accumulator is dequantized: the last op of an integer region.
+    Without type the result is the accumulator where that has a type, else dequantized.
     """
     total = _accumulated(linear, build)
-    exact_bias = linear.bias is None or (linear.type is not None or _bias_is_exact(linear))
+    exact_bias = linear.bias is None or (linear.type is not None or bias_is_exact(linear))
     if linear.bias_codes is not None and exact_bias:
         shape = _channel_shape(linear, linear.bias_codes)
         codes = build.constant(linear.bias_codes.reshape(shape), f"{linear.output.name}_bias")
         total = build.insert("Add", [total, codes], linear.output, _INT32)
+    if build.types.get(linear.output) is not None and linear.type is None:
+        return total
     if linear.type is None:
         return _dequantized(linear, total, build, with_bias=not exact_bias)
     unit = linear.x.type.scale.astype(np.float64) * linear.w.type.scale.astype(np.float64)
@@ -128,33 +130,17 @@ def _channel_shape(linear: Linear, per_channel: Array) -> list[int]:
     return [-1] + [1] * (linear.w.codes.ndim - 2)
 
 
-def _bias_is_exact(linear: Linear) -> bool:
-    """Whether the int32 codes of the bias stand for exactly the float32 numbers it has."""
-    assert linear.bias_codes is not None
-    assert linear.bias is not None
-    unit: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
-    bias = linear.bias.astype(np.float32)
-    return np.array_equal(linear.bias_codes.astype(np.float32) * unit, bias)
-
-
 def _dequantized(linear: Linear, total: ir.Value, build: Builder, *, with_bias: bool) -> ir.Value:
+    """The accumulator as real numbers, to which a bias that has no codes is added."""
     scale: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
-    zeros = np.zeros(scale.shape, np.int32)
-    rank = None if linear.output.shape is None else len(linear.output.shape)
     conv = linear.operator.op_type == "Conv"
-    last = -1 if rank is None else rank - 1
-    axis = None if scale.ndim == 0 else (1 if conv else last)
-    real = _dequantize(total, AffineType(scale, zeros, _INT32, axis), linear, build)
+    rank = 0 if linear.output.shape is None else len(linear.output.shape)
+    axis = None if scale.ndim == 0 else (1 if conv else rank - 1)
+    affine = AffineType(scale, np.zeros(scale.shape, np.int32), _INT32, axis)
+    real = build.dequantize(total, affine, linear.output)
     if not with_bias:
         return real
     assert linear.bias is not None
     bias = linear.bias.astype(np.float32).reshape(_channel_shape(linear, linear.bias))
     addend = build.constant(bias, f"{linear.output.name}_bias")
     return build.insert("Add", [real, addend], linear.output, ir.DataType.FLOAT)
-
-
-def _dequantize(total: ir.Value, affine: AffineType, linear: Linear, build: Builder) -> ir.Value:
-    """DequantizeLinear of int32, which takes no zero point."""
-    axis = None if affine.axis is None else {"axis": affine.axis}
-    inputs = [total, build.scale(affine)]
-    return build.insert(DEQUANTIZE, inputs, linear.output, ir.DataType.FLOAT, attributes=axis)

@@ -196,12 +196,18 @@ def _source(node: ir.Node, index: int, passed: frozenset[str]) -> Source | None:
         if producer is None or producer.graph is not node.graph:
             return None
         if is_dequantize(producer):
-            is_constant = constant_array(producer.inputs[0]) is not None
-            return None if is_constant else Source(producer, node, index)
+            return Source(producer, node, index) if _is_taken(producer.inputs[0]) else None
         if producer.domain or producer.op_type not in passed:
             return None
         node, index = producer, 0
     return None
+
+
+def _is_taken(codes: ir.Value | None) -> bool:
+    """Whether a pair that reads ``codes`` is ever fused: not of constants, nor of int32."""
+    if codes is None or constant_array(codes) is not None:
+        return False
+    return codes.dtype != ir.DataType.INT32
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

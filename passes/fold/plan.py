@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxfold.passes.constants import constant_array
+from onnxfold.passes.fold.accumulate import accumulator_type
 from onnxfold.passes.fold.lowering import (
     Alias,
     Dequantize,
+    Linear,
     Lowering,
     Move,
     Operand,
@@ -144,6 +146,16 @@ def _decide(node: ir.Node, plan: Plan, scopes: Scopes, target: Target) -> None:
         plan.refusals[node] = decision
     elif decision is not None:
         _take(decision, plan)
+        if target.accumulates and isinstance(decision, Linear) and decision.type is None:
+            _accumulate(decision, plan.types)
+
+
+def _accumulate(linear: Linear, types: TypeState) -> None:
+    """Let all that quantizes an unrounded product read its int32 accumulator."""
+    unit = accumulator_type(linear)
+    if unit is not None:
+        types.put(linear.output, Quantized(types.intern(unit)))
+        types.refuse(linear.output, f"'{linear.output.name}' is an unrounded product")
 
 
 def _take(lowering: Lowering, plan: Plan) -> None:
@@ -210,7 +222,7 @@ def _quantize(node: ir.Node, types: TypeState) -> Lowering | None:
     internal = types.internal(affine)
     types.put(output, Quantized(internal))
     types.code_dtypes[output] = affine.dtype
-    known = types.activation(source)
+    known = types.accumulator(source) or types.activation(source)
     if known is not None and known is not internal:
         operand = Operand(known, source)
         return Requantize(

@@ -38,6 +38,7 @@ class Target:
         decline: Says which lowerings it does not take.
         shift: Converts between int8 and uint8 codes of the same numbers.
         dequantizes_weights: Whether linear ops that stay float get their weights ahead of time.
+        accumulates: Whether an unrounded product is int32 codes for all that reads it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Target:
     decline: Decline
     shift: Shift
     dequantizes_weights: bool = False
+    accumulates: bool = False
 
 
 def shift_through_real(

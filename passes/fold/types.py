@@ -81,6 +81,11 @@ class TypeState:
             return None
         return known.type
 
+    def accumulator(self, value: ir.Value | None) -> AffineType | None:
+        """The type of ``value`` if its codes are the int32 sums of a product."""
+        known = self.get(value)
+        return known.type if known is not None and known.type.dtype == ir.DataType.INT32 else None
+
     def want(self, value: ir.Value) -> AffineType | None:
         """The type every reader of ``value`` quantizes it to; None where they do not agree."""
         return self.wants.get(value)

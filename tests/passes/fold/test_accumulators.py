@@ -1,0 +1,89 @@
+"""Products read by several: one int32 accumulation, rounded for each reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.simplify.infer_shapes import InferShapes
+
+_CONV = """
+    agraph (uint8[1,2,4,4] q) => (uint8[1,3,4,4] a, int8[1,3,4,4] b, float[1,3,4,4] c)
+<float sx = {0.031}, uint8 zx = {100}, float s1 = {0.07}, uint8 z1 = {120}, float s2 = {0.11},
+ int8 z2 = {-9}, float[3] sw = {0.01, 0.02, 0.015}, int8[3,2,1,1] w = {1, 2, 3, 4, -5, -6}>
+{
+  x = DequantizeLinear (q, sx, zx)
+  wf = DequantizeLinear <axis = 0> (w, sw)
+  c = Conv (x, wf)
+  a = QuantizeLinear (c, s1, z1)
+  b = QuantizeLinear (c, s2, z2)
+}
+"""
+
+_MATMUL = """
+    agraph (uint8[3,4] q) => (uint8[3,2] a, uint8[3,2] b)
+<float sx = {0.031}, uint8 zx = {100}, float s1 = {0.07}, uint8 z1 = {120}, float s2 = {0.11},
+ uint8 z2 = {9}, float[2] sw = {0.01, 0.02}, int8[4,2] w = {1, 2, 3, 4, -5, -6, 7, 8},
+ int32[2] bq = {10, -20}, float[2] sb = {0.00031, 0.00062}>
+{
+  x = DequantizeLinear (q, sx, zx)
+  wf = DequantizeLinear <axis = 1> (w, sw)
+  bf = DequantizeLinear <axis = 0> (bq, sb)
+  m = MatMul (x, wf)
+  c = Add (m, bf)
+  a = QuantizeLinear (c, s1, z1)
+  b = QuantizeLinear (c, s2, z2)
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+@pytest.mark.parametrize("text", [_CONV, _MATMUL], ids=["conv", "matmul"])
+def test_readers_share_one_accumulation(
+    text: str,
+    target: Literal["standard", "integer"],
+    parse: Callable[..., ir.Model],
+    evaluate: Callable[..., dict[str, Any]],
+) -> None:
+    model = parse(text)
+    InferShapes().run(model)
+    shape = [int(size) for size in model.graph.inputs[0].shape or ()]
+    feed = {"q": np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)}
+    want = evaluate(model, feed)
+    assert FoldQdq(target=target).run(model).modified
+    ops = [node.op_type for node in model.graph]
+    assert ops.count("ConvInteger") + ops.count("MatMulInteger") == 1
+    assert ops.count("BitShift") == 2, "one rescaling a reader"
+    assert "QuantizeLinear" not in ops
+    assert ops.count("DequantizeLinear") == ("c" in want), "for who reads real numbers"
+    got = evaluate(model, feed)
+    for name in want:
+        if want[name].dtype == np.float32:
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-6, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(got[name], want[name])
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_bias_between_codes_is_added_to_real_numbers(
+    target: Literal["standard", "integer"],
+    parse: Callable[..., ir.Model],
+    evaluate: Callable[..., dict[str, Any]],
+) -> None:
+    text = _MATMUL.replace("int32[2] bq = {10, -20}", "float[2] bf = {0.1, 0.0003}")
+    text = text.replace("  bf = DequantizeLinear <axis = 0> (bq, sb)\n", "")
+    text = text.replace("float[2] sb = {0.00031, 0.00062}", "float sb = {1.0}")
+    text = text.replace("uint8[3,2] a, uint8[3,2] b)", "float[3,2] c)")
+    text = text.replace("  a = QuantizeLinear (c, s1, z1)\n  b = QuantizeLinear (c, s2, z2)\n", "")
+    model = parse(text)
+    feed = {"q": np.random.default_rng(0).integers(0, 256, (3, 4)).astype(np.uint8)}
+    want = evaluate(model, feed)["c"]
+    FoldQdq(target=target).run(model)
+    ops = [node.op_type for node in model.graph]
+    assert ops == ["MatMulInteger", "DequantizeLinear", "Add"]
+    np.testing.assert_allclose(evaluate(model, feed)["c"], want, rtol=1e-6, atol=1e-6)
