@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.fold.costs import CostTable, read_costs
+from onnxfold.passes.fold.default_costs import DEFAULT_COSTS
+from onnxfold.passes.fold.float_kernels import FloatKernels
 from onnxfold.passes.fold.guards import guard_float_ops
 from onnxfold.passes.fold.islands import remark_refusals
 from onnxfold.passes.fold.lower import Lowerer
+from onnxfold.passes.fold.placement import place
 from onnxfold.passes.fold.plan import make_plan
 from onnxfold.passes.fold.targets import TARGETS
 from onnxfold.passes.fold.weights import dequantize_weights
 from onnxfold.passes.rewriter import Rewriter
+
+NO_COSTS = "none"
+"""Instead of a table: every layer that can be is computed by integer kernels."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +36,13 @@ class FoldQdq(Pass):
     Attributes:
         target: ``ort`` for ONNX Runtime's integer kernels, ``standard`` for ai.onnx only without
             float ops, ``qdq`` for canonical Q/DQ, ``integer`` without float constants either.
+        costs: For ``ort``, a file of costs that ``onnxfold tune`` wrote, by which layers go to
+            integer or float kernels, with the same codes either way; ``none`` for integer kernels
+            throughout; by default a table that is built in.
     """
 
     target: Literal["ort", "standard", "qdq", "integer"] = "ort"
+    costs: str = ""
 
     name: ClassVar[str] = "fold-qdq"
     contract: ClassVar[Contract] = Contract.INTEGER
@@ -38,8 +51,28 @@ class FoldQdq(Pass):
         """Plan the whole model, carry the plan out, and say what stayed float."""
         target = TARGETS[self.target]
         plan = make_plan(model, rewriter.scopes, target)
+        costs = _costs(self.costs) if self.target == "ort" else None
+        if costs is not None:
+            target = FloatKernels(target, place(plan, costs)).target()
         Lowerer(plan, rewriter, target).run()
         guarded = guard_float_ops(plan, rewriter, float_weights=target.dequantizes_weights)
         if target.dequantizes_weights:
             dequantize_weights(plan, rewriter, guarded)
         remark_refusals(plan, rewriter)
+
+
+def _costs(name: str) -> CostTable | None:
+    """The table of that name; None for integer kernels throughout.
+
+    Raises:
+        UsageError: The file cannot be read, or is no table.
+    """
+    if name == NO_COSTS:
+        return None
+    if not name:
+        return DEFAULT_COSTS
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{name}: cannot read the table of costs: {error.strerror}") from error
+    return read_costs(text, name)

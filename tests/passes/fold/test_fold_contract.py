@@ -13,7 +13,7 @@ import pytest
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.errors import NotEquivalentError
-from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.fold.fold_qdq import NO_COSTS, FoldQdq
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.runtime.verify.pass_gate import ContractGate
@@ -24,8 +24,9 @@ Damage = Callable[[ir.Model], None]
 
 @dataclass(frozen=True)
 class WrongFold(FoldQdq):
-    """The fold, and damage to what it wrote."""
+    """The fold to integer kernels, and damage to what it wrote."""
 
+    costs: str = NO_COSTS
     damage: Damage | None = None
     name: ClassVar[str] = "wrong-fold"
     contract: ClassVar[Contract] = Contract.INTEGER
