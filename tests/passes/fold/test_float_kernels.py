@@ -101,7 +101,7 @@ def test_float_kernels_give_the_same_codes(
         )
         steps: Any = np.rint((found - wanted) / 0.05)
         assert float(abs(steps).max()) <= 1
-        assert float(abs(steps).max()) <= 1
+        assert float((steps != 0).mean()) <= 1e-3
 
 
 def test_layers_stay_integer_where_that_is_cheaper(
