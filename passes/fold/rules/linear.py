@@ -15,6 +15,7 @@ from onnxfold.passes.fold.accumulate import (
     accumulation_weights,
     bias_in_codes,
     channel_bias,
+    negated_weights,
 )
 from onnxfold.passes.fold.lowering import Linear, Lowering, Operand, Refusal
 from onnxfold.passes.fold.rules.operands import operand, reads
@@ -96,13 +97,30 @@ def matmul(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
             weights = accumulation_weights(known.type, known.codes, axis=known.codes.ndim - 1)
         except InexactError as error:
             return Refusal(str(error), error.advice)
-        if known.codes.ndim > 2 and not weights.type.per_tensor:
-            return Refusal("batched weights need one scale per tensor")
         return _finish(_Product(node, x, weights, known.codes.shape[-1], -1), types)
     w = operand(node.inputs[1], types)
     if w is None:
         return not_quantized(node.inputs[1], types)
+    if _may_overflow(node, x.type, w.type):
+        return Refusal("an int32 accumulator could overflow", "split the product along its depth")
     return _finish(_Product(node, x, w, None, -1), types)
+
+
+def _may_overflow(node: ir.Node, x: AffineType, w: AffineType) -> bool:
+    """Whether the depth, where it is known, is more than int32 holds at the largest codes."""
+    depths = [
+        value.shape[axis]
+        for value, axis in zip(node.inputs, (-1, -2), strict=True)
+        if value is not None and value.shape is not None
+    ]
+    depth = max((each for each in depths if isinstance(each, int)), default=0)
+    return depth * _reach(x) * _reach(w) > np.iinfo(np.int32).max
+
+
+def _reach(affine: AffineType) -> int:
+    """The largest distance of a code from its zero point."""
+    low, high = affine.limits
+    return max(high - int(affine.zero_point), int(affine.zero_point) - low)
 
 
 def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -115,8 +133,8 @@ def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     if w is None or w.codes is None:
         return Refusal(types.reason(node.inputs[1]), "quantize the weights to 8 bits")
     alpha = node.attributes.get_float("alpha", 1.0)
-    if alpha <= 0:
-        return Refusal(f"alpha is {alpha}", "negate the weights instead")
+    if alpha == 0:
+        return Refusal("alpha is 0", "leave the product out")
     codes: Array = w.codes
     affine = w.type
     if node.attributes.get_int("transB", 0):
@@ -124,9 +142,10 @@ def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         codes = np.transpose(codes)
         affine = AffineType(affine.scale, affine.zero_point, affine.dtype, axis)
     if alpha != 1.0:
-        affine = types.rescaled(affine, alpha)
+        affine = types.rescaled(affine, abs(alpha))
     try:
         weights = accumulation_weights(affine, codes, axis=1)
+        weights = weights if alpha > 0 else negated_weights(weights)
         biases = _own_bias(node, types, codes.shape[1], node.attributes.get_float("beta", 1.0))
     except InexactError as error:
         return Refusal(str(error), error.advice)

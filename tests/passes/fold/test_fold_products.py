@@ -1,0 +1,93 @@
+"""Products beyond the plain ones: negative factors, stacks of matrices, great depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.simplify.infer_shapes import InferShapes
+
+Target = Literal["ort", "standard", "qdq", "integer"]
+_TYPES = "float sx = {0.031}, uint8 zx = {99}, float sy = {0.073}, uint8 zy = {101}"
+
+_NEGATIVE = (
+    "agraph (uint8[3,2] q) => (uint8[3,2] y) <" + _TYPES + ", int8[2,2] w = {1, -20, 30, 4},"
+    " float[2] sw = {0.07, 0.09}, float[2] b = {0.5, -0.25}> {"
+    " x = DequantizeLinear (q, sx, zx) v = DequantizeLinear <axis = 1> (w, sw)"
+    " c = Gemm <alpha = -0.5, beta = -2.0> (x, v, b) y = QuantizeLinear (c, sy, zy) }"
+)
+
+_STACK = (
+    "agraph (uint8[2,3,2] q) => (uint8[2,3,2] y) <" + _TYPES + ","
+    " int8[2,2,2] w = {1, -20, 30, 4, 50, -60, 7, 8}, float[2] sw = {0.07, 0.09}> {"
+    " x = DequantizeLinear (q, sx, zx) v = DequantizeLinear <axis = 2> (w, sw)"
+    " c = MatMul (x, v) y = QuantizeLinear (c, sy, zy) }"
+)
+
+
+def _check(
+    text: str,
+    target: Target,
+    parse: Callable[..., ir.Model],
+    evaluate: Callable[..., dict[str, Any]],
+) -> list[str]:
+    """The ops after folding, once the codes are known to be those of before."""
+    model = parse(text)
+    InferShapes().run(model)
+    shape = [int(size) for size in model.graph.inputs[0].shape or ()]
+    feed = {"q": np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)}
+    want = evaluate(model, feed)["y"]
+    FoldQdq(target=target).run(model)
+    np.testing.assert_array_equal(evaluate(model, feed)["y"], want)
+    return [node.op_type for node in model.graph]
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "integer"])
+def test_negative_alpha_turns_the_weights(
+    target: Target, parse: Callable[..., ir.Model], evaluate: Callable[..., dict[str, Any]]
+) -> None:
+    ops = _check(_NEGATIVE, target, parse, evaluate)
+    assert "Gemm" not in ops
+    assert "DequantizeLinear" not in ops
+
+
+def test_weights_without_opposites_are_refused(parse: Callable[..., ir.Model]) -> None:
+    model = parse(_NEGATIVE.replace("{1, -20, 30, 4}", "{1, -128, 30, 4}"))
+    result = FoldQdq().run(model)
+    assert [remark.reason for remark in result.remarks if remark.op_type == "Gemm"] == [
+        "its weights have no opposites in int8"
+    ]
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_stacked_matrices_keep_a_scale_a_column(
+    target: Target, parse: Callable[..., ir.Model], evaluate: Callable[..., dict[str, Any]]
+) -> None:
+    assert "MatMulInteger" in _check(_STACK, target, parse, evaluate)
+
+
+def test_ort_leaves_stacked_matrices_in_float(
+    parse: Callable[..., ir.Model], evaluate: Callable[..., dict[str, Any]]
+) -> None:
+    assert "MatMul" in _check(_STACK, "ort", parse, evaluate)
+
+
+@pytest.mark.parametrize(("depth", "folds"), [(33025, True), (33026, False)])
+def test_products_of_activations_deeper_than_int32_holds_are_refused(
+    depth: int, folds: bool, parse: Callable[..., ir.Model]
+) -> None:
+    text = (
+        f"agraph (uint8[1,{depth}] q, uint8[{depth},1] p) => (uint8[1,1] y) <"
+        "float s = {0.1}, uint8 z = {0}> { x = DequantizeLinear (q, s, z)"
+        " v = DequantizeLinear (p, s, z) c = MatMul (x, v) y = QuantizeLinear (c, s, z) }"
+    )
+    model = parse(text)
+    InferShapes().run(model)
+    result = FoldQdq().run(model)
+    assert ("QLinearMatMul" in {node.op_type for node in model.graph}) == folds
+    assert any("overflow" in remark.reason for remark in result.remarks) != folds
