@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import INTEGER_LIMITS, AffineType
-from onnxfold.passes.constants import constant_array, constant_tensor
+from onnxfold.passes.constants import Array, constant_array, constant_tensor
 from onnxfold.passes.fold.builder import CONTRIB
 from onnxfold.passes.fold.types import DEQUANTIZE
 
@@ -116,9 +116,7 @@ def affine(
     return affine_of(scale, None if zero_tensor is None else zero_tensor.numpy(), dtype, axis)
 
 
-def affine_of(
-    scale: np.ndarray, zero: np.ndarray | None, dtype: ir.DataType, axis: int | None
-) -> AffineType:
+def affine_of(scale: Array, zero: Array | None, dtype: ir.DataType, axis: int | None) -> AffineType:
     """The type of codes with these parameters.
 
     Raises:
@@ -181,7 +179,15 @@ def _softmax(node: ir.Node, opset: int) -> RealForm:
     is_last = axis == -1 or (shape is not None and axis == len(shape) - 1)
     if meant != (opset >= _SOFTMAX_OF_ONE_AXIS) and not is_last:
         raise NotLiftableError("its axis has the meaning of another opset", "upgrade the opset")
-    return replace(form, attributes={"axis": ir.AttrInt64("axis", axis)})
+    assert form.type is not None
+    rounded = replace(form.type, scale=_softmax_scale(form.type.scale))
+    return replace(form, attributes={"axis": ir.AttrInt64("axis", axis)}, type=rounded)
+
+
+def _softmax_scale(scale: Array) -> Array:
+    """The scale that QLinearSoftmax rounds with: its kernel multiplies by floor(1 / scale)."""
+    steps = np.floor(np.float32(1) / scale)
+    return scale if steps * scale == 1 else np.asarray(1 / max(steps, 1), np.float32)
 
 
 def _binary(node: ir.Node, _opset: int) -> RealForm:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
@@ -46,6 +47,7 @@ from onnxfold.passes.fold.target import Target, shift_through_real
 from onnxfold.passes.fold.types import is_quantize
 
 _FLOAT = ir.DataType.FLOAT
+_SOFTMAX_ROUNDING = 1e-6  # how near to a whole number 1 / scale must be
 _AXES_ARE_INPUTS = 18
 """Since this opset ReduceMax takes its axes as an input."""
 
@@ -270,12 +272,14 @@ def _softmax(softmax: Softmax, build: Builder) -> ir.Value:
     node, output = softmax.node, softmax.node.outputs[0]
     value = softmax.operand.value
     shape = None if value is None else value.shape
-    if shape is None or _elements(shape) > LARGEST_INTEGER_SOFTMAX:
+    scale = _softmax_scale(softmax.type)
+    if shape is None or scale is None or _elements(shape) > LARGEST_INTEGER_SOFTMAX:
         return _through_real(softmax, build)
     inputs = [
         build.operand(softmax.operand, output.name or "softmax"),
         *build.parameters(softmax.operand.type),
-        *build.parameters(softmax.type),
+        build.constant(scale, "scale"),
+        build.zero_point(softmax.type),
     ]
     attributes = {"axis": softmax.axis, "opset": build.rewriter.opset(node)}
     return build.insert(
@@ -286,6 +290,21 @@ def _softmax(softmax: Softmax, build: Builder) -> ir.Value:
         domain=CONTRIB,
         attributes=attributes,
     )
+
+
+def _softmax_scale(affine: AffineType) -> Array | None:
+    """The scale with which QLinearSoftmax gives codes of ``affine``; None where it cannot.
+
+    Its kernel multiplies by floor(1 / scale) in float32: 254 for 1/255, unless the scale is taken
+    one unit smaller.
+    """
+    steps = round(1 / float(affine.scale))
+    if abs(steps * float(affine.scale) - 1) > _SOFTMAX_ROUNDING:
+        return None
+    scale: Array = np.asarray(1 / steps, np.float32)
+    if math.floor(np.float32(1) / scale) != steps:
+        scale = np.asarray(np.nextafter(scale, np.float32(0)))
+    return scale
 
 
 def _elements(shape: ir.Shape) -> int:

@@ -127,6 +127,13 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, int]]] = {
         {"DequantizeLinear": 1, "Softmax": 1, "QuantizeLinear": 1},
         {},
     ),
+    "softmax as its kernel rounds it": (
+        _model(_A, "uint8[4,6] y", f"{_X}, float s = {{0.003921569}}, uint8 z = {{0}}",
+               "y = com.microsoft.QLinearSoftmax <axis: int = -1, opset: int = 13> "
+               "(a, xs, xz, s, z)"),
+        {"DequantizeLinear": 1, "Softmax": 1, "QuantizeLinear": 1},
+        {"QLinearSoftmax": 1},
+    ),
     "average": (
         _model(_IMAGE, "uint8[2,3,4,3] y", _X,
                "y = com.microsoft.QLinearAveragePool <kernel_shape: ints = [2, 2]> "
