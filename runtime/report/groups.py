@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxfold.passes.islands import ABOUT_FLOAT, Cause, shape_of_reason
+from onnxfold.passes.island_reasons import ABOUT_FLOAT, Cause, shape_of_reason
 
 _SHOWN_NODES = 3
 _SHOWN_OPERATORS = 6

@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from fixtures.fake_quant.random_graph import draw
-from onnxfold.passes.islands import Cause, Island, find_islands
+from onnxfold.passes.island_reasons import Cause
+from onnxfold.passes.islands import Island, find_islands
 from onnxfold.passes.op_kinds import OpKind, node_kinds
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import FOLD, TIDY
@@ -47,6 +48,8 @@ def test_no_island_of_a_fixture_is_without_a_reason(
 ) -> None:
     model, islands = folded(ir.load(fixtures_dir / name), target)
     assert_complete(model, islands, target)
+    again, islands = folded(ir.from_proto(ir.to_proto(model)), target)
+    assert_complete(again, islands, target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -114,6 +117,14 @@ def test_what_is_float_on_one_side_is_so_on_purpose(
     assert island.cause is Cause.EDGE
     assert "QuantizeLinear" in island.reason or "DequantizeLinear" in island.reason
     assert island.advice.startswith("quantize '")
+
+
+def test_real_numbers_that_a_cast_gives_are_not_followed(parse: Callable[..., ir.Model]) -> None:
+    body = "r = Cast<to = 1> (q) m = Sin (r) y = Cast<to = 2> (m)"
+    _, islands = folded(parse(_TEXT % (_QUANTIZED_INPUT, _CODES, _W, body)))
+    (island,) = islands
+    assert island.cause is Cause.FIXABLE
+    assert island.reason == "Cast 'r' gives it real numbers, and no type with them"
 
 
 SAID = {

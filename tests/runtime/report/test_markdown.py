@@ -7,7 +7,8 @@ import pytest
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import UsageError
-from onnxfold.passes.islands import Cause, Island, Reason
+from onnxfold.passes.island_reasons import Cause, Reason
+from onnxfold.passes.islands import Island
 from onnxfold.passes.remark import Remark
 from onnxfold.runtime.report.markdown import escape, table, to_markdown
 from onnxfold.runtime.report.report import ModelFacts, PassRow, Report, distinct_remarks
