@@ -18,6 +18,7 @@ from onnxfold.passes.fold.costs import (
     LARGEST_INTEGER_SOFTMAX,
     NOT_IN_OLDEST,
 )
+from onnxfold.passes.fold.lookup import write_lookup
 from onnxfold.passes.fold.lower_ort_means import average_pool, is_mean_of_maps, mean_of_maps
 from onnxfold.passes.fold.lower_products import has_batched_channels
 from onnxfold.passes.fold.lowering import (
@@ -34,6 +35,7 @@ from onnxfold.passes.fold.lowering import (
     Product,
     Reduction,
     Refusal,
+    Lookup,
     Requantize,
     Scatter,
     Select,
@@ -48,8 +50,6 @@ from onnxfold.passes.fold.types import is_quantize
 
 _FLOAT = ir.DataType.FLOAT
 _SOFTMAX_ROUNDING = 1e-6  # how near to a whole number 1 / scale must be
-_AXES_ARE_INPUTS = 18
-"""Since this opset ReduceMax takes its axes as an input."""
 
 
 def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
@@ -86,6 +86,8 @@ def decline(lowering: Lowering) -> Refusal | None:
         case Linear(type=None, operator=ir.Node(op_type="Conv")):
             return not_rounded(lowering.output)
         case Linear() if has_batched_channels(lowering):
+        case Lookup():
+            return [write_lookup(lowering, build)]
             return Refusal("batched weights need one scale per tensor")
         case Function() | Interpolation() | Extremum() | Select():
             return Refusal(FASTER_IN_FLOAT)
@@ -331,33 +333,18 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
 
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
-    node, dtype = move.node, _code_dtype(move, build)
-    data = build.codes_of(move.reads[0])
-    if node.op_type == "MaxPool" and not _next_to_channels_last(data):
-        return [_through_float(node, data, dtype, FASTER_IN_FLOAT, build)]
-    if node.op_type == "GlobalMaxPool":
-        return [_reduce_max(node, data, dtype, build)]
-    if node.op_type in FLOAT_ONLY:
-        return [_through_float(node, data, dtype, NOT_IN_OLDEST, build)]
-    return write_move(move, build)
-
-
-def _code_dtype(move: Move, build: Builder) -> ir.DataType:
+    """The op on codes, but in float where its integer kernel is slow or missing."""
+    node = move.node
+    if node.op_type != "MaxPool" and node.op_type not in FLOAT_ONLY:
+        return write_move(move, build)
     known = build.types.get(move.reads[0])
     assert known is not None
-    return known.type.dtype
-
-
-def _reduce_max(node: ir.Node, codes: ir.Value, dtype: ir.DataType, build: Builder) -> ir.Value:
-    """GlobalMaxPool, which has no integer kernel, as the reduction it is."""
-    output = node.outputs[0]
-    known = (value.shape for value in (node.inputs[0], output) if value is not None)
-    rank = next(len(shape) for shape in known if shape is not None)
-    axes = list(range(2, rank))
-    if build.rewriter.opset(node) < _AXES_ARE_INPUTS:
-        return build.insert("ReduceMax", [codes], output, dtype, attributes={"axes": axes})
-    inputs = [codes, build.constant(np.array(axes, np.int64), "axes")]
-    return build.insert("ReduceMax", inputs, output, dtype)
+    data, dtype = build.codes_of(move.reads[0]), known.type.dtype
+    if node.op_type in FLOAT_ONLY:
+        return [_through_float(node, data, dtype, NOT_IN_OLDEST, build)]
+    if _next_to_channels_last(data):
+        return write_move(move, build)
+    return [_through_float(node, data, dtype, FASTER_IN_FLOAT, build)]
 
 
 def _next_to_channels_last(codes: ir.Value) -> bool:

@@ -18,6 +18,7 @@ from onnxfold.passes.fold.lowering import (
     Function,
     Interpolation,
     Linear,
+    Lookup,
     Lowering,
     Move,
     Operand,
@@ -71,7 +72,7 @@ def decline(lowering: Lowering) -> Refusal | None:
             return Refusal("batched weights need one scale per tensor")
         case AveragePool(node=ir.Node(attributes=attributes)) if "dilations" in attributes:
             return Refusal("onnxruntime does not load a quantized AveragePool with dilations")
-        case Function() | Interpolation() | Extremum() | Select():
+        case Function() | Interpolation() | Extremum() | Lookup() | Select():
             return Refusal(_CANONICAL)
         case Sum():
             alone = lowering.covered == (lowering.node,) and lowering.constant is None
@@ -132,13 +133,16 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     node = move.node
-    known = build.types.get(move.reads[0])
+    known = build.types.get(move.reads[0] if move.reads else node.outputs[0])
     assert known is not None
     inputs: list[ir.Value | None] = list(node.inputs)
     for position in move.positions:
         value = inputs[position]
         assert value is not None
         inputs[position] = _real_of(value, node.outputs[0], build)
+    if move.rounds:
+        table = build.constant(move.constants[0], f"{node.outputs[0].name}_codes")
+        inputs[0] = build.dequantize(table, known.type, node.outputs[0])
     inserted = build.rewriter.insert_node(
         build.anchor,
         node.op_type,

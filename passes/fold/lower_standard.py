@@ -16,6 +16,7 @@ from onnxfold.passes.constants import Array
 from onnxfold.passes.fold import lower_averages, lower_products
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.fixed_point import Term, centred, rescale
+from onnxfold.passes.fold.lookup import write_lookup
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -25,6 +26,7 @@ from onnxfold.passes.fold.lowering import (
     Interpolation,
     Joined,
     Linear,
+    Lookup,
     Lowering,
     Move,
     Operand,
@@ -82,6 +84,8 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Clamp():
             return [_clamp(lowering, build)]
         case Move():
+        case Lookup():
+            return [write_lookup(lowering, build)]
             return write_move(lowering, build)
         case _:
             raise TypeError(f"no lowering of {type(lowering).__name__}")

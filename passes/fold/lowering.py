@@ -137,11 +137,33 @@ class Move(Lowering):
 
     Attributes:
         positions: Which inputs are data; all have codes of one type.
-        constants: Further inputs given as constants, by position (a padding code).
+        constants: Further inputs given as constants, by position (a padding code, a table).
+        rounds: Whether a constant is rounded that in the original is rounded after the op.
     """
 
     positions: tuple[int, ...] = (0,)
     constants: dict[int, Array] = field(default_factory=dict[int, Array])
+    rounds: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Nothing is rounded, unless ahead of the op."""
+        return not self.rounds
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lookup(Lowering):
+    """Gather from a constant table, dequantized behind it: its result is real numbers.
+
+    Attributes:
+        codes: The table.
+        type: Its type; per tensor or per channel.
+        axis: The axis that is gathered along, non-negative.
+    """
+
+    codes: Array
+    type: AffineType
+    axis: int
 
     @property
     def exact(self) -> bool:

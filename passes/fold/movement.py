@@ -31,7 +31,7 @@ def write_move(move: Move, build: Builder) -> Sequence[ir.Value]:
         For each output its codes, or the output itself where it is no code (an index).
     """
     node = move.node
-    known = build.types.get(move.reads[0])
+    known = build.types.get(move.reads[0] if move.reads else node.outputs[0])
     assert known is not None
     inputs: list[ir.Value | None] = list(node.inputs)
     for position in move.positions:

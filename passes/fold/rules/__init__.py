@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxfold.passes.fold.lowering import Lowering, Refusal
 from onnxfold.passes.fold.rules import (
     elementwise,
+    embeddings,
     indices,
     linear,
     movement,
@@ -29,6 +30,7 @@ RULES: dict[str, FoldRule] = {
     **linear.RULES,
     **elementwise.RULES,
     **movement.RULES,
+    **embeddings.RULES,
     **normalization.RULES,
     **pooling.RULES,
     **indices.RULES,
