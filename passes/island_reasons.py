@@ -17,7 +17,7 @@ from onnxfold.passes.op_kinds import OpKind, op_key
 from onnxfold.passes.provenance import PASS_KEY, node_name, original_names
 from onnxfold.passes.remark import Remark
 
-ABOUT_FLOAT = ("compile", "fold-qdq", "insert-qdq", "lift-qoperator")
+ABOUT_FLOAT = ("compile", "fold-qdq", "insert-qdq")
 """The passes, and commands, whose remarks are about what is not integer."""
 
 RemarkIndex = dict[str, list[Remark]]

@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from onnxfold.passes.census import Census, ModelKind, has_codes, model_kind, take_census
 from onnxfold.passes.islands import Island, find_islands
+from onnxfold.passes.pair_saturation import LayerSaturation, saturating_layers
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import folding
+from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.remark import Remark
 from onnxfold.runtime.feeds import FeedSource
@@ -31,6 +33,7 @@ class Explanation:
         census: Operators, multiply-accumulates, parameters, as the model came.
         folded: The same of the folded model; None where there was nothing to fold.
         islands: What the fold leaves in float, each with its reasons; the longest-running first.
+        saturating: Integer layers that x86 machines without VNNI can compute differently.
         microseconds: What the nodes of the model take in one run, as it came.
         folded_microseconds: The same of the folded model; None where there was nothing to fold.
         costs: Time per node of the folded model (else of the model) as ONNX Runtime really runs
@@ -42,6 +45,7 @@ class Explanation:
     census: Census
     folded: Census | None
     islands: tuple[Island, ...]
+    saturating: tuple[LayerSaturation, ...]
     microseconds: float
     folded_microseconds: float | None
     costs: tuple[NodeTime, ...]
@@ -54,6 +58,15 @@ class Explanation:
             "census": self.census.to_json(),
             "folded": self.folded.to_json() if self.folded else None,
             "islands": [island.to_json() for island in self.islands],
+            "saturating": [
+                {
+                    "node": node_name(each.node),
+                    "channels": each.channels,
+                    "of": each.of,
+                    "largest": each.largest,
+                }
+                for each in self.saturating
+            ],
             "microseconds": self.microseconds,
             "folded_microseconds": self.folded_microseconds,
             "costs": [cost.to_json() for cost in self.costs],
@@ -78,7 +91,9 @@ def explain_model(model: ir.Model, feeds: FeedSource, target: str = "ort") -> Ex
     kind, census = model_kind(known), take_census(known)
     if not has_codes(known):
         islands = _timed(find_islands(known), before)
-        return Explanation(kind, "", census, None, islands, before.total, None, before.slowest())
+        return Explanation(
+            kind, "", census, None, islands, (), before.total, None, before.slowest()
+        )
     done = Pipeline(parse_passes(folding(target))).run(model.clone())
     remarks = [remark for _, each in done.results for remark in each.remarks]
     after = execution_profile(done.model, samples)
@@ -89,6 +104,7 @@ def explain_model(model: ir.Model, feeds: FeedSource, target: str = "ort") -> Ex
         census,
         take_census(done.model),
         _timed(islands, after),
+        saturating_layers(done.model),
         before.total,
         after.total,
         after.slowest(),

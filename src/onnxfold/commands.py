@@ -47,6 +47,7 @@ from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
 _MAX_ROWS = 20
+_MAX_LAYERS = 3
 
 
 def compile(options: argparse.Namespace) -> int:
@@ -148,6 +149,7 @@ def explain(options: argparse.Namespace) -> int:
         print_json(document)
         return 0
     _print_models(explanation)
+    _print_portability(document)
     _print_operators(explanation)
     _print_costs(explanation.costs)
     _print_islands(document["islands"])
@@ -175,6 +177,30 @@ def _print_models(explanation: Explanation) -> None:
     folded = [f"folded ({explanation.target})"] if explanation.folded else []
     title = f"the model is {explanation.kind.value}"
     print_table(title, ("", "as it came", *folded), rows, numbers=(1, 2))
+
+
+def _print_portability(document: dict[str, Any]) -> None:
+    """Whether x86 machines without VNNI, whose int16 sums saturate, compute the same."""
+    layers = document["saturating"]
+    if not document["target"]:
+        return
+    if not layers:
+        print_line("portable to x86 without VNNI: yes, no u8 x s8 product can saturate\n")
+        return
+    shown = [
+        f"{each['channels']} of {each['of']} channels of '{each['node']}'"
+        for each in layers[:_MAX_LAYERS]
+    ]
+    more = len(layers) - len(shown)
+    shown += [f"and {more} more"] if more > 0 else []
+    count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    print_item(
+        f"portable to x86 without VNNI: no, {count} can saturate ({', '.join(shown)}): "
+        "reduce-range gives them 7-bit weights, or session.x64quantprecision=1 there is exact and slower",
+        first="",
+        rest=2,
+    )
+    print_line("")
 
 
 def _bytes_of(name: str, parameters: dict[str, dict[str, int]]) -> str:

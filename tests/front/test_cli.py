@@ -184,6 +184,40 @@ def test_explain_shows_what_a_fold_leaves(
     assert re.search(r"between Q and DQ, in float +100.0% +100.0%", out)
 
 
+@pytest.mark.parametrize(
+    ("weight", "message", "channels"),
+    [
+        (127, "VNNI: no, 1 layer can saturate (4 of 4 channels of '", [4]),
+        (64, "VNNI: yes, no u8 x s8 product can saturate", []),
+    ],
+)
+def test_explain_warns_of_layers_that_depend_on_the_machine(
+    weight: int,
+    message: str,
+    channels: list[int],
+    parse: Callable[..., ir.Model],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = parse(f"""
+        g (uint8[1,4] q) => (uint8[1,4] y)
+        <int8[4,4] w = {{{", ".join([str(weight)] * 16)}}}, float s = {{0.1}}, uint8 z = {{0}},
+         float t = {{0.01}}, int8 v = {{0}}>
+        {{
+            x = DequantizeLinear(q, s, z)
+            r = DequantizeLinear(w, t, v)
+            m = MatMul(x, r)
+            y = QuantizeLinear(m, s, z)
+        }}
+    """)
+    ir.save(model, tmp_path / "net.onnx")
+    code, out, _ = run(capsys, "explain", tmp_path / "net.onnx")
+    assert code == 0
+    assert message in out
+    code, out, _ = run(capsys, "explain", tmp_path / "net.onnx", "--json")
+    assert [layer["channels"] for layer in json.loads(out)["saturating"]] == channels
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_lists_are_as_wide_as_the_terminal(
     width: int,
