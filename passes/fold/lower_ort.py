@@ -29,13 +29,13 @@ from onnxfold.passes.fold.lowering import (
     Function,
     Interpolation,
     Linear,
+    Lookup,
     Lowering,
     Move,
     Operand,
     Product,
     Reduction,
     Refusal,
-    Lookup,
     Requantize,
     Scatter,
     Select,
@@ -74,6 +74,8 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [_softmax(lowering, build)]
         case Clamp():
             return [_clamp(lowering, build)]
+        case Lookup():
+            return [write_lookup(lowering, build)]
         case Move():
             return _move(lowering, build)
         case _:
@@ -86,8 +88,6 @@ def decline(lowering: Lowering) -> Refusal | None:
         case Linear(type=None, operator=ir.Node(op_type="Conv")):
             return not_rounded(lowering.output)
         case Linear() if has_batched_channels(lowering):
-        case Lookup():
-            return [write_lookup(lowering, build)]
             return Refusal("batched weights need one scale per tensor")
         case Function() | Interpolation() | Extremum() | Select():
             return Refusal(FASTER_IN_FLOAT)

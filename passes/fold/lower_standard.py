@@ -83,9 +83,9 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [lower_averages.interpolation(lowering, build)]
         case Clamp():
             return [_clamp(lowering, build)]
-        case Move():
         case Lookup():
             return [write_lookup(lowering, build)]
+        case Move():
             return write_move(lowering, build)
         case _:
             raise TypeError(f"no lowering of {type(lowering).__name__}")
