@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
@@ -19,6 +20,12 @@ from onnxfold.passes.fold.costs import (
     NOT_IN_OLDEST,
 )
 from onnxfold.passes.fold.lookup import write_lookup
+from onnxfold.passes.fold.lower_ort_elementwise import (
+    decline_elementwise,
+    write_function,
+    write_select,
+    write_sum,
+)
 from onnxfold.passes.fold.lower_ort_means import average_pool, is_mean_of_maps, mean_of_maps
 from onnxfold.passes.fold.lower_products import has_batched_channels
 from onnxfold.passes.fold.lowering import (
@@ -59,8 +66,14 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [_linear(lowering, build)]
         case Requantize():
             return [_requantize(lowering, build)]
-        case Sum() | Product():
-            return [_binary(lowering, build)]
+        case Function():
+            return [write_function(lowering, build)]
+        case Sum():
+            return [write_sum(lowering, build)]
+        case Select():
+            return [write_select(lowering, build)]
+        case Product():
+            return [_product_of_two(lowering, build)]
         case Concat():
             return [_concat(lowering, build)]
         case Scatter():
@@ -89,11 +102,10 @@ def decline(lowering: Lowering) -> Refusal | None:
             return not_rounded(lowering.output)
         case Linear() if has_batched_channels(lowering):
             return Refusal("batched weights need one scale per tensor")
-        case Function() | Interpolation() | Extremum() | Select():
+        case Interpolation():
             return Refusal(FASTER_IN_FLOAT)
-        case Sum():
-            plain = lowering.coefficients == (1.0, 1.0) and lowering.constant is None
-            return None if plain else Refusal(FASTER_IN_FLOAT)
+        case Function() | Sum() | Extremum() | Select():
+            return decline_elementwise(lowering)
         case Reduction():
             return None if is_mean_of_maps(lowering) else Refusal(FASTER_IN_FLOAT)
         case _:
@@ -171,6 +183,8 @@ def _product_to_real(linear: Linear, build: Builder) -> ir.Value:
 def _product_with_bias(linear: Linear, build: Builder) -> ir.Value:
     """QGemm, which takes matrices: other ranks are reshaped where their sizes are known."""
     assert linear.type is not None
+    if has_coarse_bias(linear):
+        return build.quantize(_product_to_real(linear, build), linear.type, linear.output)
     data, weights = build.operand(linear.x, f"{linear.output.name}_left"), linear.w.codes
     sizes = None if data.shape is None else _batch_sizes(data.shape)
     is_matrix = linear.operator.op_type == "Gemm" or (sizes is not None and len(sizes) == 1)
@@ -235,15 +249,14 @@ def _requantize(lowering: Requantize, build: Builder) -> ir.Value:
     return build.quantize(dequantize(codes, lowering.operand.type, output), lowering.type, output)
 
 
-def _binary(binary: Sum | Product, build: Builder) -> ir.Value:
-    output = binary.node.outputs[0]
-    kernel = "QLinearAdd" if isinstance(binary, Sum) else "QLinearMul"
+def _product_of_two(product: Product, build: Builder) -> ir.Value:
+    output = product.node.outputs[0]
     inputs: list[ir.Value | None] = []
-    for operand in binary.operands:
+    for operand in product.operands:
         inputs.append(build.operand(operand, f"{output.name}_operand"))
         inputs += build.parameters(operand.type)
-    inputs += build.parameters(binary.type)
-    return build.insert(kernel, inputs, output, binary.type.dtype, domain=CONTRIB)
+    inputs += build.parameters(product.type)
+    return build.insert("QLinearMul", inputs, output, product.type.dtype, domain=CONTRIB)
 
 
 def _concat(concat: Concat, build: Builder) -> ir.Value:

@@ -40,6 +40,7 @@ from onnxfold.passes.fold.lowering import (
     Sum,
 )
 from onnxfold.passes.fold.movement import write_move, write_scatter
+from onnxfold.passes.fold.tables import look_up
 from onnxfold.passes.fold.target import Target
 
 _INT32 = ir.DataType.INT32
@@ -120,23 +121,6 @@ def requantization_table(old: AffineType, new: AffineType) -> Array:
     return new.quantize(old.dequantize(np.arange(low, high + 1)))
 
 
-def look_up(
-    codes: ir.Value,
-    table: Array,
-    affine: AffineType,
-    like: ir.Value,
-    build: Builder,
-    *,
-    shape: ir.Shape | None = None,
-) -> ir.Value:
-    """The entries of ``table`` (uint8 codes index it) for ``codes``."""
-    shape = codes.shape if shape is None else shape
-    to_index = {"to": int(_INT32)}
-    index = build.insert("Cast", [codes], like, _INT32, attributes=to_index, shape=shape)
-    entries = build.constant(table.astype(affine.dtype.numpy()), "table")
-    return build.insert("Gather", [entries, index], like, affine.dtype, shape=shape)
-
-
 def _rounded_accumulator(lowering: Requantize, build: Builder) -> ir.Value:
     """Codes of an int32 accumulator, whose scale may differ from channel to channel."""
     output, unit = lowering.node.outputs[0], lowering.operand.type
@@ -150,20 +134,9 @@ def _rounded_accumulator(lowering: Requantize, build: Builder) -> ir.Value:
 
 
 def _function(function: Function, build: Builder) -> ir.Value:
-    output, table = function.node.outputs[0], function.table
+    output = function.node.outputs[0]
     codes = build.operand(function.operand, output.name or "argument")
-    if table.ndim == 1:
-        return look_up(codes, table, function.type, output, build, shape=output.shape)
-    assert function.axis is not None
-    rank = len(codes.shape or output.shape or ())
-    shape = [-1 if axis == function.axis else 1 for axis in range(rank)]
-    starts = (np.arange(table.shape[0], dtype=np.int32) * table.shape[1]).reshape(shape)
-    to_index = {"to": int(_INT32)}
-    index = build.insert("Cast", [codes], output, _INT32, attributes=to_index)
-    offset = build.constant(starts, "table_offsets")
-    index = build.insert("Add", [index, offset], output, _INT32)
-    entries = build.constant(table.reshape(-1).astype(function.type.dtype.numpy()), "table")
-    return build.insert("Gather", [entries, index], output, function.type.dtype)
+    return look_up(codes, function.table, function.type, output, build, axis=function.axis)
 
 
 def _sum(lowering: Sum, build: Builder) -> ir.Value:

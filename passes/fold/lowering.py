@@ -268,12 +268,14 @@ class Function(Lowering):
         operand: The argument.
         table: Code of the result for each code of the argument from the smallest up: shape
             [256], or [channels, 256] where it differs from channel to channel.
+        numbers: The real results (float32) before rounding, shaped like the table.
         axis: The channel axis (non-negative) of a table of rank 2.
         type: Type of the result.
     """
 
     operand: Operand
     table: Array
+    numbers: Array
     axis: int | None = None
     type: AffineType
 

@@ -88,6 +88,7 @@ def if_function(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         covered=covered_nodes(found.nodes),
         operand=Operand(affine, found.source),
         table=want.quantize(numbers),
+        numbers=numbers,
         axis=found.axis,
         type=want,
     )

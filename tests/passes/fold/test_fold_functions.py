@@ -208,7 +208,7 @@ def test_what_others_read_stays_float_beside_the_table(
     before, model, result = folded(text)
     assert result.rules["fold-function"] == 2
     census = [node.op_type for node in model.graph]
-    assert census.count("Gather") == 2
+    assert census.count("GatherElements") == 2
     assert census.count("Sigmoid") == 1
     assert not {"Mul", "Exp", "QuantizeLinear"} & set(census)
     _assert_same(before, model, _every_code("uint8"), evaluate)
@@ -252,7 +252,7 @@ def test_captured_codes_in_a_branch(
     assert result.rules["fold-function"] == 1
     bodies = [each.as_graph() for node in model.graph for each in node.attributes.values()]
     assert [[node.op_type for node in body] for body in bodies] == [
-        ["Cast", "Gather"],
+        ["Cast", "Reshape", "GatherElements", "Reshape"],
         ["Neg", "QuantizeLinear"],
     ]
     for branch in (True, False):
@@ -325,3 +325,64 @@ def test_long_chains_are_not_followed(folded: Callable[..., Folded]) -> None:
         names = ["x", *(f"v{i}" for i in range(length - 1)), "c"]
         chain = " ".join(f"{new} = Tanh ({old})" for old, new in pairwise(names))
         assert folded(_text(chain))[2].rules["fold-function"] == tables
+
+
+_KERNELS = {
+    "Sigmoid": ("c = Sigmoid (x)", "QLinearSigmoid", "t, z"),
+    "Tanh of unit range": ("c = Tanh (x)", "QLinearSigmoid", "u, h"),
+    "LeakyRelu": ("c = LeakyRelu <alpha = 0.1> (x)", "QLinearLeakyRelu", "t, z"),
+    "LeakyRelu of Max": ("m = Mul (x, third) c = Max (x, m)", "QLinearLeakyRelu", "t, z"),
+    "PRelu": ("c = PRelu (x, third)", "QLinearLeakyRelu", "t, z"),
+    "Abs": ("c = Abs (x)", "QLinearLeakyRelu", "t, z"),
+    "two slopes": ("m = Mul (x, half) a = Abs (x) c = Add (m, a)", "QLinearLeakyRelu", "t, z"),
+    "Elu": ("c = Elu (x)", "GatherElements", "t, z"),
+    "Mish": ("c = Mish (x)", "GatherElements", "t, z"),
+    "PRelu, channels": ("c = PRelu (x, slope)", "GatherElements", "t, z"),
+    "Pow": ("c = Pow (half, x)", "GatherElements", "t, z"),
+    "Where": ("g = Greater (x, low) c = Where (g, x, third)", "GatherElements", "t, z"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", _TYPES)
+@pytest.mark.parametrize("case", _KERNELS)
+def test_kernels_of_onnxruntime_where_they_are_faster(
+    case: str, kind: str, folded: Callable[..., Folded], evaluate: Callable[..., Any]
+) -> None:
+    body, kernel, parameters = _KERNELS[case]
+    text = _text(body, kind).replace("(c, t, z)", f"(c, {parameters})")
+    unit = f"float u = {{0.0078125}}, {kind} h = {{{128 if kind == 'uint8' else 0}}}, float t ="
+    before, model, _ = folded(text.replace("float t =", unit), "ort")
+    float_ops = {"Sigmoid", "Tanh", "LeakyRelu", "PRelu", "Abs", "Elu", "Mish", "Pow", "Where"}
+    census = [node.op_type for node in model.graph]
+    assert census.count(kernel) == 1
+    assert not float_ops & set(census)
+    _assert_same(before, model, _every_code(kind), evaluate)
+
+
+_KEPT = {
+    "Tanh of another range": "c = Tanh (x)",
+    "x squared": "c = Pow (x, two)",
+    "HardSwish": "c = HardSwish (x)",
+    "negative slope above": "c = Neg (x)",
+}
+
+
+@pytest.mark.parametrize("case", _KEPT)
+def test_kept_in_float_where_that_is_faster(
+    case: str, folded: Callable[..., Folded], evaluate: Callable[..., Any]
+) -> None:
+    before, model, result = folded(_text(_KEPT[case]), "ort")
+    assert result.rules["fold-function"] == 0
+    assert [node.op_type for node in model.graph][::2] == ["DequantizeLinear", "QuantizeLinear"]
+    assert "measured" in result.remarks[-1].reason
+    _assert_same(before, model, _every_code("uint8"), evaluate)
+
+
+def test_codes_that_are_all_on_one_side_have_one_slope(folded: Callable[..., Folded]) -> None:
+    _, model, _ = folded(
+        "agraph (uint8[4] q) => (uint8[4] y) <float s = {0.5}, uint8 z = {0}, float t = {0.25}>"
+        " { x = DequantizeLinear (q, s, z) c = Abs (x) y = QuantizeLinear (c, t, z) }",
+        "ort",
+    )
+    (kernel,) = [node for node in model.graph if node.op_type == "QLinearLeakyRelu"]
+    assert kernel.attributes.get_float("alpha") == 1.0
