@@ -59,6 +59,8 @@ class LiftQoperator(Pass):
                 continue
             if form is not None:
                 writer.write(form)
+            elif key in EDGES:
+                _describe(node, rewriter)
 
 
 def _check_form(form: RealForm, opset: int, *, is_edge: bool) -> None:
@@ -69,6 +71,17 @@ def _check_form(form: RealForm, opset: int, *, is_edge: bool) -> None:
         raise NotLiftableError(f"that needs opset {needed}", "upgrade the opset")
     if not is_edge and form.op_type not in FOLD_RULES:
         raise NotLiftableError(f"the fold has no integer rule for {form.op_type}")
+
+
+def _describe(node: ir.Node, rewriter: Rewriter) -> None:
+    """Write down the shape after a Q or DQ of com.microsoft: shape inference does not know it."""
+    source, output = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or output.shape is not None:
+        return
+    zero_point = node.inputs[2] if len(node.inputs) > 2 else None
+    codes = None if zero_point is None else zero_point.dtype
+    with rewriter.step("set-type", node):
+        rewriter.set_type(output, _FLOAT if node.op_type == DEQUANTIZE else codes, source.shape)
 
 
 @dataclass

@@ -317,7 +317,7 @@ def _softmax_scale(affine: AffineType) -> Array | None:
     if abs(steps * float(affine.scale) - 1) > _SOFTMAX_ROUNDING:
         return None
     scale: Array = np.asarray(1 / steps, np.float32)
-    if math.floor(np.float32(1) / np.float32(scale)) != steps:
+    if np.floor(np.reciprocal(scale)) != steps:
         scale = np.asarray(np.nextafter(scale, np.float32(0)))
     return scale
 
