@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnxfold.passes.census import ModelKind, has_codes, model_kind
 from onnxfold.passes.float_ops import flow_in
 from onnxfold.passes.op_kinds import CODE_TYPES, FLOAT_TYPES, NodeKinds, OpKind, node_kinds
 
@@ -23,11 +24,15 @@ class FloatGroup:
         nodes: Its nodes, in graph order.
         model: The model they are in.
         found: The kinds of all nodes of the model.
+        model_kind: What the model is as a whole.
+        has_codes: Whether anything in the model is quantized in a form that the fold reads.
     """
 
     nodes: Sequence[ir.Node]
     model: ir.Model
     found: NodeKinds
+    model_kind: ModelKind
+    has_codes: bool
 
     def of_kind(self, kind: OpKind, *, constant: bool = False) -> list[ir.Node]:
         """The Q or DQ nodes of what is computed, or of constants."""
@@ -107,8 +112,8 @@ class FloatGroup:
 
 def float_groups(model: ir.Model) -> list[FloatGroup]:
     """The groups of ``model`` in order of their first nodes; types must be known."""
-    found = node_kinds(model)
-    return [FloatGroup(nodes, model, found) for nodes in _joined(model, found)]
+    found, kind, codes = node_kinds(model), model_kind(model), has_codes(model)
+    return [FloatGroup(nodes, model, found, kind, codes) for nodes in _joined(model, found)]
 
 
 def _joined(model: ir.Model, found: NodeKinds) -> list[list[ir.Node]]:

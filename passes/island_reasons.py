@@ -10,7 +10,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
-from onnxfold.passes.census import has_codes, integer_weights
+from onnxfold.passes.census import ModelKind
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.float_groups import FloatGroup
 from onnxfold.passes.op_kinds import OpKind, op_key
@@ -79,7 +79,7 @@ def explain_group(group: FloatGroup, index: RemarkIndex) -> tuple[tuple[Reason, 
         return _bare(group)
     if at_edge:
         reason = _edge(group, computed=bool(before))
-        return (reason,), Cause.EDGE if has_codes(group.model) else Cause.FIXABLE
+        return (reason,), Cause.EDGE if group.has_codes else Cause.FIXABLE
     if not before and not after:
         return (_only_weights(weights),), Cause.FIXABLE
     if all(map(is_folded, group.float_nodes)):
@@ -204,9 +204,9 @@ def _edge(group: FloatGroup, *, computed: bool) -> Reason:
         what = group.graph_inputs
         advice = f"quantize {_named(what)}" if what else "quantize what it reads"
         return Reason("it is computed before the first QuantizeLinear", advice)
-    if has_codes(group.model):
+    if group.has_codes:
         return Reason("nothing it reads or gives is quantized", "quantize what it reads and gives")
-    only_weights = any(True for _ in integer_weights(group.model))
+    only_weights = group.model_kind is ModelKind.WEIGHT_ONLY
     what = (
         "only weights are quantized, behind Cast and Mul" if only_weights else "it is a float model"
     )
