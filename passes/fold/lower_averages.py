@@ -163,15 +163,20 @@ def interpolation(lowering: Interpolation, build: Builder) -> ir.Value:
     output, x = lowering.node.outputs[0], lowering.operand
     codes = build.operand(x, output.name or "resize")
     weights = [_integer_weights(matrix) for _, matrix in lowering.matrices]
-    bits = sum(found[1] for found in weights)
     reach = math.prod(float(np.max(np.sum(np.abs(found[0]), axis=1))) for found in weights)
-    bound = int(_LARGEST_CODE * reach)
-    dtype = _INT32 if bound <= _INT32_LIMIT else _INT64
+    bits, bound = 0, _LARGEST_CODE
+    dtype = _INT32 if _LARGEST_CODE * reach <= _INT32_LIMIT else _INT64
     value = centred(codes, x.type, output, build)
     if dtype == _INT64:
         value = IntegerOps(build, output, codes.shape).cast(value, _INT64)
-    for (axis, _), (matrix, _) in zip(lowering.matrices, weights, strict=True):
+    for (axis, _), (matrix, more) in zip(lowering.matrices, weights, strict=True):
         value = _along(value, matrix, axis, dtype, output, build)
+        bits, bound = bits + more, bound * int(np.max(np.sum(np.abs(matrix), axis=1)))
+        if bits > _WEIGHT_BITS:
+            surplus = 1 << (bits - _WEIGHT_BITS)
+            divisor = build.constant(np.asarray(surplus, np.int64), "surplus")
+            value = IntegerOps(build, output, value.shape).op("Div", [value, divisor], dtype)
+            bits, bound = _WEIGHT_BITS, bound // surplus + 1
     factor = np.asarray(math.ldexp(float(x.type.scale) / float(lowering.type.scale), -bits))
     return rescale([Term(value, factor, 0, bound)], lowering.type, output, build)
 
