@@ -19,7 +19,13 @@ CODE_TYPES = (ir.DataType.UINT8, ir.DataType.INT8)
 
 _QDQ_DOMAINS = ("", "com.microsoft")
 _RECODING_SHIFT = 128  # int8 codes + 128 are uint8 codes of the same real numbers
-_NARROW = (ir.DataType.INT4, ir.DataType.UINT4)
+_NARROW = {
+    ir.DataType.INT2: ir.DataType.INT8,
+    ir.DataType.INT4: ir.DataType.INT8,
+    ir.DataType.UINT2: ir.DataType.UINT8,
+    ir.DataType.UINT4: ir.DataType.UINT8,
+}
+"""Types narrower than 8 bits, and the type their codes are computed with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +166,7 @@ def widened(codes: Array, dtype: ir.DataType) -> Array:
     """Codes narrower than 8 bits as int8 or uint8 codes of the same value."""
     if dtype not in _NARROW:
         return codes
-    return codes.astype(np.int8 if dtype == ir.DataType.INT4 else np.uint8)
+    return codes.astype(_NARROW[dtype].numpy())
 
 
 def _code_type(node: ir.Node, zero_point: ir.Value | None) -> ir.DataType | None:
@@ -208,7 +214,7 @@ def _read(
         return None
     if dtype in _NARROW:
         zero_point = widened(zero_point, dtype)
-        dtype = ir.DataType.INT8 if dtype == ir.DataType.INT4 else ir.DataType.UINT8
+        dtype = _NARROW[dtype]
     if scale.size == 1:
         return AffineType(scale.reshape(()), zero_point.reshape(()), dtype)
     if axis < 0 and rank is None:
@@ -220,5 +226,5 @@ def _read(
 
 def _zero_point(value: ir.Value | None, scale: Array, dtype: ir.DataType) -> Array | None:
     if value is None:
-        return np.zeros(scale.shape, np.int8 if dtype in _NARROW else dtype.numpy())
+        return np.zeros(scale.shape, _NARROW.get(dtype, dtype).numpy())
     return constant_array(value)
