@@ -102,7 +102,7 @@ class Builder:
         if operand.real is not None:
             return self.quantize(operand.real, operand.type, operand.real)
         assert operand.codes is not None
-        return self.constant(np.ascontiguousarray(operand.codes), f"{name}_codes")
+        return self.constant(np.asarray(operand.codes, order="C"), f"{name}_codes")
 
     def quantize(self, real: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:
         """QuantizeLinear of ``real``."""

@@ -26,7 +26,7 @@ from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.costs import FASTER_IN_FLOAT, NOT_IN_OLDEST
-from onnxfold.passes.fold.lowering import Extremum, Function, Refusal, Select, Sum
+from onnxfold.passes.fold.lowering import Extremum, Function, Operand, Refusal, Select, Sum
 from onnxfold.passes.fold.tables import look_up, sizes_for_reshape
 
 _NANOSECONDS = {
@@ -110,10 +110,10 @@ def write_sum(lowering: Sum, build: Builder) -> ir.Value:
     output = lowering.node.outputs[0]
     inputs: list[ir.Value | None] = []
     for operand, coefficient in zip(lowering.operands, lowering.coefficients, strict=True):
-        codes = build.operand(operand, f"{output.name}_operand")
         affine = build.types.rescaled(operand.type, abs(coefficient))
         if coefficient < 0:
-            codes, affine = _negated(codes, affine, build)
+            affine = _flipped(affine, build)
+        codes = _signed_codes(operand, coefficient, output, build)
         inputs += [codes, *build.parameters(affine)]
     inputs += build.parameters(lowering.type)
     return build.insert("QLinearAdd", inputs, output, lowering.type.dtype, domain=CONTRIB)
@@ -126,17 +126,28 @@ def write_select(select: Select, build: Builder) -> ir.Value:
     return build.insert("Where", [select.node.inputs[0], *codes], output, select.type.dtype)
 
 
-def _negated(codes: ir.Value, affine: AffineType, build: Builder) -> tuple[ir.Value, AffineType]:
-    """The codes 255 - q of the negative numbers."""
+def _flipped(affine: AffineType, build: Builder) -> AffineType:
+    """The type in which codes 255 - q stand for the negative numbers."""
     zero_point = np.asarray(255 - affine.zero_point.astype(np.int64), np.uint8)
-    negative = build.types.intern(AffineType(affine.scale, zero_point, affine.dtype))
+    return build.types.intern(AffineType(affine.scale, zero_point, affine.dtype))
+
+
+def _signed_codes(
+    operand: Operand, coefficient: float, output: ir.Value, build: Builder
+) -> ir.Value:
+    """The codes q of an operand, or 255 - q where its coefficient is negative."""
+    name = f"{output.name}_operand"
+    if coefficient < 0 and operand.codes is not None:
+        return build.operand(Operand(operand.type, codes=255 - operand.codes), name)
+    codes = build.operand(operand, name)
+    if coefficient > 0:
+        return codes
     if build.rewriter.opset(build.anchor) >= _BITWISE_NOT:
-        shape = codes.shape
-        return build.insert("BitwiseNot", [codes], codes, affine.dtype, shape=shape), negative
+        return build.insert("BitwiseNot", [codes], codes, operand.type.dtype)
     wide = _cast(codes, ir.DataType.INT32, build)
     largest = build.constant(np.asarray(255, np.int32), "largest_code")
     flipped = build.insert("Sub", [largest, wide], codes, ir.DataType.INT32)
-    return _cast(flipped, affine.dtype, build), negative
+    return _cast(flipped, operand.type.dtype, build)
 
 
 def _cast(value: ir.Value, dtype: ir.DataType, build: Builder) -> ir.Value:

@@ -141,6 +141,8 @@ def _decide(node: ir.Node, plan: Plan, scopes: Scopes, target: Target) -> None:
         declined = target.decline(decision)
         if declined is not None:
             plan.types.forget(decision.node.outputs)
+            left = [each for each in decision.covered if each not in plan.lowerings]
+            plan.refusals.update(dict.fromkeys(left, declined))
             decision = declined
     if isinstance(decision, Refusal):
         plan.refusals[node] = decision
