@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,14 +11,17 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.costs import CostTable, read_costs
 from onnxfold.passes.fold.default_costs import DEFAULT_COSTS
 from onnxfold.passes.fold.float_kernels import FloatKernels
 from onnxfold.passes.fold.guards import guard_float_ops
 from onnxfold.passes.fold.islands import remark_refusals
 from onnxfold.passes.fold.lower import Lowerer
+from onnxfold.passes.fold.lowering import Linear, Lowering
+from onnxfold.passes.fold.packed_weights import keep_weights_unpacked, pack_weights
 from onnxfold.passes.fold.placement import place
-from onnxfold.passes.fold.plan import make_plan
+from onnxfold.passes.fold.plan import Plan, make_plan
 from onnxfold.passes.fold.targets import TARGETS
 from onnxfold.passes.fold.weights import dequantize_weights
 from onnxfold.passes.rewriter import Rewriter
@@ -51,14 +55,29 @@ class FoldQdq(Pass):
         """Plan the whole model, carry the plan out, and say what stayed float."""
         target = TARGETS[self.target]
         plan = make_plan(model, rewriter.scopes, target)
-        costs = _costs(self.costs) if self.target == "ort" else None
-        if costs is not None:
-            target = FloatKernels(target, place(plan, costs)).target()
+        if self.target == "ort":
+            target = FloatKernels(target, self._in_float(plan)).target()
         Lowerer(plan, rewriter, target).run()
         guarded = guard_float_ops(plan, rewriter, float_weights=target.dequantizes_weights)
         if target.dequantizes_weights:
             dequantize_weights(plan, rewriter, guarded)
+        if self.target == "ort":
+            pack_weights(plan, rewriter)
+        else:
+            keep_weights_unpacked(plan, rewriter)
         remark_refusals(plan, rewriter)
+
+    def _in_float(self, plan: Plan) -> Collection[Lowering]:
+        """What goes to float kernels: because it is faster, or to keep the bias exact."""
+        costs = _costs(self.costs)
+        faster = frozenset[Lowering]() if costs is None else place(plan, costs)
+        return faster | {
+            each
+            for each in plan.lowerings.values()
+            if isinstance(each, Linear)
+            and each.operator.op_type == "Conv"
+            and has_coarse_bias(each)
+        }
 
 
 def _costs(name: str) -> CostTable | None:

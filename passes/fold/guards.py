@@ -21,6 +21,7 @@ from onnxfold.passes.fold.misread import (
     quantize_after,
     quantized_bias,
     sources,
+    unmoved_source,
 )
 from onnxfold.passes.fold.plan import OLDEST_OPSET, Plan
 from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, is_dequantize, is_quantize
@@ -50,6 +51,8 @@ def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = Fal
             if merged is not None:
                 _separate(node, [merged], rewriter)
             continue
+        if is_dequantize(node):
+            _write_zero_point(node, plan, rewriter)
         if node.domain == "" and node.op_type in PROPAGATED:
             _pair_after(node, plan, rewriter)
         if node.domain == "" and node.op_type in ("Gemm", "MatMul"):
@@ -161,6 +164,22 @@ def _set_constant(
         rewriter.erase(producer)
 
 
+def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
+    """Write an absent zero point down: it says what the codes are.
+
+    ONNX Runtime puts pairs with the same parameters around movements, and a QuantizeLinear without
+    a zero point makes uint8 codes.
+    """
+    affine = plan.types.parameters(node)
+    if len(node.inputs) > 2 or affine is None or affine.dtype == ir.DataType.UINT8:
+        return
+    if constant_array(node.inputs[0]) is not None:
+        return
+    with rewriter.step("guard-zero-point", node):
+        name = f"{node.outputs[0].name}_zero_point"
+        rewriter.set_input(node, 2, rewriter.constant(node, affine.zero_point, name=name))
+
+
 def _pair_after(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     """Put a Q/DQ pair of the data's type behind a movement of dequantized int8 codes.
 
@@ -172,11 +191,8 @@ def _pair_after(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     is_rounded = all(is_quantize(use.node) for use in output.uses())
     if dequantize is None or (is_rounded and not output.is_graph_output()):
         return
+    parameters = dequantize.inputs[1:]
     with rewriter.step("guard-movement", node):
-        parameters = list(dequantize.inputs[1:])
-        if len(parameters) == 1:
-            zero = np.array(0, np.int8)
-            parameters.append(rewriter.constant(node, zero, name=f"{output.name}_zero_point"))
         codes = rewriter.insert(
             node,
             QUANTIZE,
@@ -202,15 +218,13 @@ def _pair_after(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
 
 def _int8_source(node: ir.Node, plan: Plan, rewriter: Rewriter) -> ir.Node | None:
     """The DequantizeLinear of int8 data of ``node``, where pairs made around it are wrong."""
-    if rewriter.opset(node) < _PAIRS_HAVE_TYPES or node.inputs[0] is None:
+    source = unmoved_source(node)
+    if rewriter.opset(node) < _PAIRS_HAVE_TYPES or source is None:
         return None
-    producer = node.inputs[0].producer()
-    if producer is None or not is_dequantize(producer):
-        return None
-    affine = plan.types.parameters(producer)
+    affine = plan.types.parameters(source.dequantize)
     if affine is None or not affine.per_tensor or affine.dtype != ir.DataType.INT8:
         return None
-    return None if constant_array(producer.inputs[0]) is not None else producer
+    return source.dequantize
 
 
 def _codes(codes: Array | None) -> Array:

@@ -66,6 +66,11 @@ def sources(node: ir.Node) -> list[Source]:
     return [each for each in found if each is not None]
 
 
+def unmoved_source(node: ir.Node) -> Source | None:
+    """Where the data of ``node`` is dequantized, at once or behind ops that are removed."""
+    return _source(node, 0, _REMOVED)
+
+
 def quantize_after(node: ir.Node) -> ir.Node | None:
     """The QuantizeLinear of the output, at once or behind ops that are merged into ``node``."""
     for _ in range(_DEPTH):
@@ -103,9 +108,7 @@ def merged_source(quantize: ir.Node, types: TypeState) -> Source | None:
     source = _source(quantize, 0, _REMOVED)
     if source is None or not any(is_dequantize(use.node) for use in quantize.outputs[0].uses()):
         return None
-    codes = source.dequantize.inputs[0]
-    first = None if codes is None else codes.producer()
-    if first is None or not is_quantize(first):
+    if not _comes_from_quantize(source.dequantize.inputs[0]):
         return None
     old, new = types.parameters(source.dequantize), types.parameters(quantize)
     return None if old is not None and new is not None and _same_numbers(old, new) else source
@@ -208,6 +211,16 @@ def _is_taken(codes: ir.Value | None) -> bool:
     if codes is None or constant_array(codes) is not None:
         return False
     return codes.dtype != ir.DataType.INT32
+
+
+def _comes_from_quantize(codes: ir.Value | None) -> bool:
+    """Whether codes are quantized, at once or behind ops that are removed."""
+    for _ in range(_DEPTH):
+        producer = None if codes is None else codes.producer()
+        if producer is None or producer.domain or producer.op_type not in _REMOVED:
+            return producer is not None and is_quantize(producer)
+        codes = producer.inputs[0]
+    return False
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
