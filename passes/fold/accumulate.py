@@ -18,6 +18,7 @@ from onnxfold.passes.fold.lowering import Linear, Operand
 _INT8 = (-128, 127)
 _ACCUMULATOR_LIMIT = 2**31 - 1
 _FLOAT32_ROUNDING = 2.0**-22  # of a product of two scales, and of its product with a code
+_MOST_CODES_MOVED = 1e-3
 _SPARE_BITS = 2**24  # codes of a bias alone in its channel: as exact as float32
 
 
@@ -185,6 +186,18 @@ def bias_is_exact(linear: Linear) -> bool:
     assert linear.bias is not None
     unit: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float64)
     return np.allclose(linear.bias_codes * unit, linear.bias, rtol=_FLOAT32_ROUNDING, atol=0.0)
+
+
+def has_coarse_bias(linear: Linear) -> bool:
+    """Whether rounding the bias to int32 changes more codes than the INTEGER contract allows.
+
+    A bias that is off by a fraction of a code moves as large a share of the results to the next.
+    """
+    if linear.bias is None or linear.bias_codes is None or linear.type is None:
+        return False
+    unit: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float64)
+    off = np.abs(linear.bias - linear.bias_codes * unit) / float(linear.type.scale)
+    return float(np.mean(off)) > _MOST_CODES_MOVED
 
 
 def accumulator_type(linear: Linear) -> AffineType | None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
+from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.costs import FASTER_IN_FLOAT
 from onnxfold.passes.fold.lowering import Linear, Lowering, Move
@@ -23,6 +24,8 @@ from onnxfold.passes.fold.target import Target
 from onnxfold.passes.fold.types import QUANTIZE
 
 _FLOAT = ir.DataType.FLOAT
+_COARSE_BIAS = "its bias falls between the codes of an int32 bias, which are far apart here"
+_ROUND_THE_BIAS = "quantize the bias to int32 in units of the scales of data and weights"
 
 
 class FloatKernels:
@@ -79,11 +82,14 @@ class FloatKernels:
             self._centred_codes(codes, linear.x.type, linear.w.codes.ndim, build),
             build.constant(weights.astype(np.float32), f"{name}_weights"),
         ]
-        if linear.bias_codes is not None:
-            bias = linear.bias_codes.astype(np.float64) * scale
+        if linear.bias is not None:
+            bias = linear.bias / float(linear.type.scale)
             inputs.append(build.constant(bias.astype(np.float32), f"{name}_bias"))
         real = build.insert("Conv", inputs, output, _FLOAT, attributes=attributes)
-        build.rewriter.remark(linear.operator, FASTER_IN_FLOAT)
+        if has_coarse_bias(linear):
+            build.rewriter.remark(linear.operator, _COARSE_BIAS, _ROUND_THE_BIAS)
+        else:
+            build.rewriter.remark(linear.operator, FASTER_IN_FLOAT)
         ones = AffineType(np.ones((), np.float32), linear.type.zero_point, linear.type.dtype)
         rounded = build.quantize(real, ones, output)
         self._unrounded[rounded] = real

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold.accumulate import bias_is_exact
+from onnxfold.passes.fold.accumulate import bias_is_exact, has_coarse_bias
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.fixed_point import Term, rescale
 from onnxfold.passes.fold.lowering import Linear
@@ -18,7 +18,7 @@ _UINT8_SHIFT = 128  # int8 weights + 128 are uint8: ONNX Runtime's ConvInteger i
 
 def with_quantized_kernels(linear: Linear, build: Builder) -> ir.Value:
     """QLinearConv, or QLinearMatMul where there is no bias; else as ``with_integer_kernels``."""
-    if linear.type is None:
+    if linear.type is None or has_coarse_bias(linear):
         return with_integer_kernels(linear, build)
     if linear.operator.op_type == "Conv":
         return convolution(linear, build)
@@ -33,12 +33,12 @@ def has_batched_channels(linear: Linear) -> bool:
 
 
 def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
-    """ConvInteger or MatMulInteger, the bias in int32, and one rescaling to codes.
+    """ConvInteger or MatMulInteger, the bias in int32 or with the rescaling to codes.
 
     Without type the result is the accumulator where that has a type, else dequantized.
     """
     total = _accumulated(linear, build)
-    exact_bias = linear.bias is None or (linear.type is not None or bias_is_exact(linear))
+    exact_bias = linear.bias is None or bias_is_exact(linear)
     if linear.bias_codes is not None and exact_bias:
         shape = _channel_shape(linear, linear.bias_codes)
         codes = build.constant(linear.bias_codes.reshape(shape), f"{linear.output.name}_bias")
@@ -51,7 +51,12 @@ def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
     factor: Array = np.asarray(unit / float(linear.type.scale))
     if factor.ndim:
         factor = factor.reshape(_channel_shape(linear, factor))
-    return rescale([Term(total, factor, 0, linear.bound)], linear.type, linear.output, build)
+    constant: Array | None = None
+    if linear.bias is not None and not exact_bias:
+        in_codes: Array = linear.bias / float(linear.type.scale)
+        constant = in_codes.reshape(_channel_shape(linear, in_codes))
+    term = Term(total, factor, 0, linear.bound)
+    return rescale([term], linear.type, linear.output, build, constant=constant)
 
 
 def convolution(linear: Linear, build: Builder) -> ir.Value:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
+from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lower_products import has_batched_channels
 from onnxfold.passes.fold.lowering import (
@@ -193,7 +194,7 @@ def _bias(linear: Linear, build: Builder) -> ir.Value | None:
         return None
     name = f"{linear.output.name}_bias"
     is_matmul = _operator(linear)[0] == "MatMul"
-    if linear.bias_codes is None or linear.type is None or is_matmul:
+    if linear.bias_codes is None or linear.type is None or is_matmul or has_coarse_bias(linear):
         return build.constant(linear.bias.astype(np.float32), name)
     scale = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
     axis = None if linear.w.type.per_tensor else {"axis": 0}

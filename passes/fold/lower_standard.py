@@ -123,13 +123,8 @@ def requantization_table(old: AffineType, new: AffineType) -> Array:
 
 def _rounded_accumulator(lowering: Requantize, build: Builder) -> ir.Value:
     """Codes of an int32 accumulator, whose scale may differ from channel to channel."""
-    output, unit = lowering.node.outputs[0], lowering.operand.type
-    total = build.codes_of(lowering.reads[0])
-    factor: Array = unit.scale.astype(np.float64) / float(lowering.type.scale)
-    if unit.axis is not None:
-        behind = len(output.shape or total.shape or ()) - unit.axis - 1
-        factor = factor.reshape([-1] + [1] * behind)
-    term = Term(total, np.asarray(factor), 0, np.iinfo(np.int32).max)
+    output = lowering.node.outputs[0]
+    term = _term(lowering.operand, 1.0, lowering.type, output, build)
     return rescale([term], lowering.type, output, build)
 
 
@@ -154,9 +149,14 @@ def _sum(lowering: Sum, build: Builder) -> ir.Value:
 def _term(
     operand: Operand, coefficient: float, affine: AffineType, like: ir.Value, build: Builder
 ) -> Term:
-    codes = build.operand(operand, f"{like.name}_term")
-    factor = np.asarray(coefficient * float(operand.type.scale) / float(affine.scale))
-    return Term(codes, factor, int(operand.type.zero_point), _reach(operand.type))
+    codes, unit = build.operand(operand, f"{like.name}_term"), operand.type
+    factor: Array = np.asarray(coefficient * unit.scale.astype(np.float64) / float(affine.scale))
+    if unit.axis is not None:
+        behind = len(codes.shape or like.shape or ()) - unit.axis - 1
+        factor = factor.reshape([-1] + [1] * behind)
+    if unit.dtype == _INT32:
+        return Term(codes, factor, 0, np.iinfo(np.int32).max)
+    return Term(codes, factor, int(unit.zero_point), _reach(unit))
 
 
 def _reach(affine: AffineType) -> int:

@@ -61,7 +61,7 @@ def weighted_sum(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     want = types.want(output)
     if want is None:
         return not_rounded(output)
-    operands = [operand(value, types) for value in found.terms]
+    operands = [operand(value, types) or _accumulated(value, types) for value in found.terms]
     types.put(output, Quantized(want))
     return Sum(
         node=node,
@@ -137,13 +137,19 @@ def _scalar(value: ir.Value) -> float | None:
 
 def _part(value: ir.Value, node: ir.Node, types: TypeState) -> SumOf | None:
     """``value`` as a sum, for a reader in the graph of ``node``."""
-    if has_computed_codes(value, types):
+    if has_computed_codes(value, types) or types.accumulator(value) is not None:
         return SumOf({value: 1.0})
     found = types.sums.get(value)
     if found is not None:
         return found if found.nodes[-1].graph is node.graph else None
     constant = real_constant(value, types)
     return None if constant is None else SumOf({}, constant.astype(np.float64))
+
+
+def _accumulated(value: ir.Value, types: TypeState) -> Operand | None:
+    """The int32 accumulator of a product that nothing has rounded yet."""
+    unit = types.accumulator(value)
+    return None if unit is None else Operand(unit, value)
 
 
 def _all_finite(terms: dict[ir.Value, float], constant: Array | None) -> bool:

@@ -87,3 +87,62 @@ def test_bias_between_codes_is_added_to_real_numbers(
     ops = [node.op_type for node in model.graph]
     assert ops == ["MatMulInteger", "DequantizeLinear", "Add"]
     np.testing.assert_allclose(evaluate(model, feed)["c"], want, rtol=1e-6, atol=1e-6)
+
+
+_RESIDUAL = """
+    agraph (uint8[1,3,4,4] q) => (uint8[1,3,4,4] y)
+<float sx = {0.031}, uint8 zx = {100}, float sy = {0.07}, uint8 zy = {120},
+ float[3] sw = {0.01, 0.02, 0.015}, int8[3,3,1,1] w = {1, 20, 30, 4, -50, -6, 70, 8, -9}>
+{
+  x = DequantizeLinear (q, sx, zx)
+  wf = DequantizeLinear <axis = 0> (w, sw)
+  c = Conv (x, wf)
+  a = Add (x, c)
+  y = QuantizeLinear (a, sy, zy)
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_unrounded_product_is_a_term_of_a_sum(
+    target: Literal["standard", "integer"],
+    parse: Callable[..., ir.Model],
+    evaluate: Callable[..., dict[str, Any]],
+) -> None:
+    model = parse(_RESIDUAL)
+    InferShapes().run(model)
+    feed = {"q": np.random.default_rng(0).integers(0, 256, (1, 3, 4, 4)).astype(np.uint8)}
+    want = evaluate(model, feed)["y"]
+    FoldQdq(target=target).run(model)
+    ops = {node.op_type for node in model.graph}
+    assert ops.isdisjoint({"DequantizeLinear", "QuantizeLinear", "Conv"})
+    np.testing.assert_array_equal(evaluate(model, feed)["y"], want)
+
+
+_COARSE = """
+    agraph (uint8[1,2,30,30] q) => (uint8[1,2,30,30] y)
+<float sx = {0.0311}, uint8 zx = {100}, float sy = {0.0431}, uint8 zy = {120},
+ float sw = {0.0217}, int8[2,1,1,1] w = {100, -90}, float[2] b = {0.10033, -0.20034}>
+{
+  x = DequantizeLinear (q, sx, zx)
+  wf = DequantizeLinear (w, sw)
+  c = Conv <group = 2> (x, wf, b)
+  y = QuantizeLinear (c, sy, zy)
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "qdq", "integer"])
+def test_bias_between_coarse_codes_is_not_rounded(
+    target: Literal["ort", "standard", "qdq", "integer"],
+    parse: Callable[..., ir.Model],
+    evaluate: Callable[..., dict[str, Any]],
+) -> None:
+    model = parse(_COARSE)
+    InferShapes().run(model)
+    codes = np.tile(np.arange(225, dtype=np.uint8), 8).reshape(1, 2, 30, 30)
+    want = evaluate(model, {"q": codes})["y"]
+    result = FoldQdq(target=target).run(model)
+    assert "QLinearConv" not in {node.op_type for node in model.graph}
+    np.testing.assert_array_equal(evaluate(model, {"q": codes})["y"], want)
+    assert (target == "ort") == any("bias" in each.reason for each in result.remarks)
