@@ -90,7 +90,7 @@ MISREAD = {
         _gemm(f"{_BIAS}, float sb = {{0.003}}, int32 zb = {{0}}")
     ),
     "Gemm with a bias that has a zero point": Case(
-        _gemm(f"{_BIAS}, float sb = {{0.001}}, int32 zb = {{2000}}")
+        _gemm(f"{_BIAS}, float sb = {{0.001}}, int32 zb = {{2000}}"), since="1.32"
     ),
     "Gemm with one scale for the bias and one a column for the weights": Case(
         _gemm(f"{_BIAS}, float sb = {{0.003}}, int32 zb = {{0}}", scale="")
@@ -157,6 +157,7 @@ MISREAD = {
         " y = QuantizeLinear <axis = 1> (c, sc, zc) }",
         fails=True,
         factors=1,
+        since="1.32",
     ),
     "a Softmax with one scale a channel behind an Identity": Case(
         f"{_CONV} <{_GRID}, {_CHANNELS}>"
@@ -187,6 +188,7 @@ MISREAD = {
         f" float[4,4,1,1] v = {{{_FLOAT}}}>"
         f"{{ e = DequantizeLinear (q, s, z) x = Pad (e, pads) c = Conv (x, v) {_ROUND} }}",
         factors=1,
+        since="1.32",
     ),
     "float weights of a product": Case(
         f"{_PRODUCT % 'uint8'} <{_GRID}, float[4,4] v = {{{_FLOAT}}},"
@@ -247,6 +249,8 @@ def test_folded_model_means_the_same_with_optimizations_on(
     target: Literal["ort", "standard", "qdq", "integer"],
     parse: Callable[..., ir.Model],
 ) -> None:
+    if "zero point" in case and "Gemm" in case and version().startswith("1.23."):
+        pytest.skip(f"onnxruntime {version()} takes no notice of the zero point of int32 codes")
     model = parse(MISREAD[case].text, opset=MISREAD[case].opset)
     feed = _feed(model)
     wanted = Session(model, REFERENCE).run(feed)["y"].astype(np.float64)
