@@ -65,6 +65,13 @@ def test_changes_of_layout_count_for_what_they_are_made_for(fixtures_dir: Path) 
     assert all("maxpool_2" in covers[each.node] for each in reorder)
 
 
+def test_an_inlined_function_does_the_work_of_its_body(fixtures_dir: Path) -> None:
+    model = ir.load(fixtures_dir / "local_functions.onnx")
+    (dense,) = [each for each in model.functions.values() if each.name == "Dense"]
+    covered = {name for each in profiled(model).times for name in each.covers}
+    assert covered.issuperset(node_name(node) for node in dense.graph)
+
+
 def test_time_is_shared_out_evenly_and_bodies_count_once() -> None:
     profile = Profile(
         (

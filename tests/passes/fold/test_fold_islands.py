@@ -127,6 +127,27 @@ def test_real_numbers_that_a_cast_gives_are_not_followed(parse: Callable[..., ir
     assert island.reason == "Cast 'r' gives it real numbers, and no type with them"
 
 
+def test_a_second_fold_knows_what_the_first_put_in_float(fixtures_dir: Path) -> None:
+    once, islands = folded(ir.load(fixtures_dir / "qdq_net.onnx"))
+    assert {island.cause for island in islands} == {Cause.EDGE, Cause.SLOWER}
+    _, again = folded(ir.from_proto(ir.to_proto(once)))
+    assert [each.nodes for each in again] == [each.nodes for each in islands]
+    (pool,) = [island for island in again if "MaxPool" in island.ops]
+    assert pool.cause is Cause.SLOWER
+    assert "earlier fold" in pool.reason
+
+
+def test_constants_quantized_in_the_graph_belong_to_what_reads_them(
+    parse: Callable[..., ir.Model],
+) -> None:
+    body = "c = QuantizeLinear (k, s, z) d = DequantizeLinear (c, s, z) y = Add (f, d)"
+    constants = "float[2,1,1] k = {0.1, 0.2}"
+    model = parse(_TEXT % ("float[1,2,4,4] f", _REAL, constants, body))
+    (island,) = find_islands(model)
+    assert island.ops == {"Add": 1, "DequantizeLinear": 1, "QuantizeLinear": 1}
+    assert (island.reads, island.writes) == (("f",), ("y",))
+
+
 SAID = {
     "an op between codes": (
         f"{_QUANTIZED_INPUT}, float[1,2,4,4] f",
