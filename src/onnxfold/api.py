@@ -15,11 +15,15 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.census import has_codes, integer_weights
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
+from onnxfold.passes.float_ops import float_ops_between
 from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.islands import Island
 from onnxfold.passes.pipeline import Instrument
 from onnxfold.passes.presets import OPTIMIZE, folding
+from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.walk import label
 from onnxfold.runtime.compiler.driver import (
     Calibration,
     Compilation,
@@ -151,7 +155,8 @@ def fold(
         progress: Told how far it is.
 
     Raises:
-        UsageError: There is nothing to fold: no Q/DQ and no integer operator.
+        UsageError: There is nothing to fold: no Q/DQ and no integer operator. Or the target is
+            ``integer``, and something has no integer form.
         NotEquivalentError: The folded model is not within the INTEGER contract.
         InvalidModelError: The model is missing, broken or hostile.
     """
@@ -162,7 +167,25 @@ def fold(
     feeds = feeds_for(original, data)
     bar = progress or Silent()
     run = run_verified(original, passes, feeds, bar)
+    if target == "integer":
+        _require_integers(run)
     return _compared(_Work("fold", model, original, run, passes), feeds, bar)
+
+
+def _require_integers(run: VerifiedRun) -> None:
+    """Refuse a result with float operators between codes: its processor may have no float unit."""
+    left = float_ops_between(run.model, strict=True)
+    if not left:
+        return
+    reasons = {remark.node: remark.reason for remark in run.remarks}
+    computing = [node for node in left if not (is_quantize(node) or is_dequantize(node))]
+    first = (computing or left)[0]
+    reason = reasons.get(node_name(first), "it has no integer form here")
+    others = f" and {len(left) - 1} more float operators" if len(left) > 1 else ""
+    raise UsageError(
+        f"target integer cannot compute {label(first)}{others}: {reason}; fold with --target "
+        "standard or ort, which leave it in float (onnxfold explain lists all)"
+    )
 
 
 def run_passes(

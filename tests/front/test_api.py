@@ -53,7 +53,7 @@ def test_compile_gives_an_integer_model_with_evidence(
     assert "QLinearConv" in op_types(outcome.model)
     report = outcome.report.to_json()
     assert report["verdict"]["passed"]
-    assert report["result"]["census"]["integer_share"] > 0.9
+    assert report["result"]["census"]["integer_share"] > 0.8, "all but the first layer"
     assert report["equivalence"]["samples"] == 12
     gates = {row["pass"].split("{")[0]: row["evidence"] for row in report["passes"]}
     assert gates["fold-qdq"]["contract"] == "integer"
@@ -184,3 +184,18 @@ def test_compile_refuses_what_it_cannot_do(conv_net: Path, fixtures_dir: Path) -
     path = fixtures_dir / "qdq_net.onnx"
     with pytest.raises(UsageError, match="use onnxfold fold"):
         onnxfold.compile(path, data=feeds_for(path, 4))
+
+
+def test_target_integer_is_all_integers_or_an_error() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+        agraph (uint8[2,4] q) => (uint8[2,4] y)
+        <float s = {0.1}, uint8 z = {128}, float[4] g = {1.0, 2.0, 3.0, 4.0}>
+        {
+          x = DequantizeLinear (q, s, z)
+          n = LayerNormalization (x, g)
+          y = QuantizeLinear (n, s, z)
+        }"""
+    model = onnx.parser.parse_model(text)
+    with pytest.raises(UsageError, match=r"target integer cannot compute .*LayerNormalization"):
+        onnxfold.fold(model, target="integer")
+    assert onnxfold.fold(model, target="standard").report.to_json()["verdict"]["passed"]
