@@ -368,6 +368,9 @@ def _code_step(value: ir.Value) -> float | None:
     producer = value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
+    codes = producer.inputs[0]
+    if codes is not None and codes.dtype == ir.DataType.INT32:
+        return None  # an accumulator, whose steps are finer than float32
     scale = constant_array(producer.inputs[1])
     return None if scale is None or scale.size != 1 else float(scale.reshape(()))
 

@@ -114,6 +114,24 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, int]]] = {
         {"DequantizeLinear": 2, "Mul": 1, "QuantizeLinear": 1},
         {},
     ),
+    "sigmoid": (
+        _model(_A, "uint8[4,6] y", f"{_X}, float s = {{0.00390625}}, uint8 z = {{0}}",
+               "y = com.microsoft.QLinearSigmoid (a, xs, xz, s, z)"),
+        {"DequantizeLinear": 1, "Sigmoid": 1, "QuantizeLinear": 1},
+        {},
+    ),
+    "leaky relu": (
+        _model(_A, "uint8[4,6] y", _X,
+               "y = com.microsoft.QLinearLeakyRelu <alpha: float = 0.1> (a, xs, xz, ys, yz)"),
+        {"DequantizeLinear": 1, "LeakyRelu": 1, "QuantizeLinear": 1},
+        {},
+    ),
+    "choice": (
+        _model(f"bool[4,6] k, {_A}, {_B}", "uint8[4,6] y", _X,
+               "y = com.microsoft.QLinearWhere (k, a, xs, xz, b, ys, yz, ys, yz)"),
+        {"DequantizeLinear": 2, "Where": 1, "QuantizeLinear": 1},
+        {},
+    ),
     "concatenation": (
         _model(f"{_A}, {_B}", "uint8[4,12] y", _X,
                "y = com.microsoft.QLinearConcat <axis: int = 1> (ys, yz, a, xs, xz, b, ys, yz)"),
@@ -173,7 +191,8 @@ def _feed(model: ir.Model, seed: int = 0) -> dict[str, np.ndarray]:
         if value.dtype == ir.DataType.FLOAT:
             feed[value.name] = numbers.standard_normal(shape).astype(np.float32)
         else:
-            feed[value.name] = numbers.integers(0, 256, shape).astype(np.uint8)
+            assert value.dtype is not None
+            feed[value.name] = numbers.integers(0, 256, shape).astype(value.dtype.numpy())
     return feed
 
 
@@ -204,7 +223,7 @@ def test_an_operator_is_lifted_to_the_real_one(
     assert _steps(before, after) <= 1
 
 
-@pytest.mark.parametrize("target", ["ort", "qdq"])
+@pytest.mark.parametrize("target", ["ort", "standard", "integer", "qdq"])
 @pytest.mark.parametrize("case", CASES)
 def test_lifted_operators_fold_again_within_the_contract(
     case: str, target: str, parse: Callable[..., ir.Model], evaluate: Callable[..., dict[str, Any]]
@@ -221,6 +240,7 @@ def test_lifted_operators_fold_again_within_the_contract(
         assert {op_type: census[op_type] for op_type in folded} == folded
     else:
         assert not any(node.domain for node in model.graph)
+    if target == "qdq":
         assert census["DequantizeLinear"] >= 1
     for feed in feeds[:2]:
         assert _steps(evaluate(parse(text), feed)["y"], evaluate(model, feed)["y"]) <= 1
