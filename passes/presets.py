@@ -11,7 +11,7 @@ SIMPLIFY = (
 """Everything that keeps every bit."""
 
 FUSE = (
-    "remove-redundant-expand,fuse-one-hot-matmul,fold-lookup-table,fuse-layer-norm,fuse-softmax,"
+    "einsum-to-matmul,infer-shapes,remove-redundant-expand,fuse-one-hot-matmul,fold-lookup-table,fuse-layer-norm,fuse-softmax,"
     "fuse-hard-swish,fold-pad,fold-scale-bias,fold-batch-norm,fold-scale-bias,"
     "narrow-global-max-pool,fuse-matmul-add"
 )
@@ -21,8 +21,8 @@ OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 """What ``optimize`` runs on a float model, and ``compile`` before it quantizes."""
 
 FOLD = (
-    "infer-shapes,upgrade-opset,lift-constants,infer-shapes,fold-constants,remove-identity,"
-    "lift-qoperator,infer-shapes"
+    "infer-shapes,upgrade-opset,lift-constants,infer-shapes,einsum-to-matmul,fold-constants,"
+    "remove-identity,lift-qoperator,infer-shapes"
 )
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 

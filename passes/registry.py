@@ -25,6 +25,7 @@ PASSES: dict[str, str] = {
     "remove-identity": "simplify.remove_identity:RemoveIdentity",
     "upgrade-opset": "simplify.upgrade_opset:UpgradeOpset",
     # fuse: float, reassociated
+    "einsum-to-matmul": "fuse.einsum_matmul:EinsumToMatMul",
     "fold-batch-norm": "fuse.batch_norm:FoldBatchNorm",
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
