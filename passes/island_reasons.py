@@ -123,7 +123,7 @@ def _merged(remarks: Sequence[Remark]) -> tuple[Reason, ...]:
     reasons = [
         Reason(
             same[0].reason,
-            same[0].advice,
+            _advice(same[0]),
             op_type,
             tuple(dict.fromkeys(each.node for each in same)),
         )
@@ -133,6 +133,12 @@ def _merged(remarks: Sequence[Remark]) -> tuple[Reason, ...]:
         reason: _order(remarks) for reason, remarks in zip(reasons, merged.values(), strict=True)
     }
     return tuple(sorted(reasons, key=lambda each: (first[each], -len(each.nodes))))
+
+
+def _advice(remark: Remark) -> str:
+    if remark.measured and remark.pass_name == _FOLD:
+        return remark.advice or "--target standard takes its integer kernel all the same"
+    return remark.advice
 
 
 def _order(remarks: Sequence[Remark]) -> int:

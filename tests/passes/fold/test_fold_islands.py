@@ -130,6 +130,9 @@ def test_real_numbers_that_a_cast_gives_are_not_followed(parse: Callable[..., ir
 def test_a_second_fold_knows_what_the_first_put_in_float(fixtures_dir: Path) -> None:
     once, islands = folded(ir.load(fixtures_dir / "qdq_net.onnx"))
     assert {island.cause for island in islands} == {Cause.EDGE, Cause.SLOWER}
+    assert all("--target standard" in each.advice for each in islands if each.cause is Cause.SLOWER)
+    _, standard = folded(ir.load(fixtures_dir / "qdq_net.onnx"), "standard")
+    assert {island.cause for island in standard} == {Cause.EDGE}
     _, again = folded(ir.from_proto(ir.to_proto(once)))
     assert [each.nodes for each in again] == [each.nodes for each in islands]
     (pool,) = [island for island in again if "MaxPool" in island.ops]
@@ -159,7 +162,8 @@ SAID = {
         _QUANTIZED_INPUT,
         _CODES,
         "x = DequantizeLinear (q, s, z) m = Add (x, k) y = QuantizeLinear (m, t, u)",
-        ("Add", "its integer kernel is slower than the float one (measured)", ""),
+        ("Add", "its integer kernel is slower than the float one (measured)",
+         "--target standard takes its integer kernel all the same"),
     ),
     "quantized weights that stay float": (
         "float[1,2,4,4] f",
