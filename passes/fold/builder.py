@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -26,12 +27,14 @@ class Builder:
         types: The affine types.
         codes: For each original value: the value that holds its codes.
         anchor: The node before which everything is inserted.
+        reals: For codes that stand for real numbers without rounding them: those numbers.
     """
 
     def __init__(self, rewriter: Rewriter, types: TypeState) -> None:
         self.rewriter = rewriter
         self.types = types
         self.codes: dict[ir.Value, ir.Value] = {}
+        self.reals: dict[ir.Value, ir.Value] = {}
         self.anchor: ir.Node
         self._constants: dict[tuple[object, ...], ir.Value] = {}
         self._parameters: dict[tuple[object, AffineType], tuple[ir.Value, ir.Value]] = {}
@@ -45,9 +48,12 @@ class Builder:
         *,
         attributes: Mapping[str, AttributeValue] | None = None,
         domain: str = "",
-        shape: ir.Shape | Sequence[int | str | None] | None = None,
+        shape: ir.Shape | Sequence[int | str | None] | Literal["like"] | None = "like",
     ) -> ir.Value:
-        """Insert an op with one output, shaped like ``like`` and named after it."""
+        """Insert an op with one output, named after ``like``, and shaped like it unless told.
+
+        A ``shape`` of None is not known.
+        """
         return self.rewriter.insert(
             self.anchor,
             op_type,
@@ -56,7 +62,7 @@ class Builder:
             attributes=attributes,
             domain=domain,
             dtype=dtype,
-            shape=like.shape if shape is None else shape,
+            shape=like.shape if shape == "like" else shape,
         )
 
     def constant(self, array: Array, name: str) -> ir.Value:

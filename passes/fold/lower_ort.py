@@ -147,8 +147,14 @@ def _data(linear: Linear, build: Builder) -> ir.Value:
     codes = build.operand(linear.x, f"{linear.output.name}_left")
     if not linear.transposed:
         return codes
+    turned = None if codes.shape is None else ir.Shape(list(codes.shape)[::-1])
     return build.insert(
-        "Transpose", [codes], linear.output, linear.x.type.dtype, attributes={"perm": [1, 0]}
+        "Transpose",
+        [codes],
+        linear.output,
+        linear.x.type.dtype,
+        attributes={"perm": [1, 0]},
+        shape=turned,
     )
 
 
