@@ -93,6 +93,8 @@ TARGET = Target("qdq", False, write, decline, shift_through_real)
 def _requantize(lowering: Requantize, build: Builder) -> ir.Value:
     output = lowering.node.outputs[0]
     codes = build.codes_of(lowering.reads[0])
+    if codes in build.reals:
+        return build.quantize(build.reals[codes], lowering.type, output)
     producer = codes.producer()
     # ONNX Runtime merges Q-DQ-Q-DQ into one pair, with other numbers.
     merges = producer is not None and is_quantize(producer)
@@ -129,7 +131,9 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
     if data in build.types.code_dtypes:
         codes = [np.asarray(each, np.int64) for each in (clamp.low, clamp.high)]
         inputs = [real, *(build.constant(clamp.type.dequantize(each), "bound") for each in codes)]
-    return _op(clamp.node, inputs, clamp.type, build)
+    codes = _op(clamp.node, inputs, clamp.type, build)
+    _remember_real(codes, build)
+    return codes
 
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
@@ -157,7 +161,16 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
         is_real = build.types.get(old) is not None
         build.rewriter.set_type(new, _FLOAT if is_real else ir.DataType.INT64, old.shape)
         results.append(build.quantize(new, known.type, old) if is_real else new)
+        if is_real and not move.rounds:
+            _remember_real(results[-1], build)
     return results
+
+
+def _remember_real(codes: ir.Value, build: Builder) -> None:
+    """Let another QuantizeLinear read what these codes were quantized from without rounding."""
+    quantize = codes.producer()
+    if quantize is not None and quantize.inputs[0] is not None:
+        build.reals[codes] = quantize.inputs[0]
 
 
 def _linear(linear: Linear, build: Builder) -> ir.Value:

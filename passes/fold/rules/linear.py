@@ -130,6 +130,8 @@ def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     x, w = operand(node.inputs[0], types), types.get(node.inputs[1])
     if x is None or x.value is None:
         return _no_data(node, types)
+    if w is not None and w.codes is None:
+        return _gemm_of_activations(node, x, types)
     if w is None or w.codes is None:
         return Refusal(types.reason(node.inputs[1]), "quantize the weights to 8 bits")
     alpha = node.attributes.get_float("alpha", 1.0)
@@ -152,6 +154,23 @@ def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     transposed = bool(node.attributes.get_int("transA", 0))
     product = _Product(node, x, weights, codes.shape[1], -1, biases, transposed=transposed)
     return _finish(product, types)
+
+
+def _gemm_of_activations(node: ir.Node, x: Operand, types: TypeState) -> Lowering | Refusal | None:
+    """A Gemm of two computed operands that is no more than their product."""
+    w, alpha = operand(node.inputs[1], types), node.attributes.get_float("alpha", 1.0)
+    if w is None:
+        return not_quantized(node.inputs[1], types)
+    turned = any(node.attributes.get_int(name, 0) for name in ("transA", "transB"))
+    if turned or alpha <= 0 or (len(node.inputs) > 2 and node.inputs[2] is not None):
+        return Refusal(
+            "a Gemm of two activations is more than their product",
+            "write it as MatMul, Transpose and Add",
+        )
+    if _may_overflow(node, x.type, w.type):
+        return Refusal("an int32 accumulator could overflow", "split the product along its depth")
+    scaled = Operand(types.rescaled(w.type, alpha), w.value)
+    return _finish(_Product(node, x, scaled, None, -1), types)
 
 
 def _no_data(node: ir.Node, types: TypeState) -> Refusal | None:

@@ -91,3 +91,50 @@ def test_products_of_activations_deeper_than_int32_holds_are_refused(
     result = FoldQdq().run(model)
     assert ("QLinearMatMul" in {node.op_type for node in model.graph}) == folds
     assert any("overflow" in remark.reason for remark in result.remarks) != folds
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "integer"])
+def test_gemm_of_activations_is_their_product(
+    target: Target, parse: Callable[..., ir.Model], evaluate: Callable[..., dict[str, Any]]
+) -> None:
+    text = (
+        "agraph (uint8[3,4] q, uint8[4,2] p) => (uint8[3,2] y) <" + _TYPES + "> {"
+        " x = DequantizeLinear (q, sx, zx) v = DequantizeLinear (p, sx, zx)"
+        " c = Gemm <alpha = 0.5> (x, v) y = QuantizeLinear (c, sy, zy) }"
+    )
+    model = parse(text)
+    numbers = np.random.default_rng(0)
+    feed = {
+        "q": numbers.integers(0, 256, (3, 4)).astype(np.uint8),
+        "p": numbers.integers(0, 256, (4, 2)).astype(np.uint8),
+    }
+    want = evaluate(model, feed)["y"]
+    FoldQdq(target=target).run(model)
+    assert {node.op_type for node in model.graph}.isdisjoint({"Gemm", "DequantizeLinear"})
+    np.testing.assert_array_equal(evaluate(model, feed)["y"], want)
+
+
+def test_gemm_of_activations_with_more_to_it_stays(parse: Callable[..., ir.Model]) -> None:
+    text = (
+        "agraph (uint8[4,3] q, uint8[4,2] p) => (uint8[3,2] y) <" + _TYPES + "> {"
+        " x = DequantizeLinear (q, sx, zx) v = DequantizeLinear (p, sx, zx)"
+        " c = Gemm <transA = 1> (x, v) y = QuantizeLinear (c, sy, zy) }"
+    )
+    reasons = [remark.reason for remark in FoldQdq().run(parse(text)).remarks]
+    assert "a Gemm of two activations is more than their product" in reasons
+
+
+def test_canonical_movement_to_another_scale_is_one_pair(
+    parse: Callable[..., ir.Model],
+) -> None:
+    text = (
+        "agraph (uint8[3,4] q) => (uint8[4,3] y) <" + _TYPES + ", int64[2] h = {4, 3}> {"
+        " x = DequantizeLinear (q, sx, zx) c = Reshape (x, h) y = QuantizeLinear (c, sy, zy) }"
+    )
+    model = parse(text)
+    FoldQdq(target="qdq").run(model)
+    assert [node.op_type for node in model.graph] == [
+        "DequantizeLinear",
+        "Reshape",
+        "QuantizeLinear",
+    ]
