@@ -14,20 +14,19 @@ from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
 _LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_RECURRENT_OPS = ("GRU", "LSTM", "RNN")
 
 
 def dequantize_weights(plan: Plan, rewriter: Rewriter, guarded: Collection[ir.Node]) -> None:
-    """Give linear ops that stay float constant float weights, where that is safe and wanted.
+    """Give ops that stay float constant float weights, where that is safe and wanted.
 
-    Not where only the weights are quantized (they were packed for size), and not between a
-    DequantizeLinear and a QuantizeLinear: ONNX Runtime would quantize the float weights again,
+    Recurrent ops always: ONNX Runtime packs their weights when it loads them, if they are constant.
+    Linear ops not where only the weights are quantized (they were packed for size), and not between
+    a DequantizeLinear and a QuantizeLinear: ONNX Runtime would quantize the float weights again,
     per tensor. Ops in ``guarded`` do not read a DequantizeLinear any more.
     """
     for node in plan.refusals:
-        if node.graph is None or node.op_type not in _LINEAR_OPS or node.domain:
-            continue
-        quantized = plan.types.get(node.inputs[0]) is not None or reads_dequantized(node)
-        if node not in guarded and (not quantized or feeds_quantize(node)):
+        if node.graph is None or node.domain or not _wants_float(node, plan, guarded):
             continue
         for index, value in enumerate(node.inputs[1:], start=1):
             real = _dequantized(value, plan.types)
@@ -37,6 +36,15 @@ def dequantize_weights(plan: Plan, rewriter: Rewriter, guarded: Collection[ir.No
                 constant = rewriter.constant(node, real, name=f"{value.name}_real")
                 rewriter.set_input(node, index, constant)
             _erase_unread(value.producer(), rewriter)
+
+
+def _wants_float(node: ir.Node, plan: Plan, guarded: Collection[ir.Node]) -> bool:
+    if node.op_type in _RECURRENT_OPS:
+        return True
+    if node.op_type not in _LINEAR_OPS:
+        return False
+    quantized = plan.types.get(node.inputs[0]) is not None or reads_dequantized(node)
+    return node in guarded or (quantized and not feeds_quantize(node))
 
 
 def _dequantized(value: ir.Value | None, types: TypeState) -> Array | None:

@@ -15,6 +15,7 @@ from onnxfold.passes.fold.rules import (
     movement,
     normalization,
     pooling,
+    recurrent,
     reductions,
     resize,
 )
@@ -34,6 +35,7 @@ RULES: dict[str, FoldRule] = {
     **normalization.RULES,
     **pooling.RULES,
     **indices.RULES,
+    **recurrent.RULES,
     **reductions.RULES,
     **resize.RULES,
 }
