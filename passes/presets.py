@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Literal
+
 SIMPLIFY = (
     "remove-dead-code,lift-constants,infer-shapes,fold-constants,remove-identity,"
     "merge-transposes,merge-reshapes,remove-identity,deduplicate-initializers,"
@@ -30,7 +33,31 @@ TIDY = "deduplicate-initializers,remove-dead-code,infer-shapes"
 """What runs after quantizing or folding."""
 
 
-def folding(target: str) -> str:
-    """What ``fold`` runs for a target: first to operators it has, then the fold, then tidying."""
+_RELAXED = (
+    "fold-constants,remove-identity,merge-transposes,merge-reshapes,fold-pad,fuse-matmul-add,"
+    "remove-dead-code,infer-shapes"
+)
+
+Relaxation = Literal["", "keep", "drop"]
+"""No relaxation; or which limits stay where activations are not rounded: see ``relax-rounding``."""
+
+
+def folding(target: str, *, costs: str = "", relax: Relaxation = "") -> str:
+    """What ``fold`` runs: first to operators the target has, then the fold, then tidying.
+
+    Args:
+        target: What to fold for.
+        costs: A file of costs, or ``none``; see ``fold-qdq``.
+        relax: Whether activations need not be rounded, and then what becomes of their limits.
+    """
     prepare = "" if target == "qdq" else "lower-conv-transpose,promote-vectors,infer-shapes,"
-    return f"{FOLD},{prepare}fold-qdq{{target={target}}},{TIDY}"
+    if relax:
+        prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
+    return f"{FOLD},{prepare}{fold_pass(target, costs)},{TIDY}"
+
+
+def fold_pass(target: str, costs: str = "") -> str:
+    """The fold itself, for a target and by a file of costs."""
+    path = re.sub(r'(["\\])', r"\\\1", costs)
+    option = f' costs="{path}"' if costs else ""
+    return f"fold-qdq{{target={target}{option}}}"

@@ -45,6 +45,7 @@ PASSES: dict[str, str] = {
     "lower-conv-transpose": "fold.lower_conv_transpose:LowerConvTranspose",
     "lift-qoperator": "fold.lift_qoperator:LiftQoperator",
     "reduce-range": "fold.reduce_range:ReduceRange",
+    "relax-rounding": "fold.relax_rounding:RelaxRounding",
     # bridge
     "surgeon": "surgeon:Surgeon",
 }

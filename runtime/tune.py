@@ -36,9 +36,6 @@ _TINY = 1e-12
 _LEAST = 1.0  # microseconds a node takes at least, to be dispatched
 _OPSET = 17
 
-Progress = Callable[[int, int], None]
-"""Takes how many of how many measurements are done."""
-
 
 @dataclass(frozen=True)
 class _Layer:
@@ -88,6 +85,9 @@ _LAYERS = (
     _Layer(96, 96, (3, 3), 1, 28, depthwise=True),
 )
 
+STEPS = _SWEEPS * len(_LAYERS)
+"""Steps of a measurement."""
+
 _Array = npt.NDArray[Any]
 
 
@@ -100,14 +100,14 @@ class _Sample:
     microseconds: float
 
 
-def measure_costs(progress: Progress | None = None, *, sweeps: int = _SWEEPS) -> CostTable:
+def measure_costs(advance: Callable[[], None] | None = None, *, sweeps: int = _SWEEPS) -> CostTable:
     """Measure the table of costs on this machine: about ten seconds, on one thread.
 
     Every network runs ``sweeps`` times, in turns, and the fastest turn of each kernel counts:
     other load only ever adds.
 
     Args:
-        progress: Told how far it is.
+        advance: Called after each of ``STEPS`` steps (for the default of ``sweeps``).
         sweeps: Turns.
 
     Raises:
@@ -115,15 +115,15 @@ def measure_costs(progress: Progress | None = None, *, sweeps: int = _SWEEPS) ->
     """
     overhead = _profiling_overhead()
     fastest: dict[tuple[int, str], _Sample] = {}
-    for sweep in range(sweeps):
+    for _ in range(sweeps):
         for index, layer in enumerate(_LAYERS):
             for number, sample in enumerate(_samples(layer, overhead)):
                 key = (index, f"{sample.family} {number}")
                 known = fastest.get(key)
                 if known is None or sample.microseconds < known.microseconds:
                     fastest[key] = sample
-            if progress is not None:
-                progress(sweep * len(_LAYERS) + index + 1, sweeps * len(_LAYERS))
+            if advance is not None:
+                advance()
     families: defaultdict[str, list[tuple[Features, float]]] = defaultdict(list)
     for sample in fastest.values():
         families[sample.family].append((sample.features, sample.microseconds))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
@@ -15,7 +14,7 @@ from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import OPTIMIZE, TIDY
+from onnxfold.passes.presets import OPTIMIZE, TIDY, fold_pass
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
@@ -24,6 +23,7 @@ from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.remark import Remark
 from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.quality import (
@@ -44,8 +44,6 @@ from onnxfold.runtime.compiler.search import (
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
-from onnxfold.runtime.session import DEPLOYMENT, Session
-from onnxfold.runtime.timing import is_machine_busy, measure_interleaved
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
@@ -62,9 +60,6 @@ _ADVICE = {
     SENSITIVE: "a wider --budget lets it be quantized",
     _NO_CANDIDATE: "--keep-slower, or a wider --budget",
 }
-_TIMING_FEEDS = 4
-_TIMING_ROUNDS = 24
-_TIMING_SECONDS = 10.0
 _JUDGED_FEEDS = 512
 _QUICK_FEEDS = 8
 
@@ -78,12 +73,14 @@ class CompileOptions:
         budget: What may be lost.
         calibration: How ranges are found; ``auto`` tries both and keeps the nearer.
         keep_slower: Quantize all that can be, however slow.
+        costs: A file of costs that kernels are chosen by; empty for the table that is built in.
     """
 
     target: Target = "ort"
     budget: Budget = field(default_factory=Budget)
     calibration: Calibration = "auto"
     keep_slower: bool = False
+    costs: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ def compile_model(
     data = Data.split(feeds)
     float_run, float_passes = run_tolerant(model, parse_passes(OPTIMIZE), data.evaluation, progress)
     optimized = float_run.model
-    builder = _Builder(optimized, data.calibration, options.target, progress)
+    builder = _Builder(optimized, data.calibration, options, progress)
     selection = _choose(model, optimized, data, options, builder, progress)
     if selection.choice is None:
         passes = () if selection.model is model else float_passes
@@ -234,11 +231,12 @@ class _Builder:
     """Makes quantized models of choices; observes each tensor once per method."""
 
     def __init__(
-        self, optimized: ir.Model, feeds: FeedSource, target: Target, progress: Progress
+        self, optimized: ir.Model, feeds: FeedSource, options: CompileOptions, progress: Progress
     ) -> None:
         self._optimized = optimized
         self._feeds = feeds
-        self._target: Target = target
+        self._target: Target = options.target
+        self._costs = options.costs
         self._progress = progress
         self._ranges: dict[str, Ranges] = {}
 
@@ -248,7 +246,7 @@ class _Builder:
         needed = tensors_to_observe(self._optimized, insert.placement_options)
         ranges = self._calibrated(choice.calibration, needed)
         known = Ranges({name: ranges[name] for name in needed if name in ranges})
-        after = parse_passes(f"fold-qdq{{target={self._target}}},{TIDY}")
+        after = parse_passes(f"{fold_pass(self._target, self._costs)},{TIDY}")
         return (replace(insert, ranges=known), *after)
 
     def build(self, choice: Choice) -> ir.Model | None:
@@ -322,7 +320,7 @@ def _choose(
     subject = Subject(
         build=builder.build,
         judge=judge,
-        clock=_clock(data.evaluation, progress),
+        clock=make_clock(data.evaluation, progress),
         layers=layers,
         damage=_Damage(builder, quick, layers, progress),
         original=model,
@@ -340,29 +338,6 @@ def _starting_choices(options: CompileOptions) -> list[Choice]:
         for width, op_types in (("all operators", ()), ("linear operators", _LINEAR))
         for method in methods
     ]
-
-
-def _clock(
-    feeds: FeedSource, progress: Progress
-) -> Callable[[Mapping[str, ir.Model]], Mapping[str, Latency]]:
-    samples = list(feeds.first(_TIMING_FEEDS))
-
-    def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
-        busy = is_machine_busy()
-        how = " by processor time of one thread, for the machine is busy" if busy else ""
-        progress.stage(f"timing {len(models)} models{how}")
-        config = replace(DEPLOYMENT, threads=1) if busy else DEPLOYMENT
-        sessions = {name: Session(model, config) for name, model in models.items()}
-        timings = measure_interleaved(
-            sessions,
-            samples,
-            rounds=_TIMING_ROUNDS,
-            max_seconds=_TIMING_SECONDS,
-            clock=time.thread_time if busy else time.perf_counter,
-        )
-        return {name: Latency(each.median_ms, each.relative_best) for name, each in timings.items()}
-
-    return clock
 
 
 def _refuse_quantized(model: ir.Model) -> None:

@@ -16,6 +16,7 @@ from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.census import has_codes, integer_weights
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
 from onnxfold.passes.float_ops import float_ops_between
+from onnxfold.passes.fold.costs import CostTable
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.islands import Island
@@ -24,6 +25,7 @@ from onnxfold.passes.presets import OPTIMIZE, folding
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.walk import label
+from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.driver import (
     Calibration,
     Compilation,
@@ -32,6 +34,7 @@ from onnxfold.runtime.compiler.driver import (
     compile_model,
     replay,
 )
+from onnxfold.runtime.compiler.fold_choice import FoldChoice, FoldSubject, choose_fold
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.verified import (
     VerifiedRun,
@@ -47,6 +50,7 @@ from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.report.write import write_report
 from onnxfold.runtime.trial import feeds_for
+from onnxfold.runtime.tune import STEPS, measure_costs
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
@@ -61,6 +65,7 @@ __all__ = [
     "optimize",
     "require_conclusive",
     "run_passes",
+    "tune",
     "verify",
 ]
 
@@ -78,7 +83,7 @@ class Outcome:
     Attributes:
         model: The rewritten model.
         report: Everything that was done, measured and left alone.
-        plan: What was chosen (``compile`` only); replay it with ``compile(..., plan=...)``.
+        plan: What was chosen (``compile`` and ``fold``); replay it with their ``plan`` argument.
     """
 
     model: ir.Model
@@ -143,6 +148,11 @@ def fold(
     model: Model,
     *,
     target: Target = "ort",
+    costs: str | os.PathLike[str] | None = None,
+    measure: bool = False,
+    relax: bool = False,
+    budget: Budget | str | float | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
     data: object = None,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -151,25 +161,60 @@ def fold(
     Args:
         model: A model with QuantizeLinear/DequantizeLinear nodes.
         target: What the integer graph is made of.
+        costs: A file that ``tune`` wrote, by which kernels are chosen (``ort`` only); by default
+            a table that is built in.
+        measure: Time the candidates against each other and against the model as it came, and
+            keep the fastest (``ort`` only).
+        relax: Activations need not be rounded where that is faster; measures (``ort`` only).
+        budget: What may be lost by that: a rate of changed top-1 answers, or a ``Budget``.
+        plan: Replay these choices, measuring nothing.
         data: What to verify on; generated if None.
         progress: Told how far it is.
 
     Raises:
-        UsageError: There is nothing to fold: no Q/DQ and no integer operator. Or the target is
-            ``integer``, and something has no integer form.
-        NotEquivalentError: The folded model is not within the INTEGER contract.
+        UsageError: There is nothing to fold: no Q/DQ and no integer operator. Or the options do
+            not go together. Or the target is ``integer``, and something has no integer form.
+        NotEquivalentError: The folded model is not within its contract.
         InvalidModelError: The model is missing, broken or hostile.
     """
+    if target != "ort" and (measure or relax or costs is not None):
+        raise UsageError(f"costs, measuring and relaxing are for target ort, not {target}")
     original = load_model(model)
     if not has_codes(original):
         raise UsageError(_nothing_to_fold(original))
-    passes = parse_passes(folding(target))
     feeds = feeds_for(original, data)
     bar = progress or Silent()
-    run = run_verified(original, passes, feeds, bar)
+    limits = _budget(budget)
+    table = "" if costs is None else os.fspath(costs)
+    chosen = FoldChoice("", parse_passes(folding(target, costs=table)))
+    if plan is not None:
+        loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+        loaded.check_model(model_facts(original).sha256)
+        chosen = FoldChoice("", loaded.passes)
+    elif measure or relax:
+        clock = make_clock(feeds, bar)
+        chosen = choose_fold(FoldSubject(original, feeds, clock, table, relax, limits))
+    run = run_verified(original, chosen.passes, feeds, bar, budget=limits)
     if target == "integer":
         _require_integers(run)
-    return _compared(_Work("fold", model, original, run, passes), feeds, bar)
+    done = _compared(_Work("fold", model, original, run, chosen.passes, limits), feeds, bar)
+    report = replace(done.report, decisions=chosen.decisions)
+    written = Plan(model_facts(original).sha256, chosen.passes, chosen.decisions)
+    return replace(done, report=report, plan=written)
+
+
+def tune(*, progress: Progress | None = None) -> CostTable:
+    """Measure what integer and float kernels cost on this machine, for ``fold`` and ``compile``.
+
+    Args:
+        progress: Told how far it is.
+
+    Raises:
+        ExecutionError: ONNX Runtime fails.
+    """
+    bar = progress or Silent()
+    bar.stage("measuring kernels", STEPS)
+    return measure_costs(bar.advance)
 
 
 def _require_integers(run: VerifiedRun) -> None:
@@ -228,6 +273,7 @@ def compile(
     budget: Budget | str | float | None = None,
     calibration: Calibration = "auto",
     keep_slower: bool = False,
+    costs: str | os.PathLike[str] | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -241,6 +287,7 @@ def compile(
         budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
         calibration: How activation ranges are found.
         keep_slower: Quantize all that can be, even where it makes the model slower.
+        costs: A file that ``tune`` wrote, by which kernels are chosen (target ``ort``).
         plan: Replay these choices, measuring nothing.
         progress: Told how far it is.
 
@@ -258,7 +305,8 @@ def compile(
         loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
         done = replay(original, loaded, feeds, limits, bar)
     else:
-        options = CompileOptions(target, limits, calibration, keep_slower)
+        table = "" if costs is None else os.fspath(costs)
+        options = CompileOptions(target, limits, calibration, keep_slower, table)
         done = compile_model(original, feeds, options, bar)
     return Outcome(done.run.model, _compile_report(model, original, done, feeds), done.plan)
 
@@ -342,6 +390,7 @@ class _Work:
     original: ir.Model
     run: VerifiedRun
     passes: Sequence[Pass]
+    budget: Budget | None = None
 
 
 def _compared(work: _Work, feeds: FeedSource | None, progress: Progress) -> Outcome:
@@ -355,7 +404,7 @@ def _compared(work: _Work, feeds: FeedSource | None, progress: Progress) -> Outc
         progress.stage("comparing with the original")
         few = feeds.first(_COMPARISON_FEEDS)
         contract = weakest_contract(work.passes)
-        comparison = compare_models(work.original, run.model, few, contract)
+        comparison = compare_models(work.original, run.model, few, contract, work.budget)
     verdict = comparison.verdict if comparison else None
     if verdict is not None and not verdict.passed and not verdict.inconclusive:
         raise NotEquivalentError("; ".join(verdict.reasons))

@@ -172,6 +172,28 @@ def _target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _costs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--costs",
+        type=Path,
+        metavar="FILE",
+        help="costs of kernels that tune measured on the machine of deployment, to choose by "
+        "(target ort; default: a table that is built in)",
+    )
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plan", type=Path, metavar="FILE", help="replay the choices of a plan file, unmeasured"
+    )
+    parser.add_argument(
+        "--save-plan",
+        type=Path,
+        metavar="FILE",
+        help="where to write the plan (default: plan.json in the report folder)",
+    )
+
+
 def _compile(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _output(parser)
@@ -189,15 +211,8 @@ def _compile(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="quantize everything that can be, even where it makes the model slower",
     )
-    parser.add_argument(
-        "--plan", type=Path, metavar="FILE", help="replay the choices of a plan file, unmeasured"
-    )
-    parser.add_argument(
-        "--save-plan",
-        type=Path,
-        metavar="FILE",
-        help="where to write the plan (default: plan.json in the report folder)",
-    )
+    _costs(parser)
+    _plan(parser)
     _report(parser)
 
 
@@ -205,8 +220,25 @@ def _fold(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _output(parser)
     _target(parser)
+    _costs(parser)
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="time the candidates and the model as it came, and keep the fastest (target ort)",
+    )
+    parser.add_argument(
+        "--relax",
+        action="store_true",
+        help="do not round activations where that is faster and within the budget (target ort)",
+    )
+    _budget(parser)
+    _plan(parser)
     _data(parser)
     _report(parser)
+
+
+def _tune(parser: argparse.ArgumentParser) -> None:
+    _output(parser)
 
 
 def _optimize(parser: argparse.ArgumentParser) -> None:
@@ -274,6 +306,7 @@ def _explain(parser: argparse.ArgumentParser) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "compile": ("quantize a float model to integers, keep what is faster, prove it", _compile),
     "fold": ("fold an already fake-quantized model to integer arithmetic", _fold),
+    "tune": ("measure kernels on this machine, for --costs of fold and compile", _tune),
     "optimize": ("simplify and fuse a float model", _optimize),
     "verify": ("compare two models", _verify),
     "opt": ("run a textual pipeline of passes", _opt),

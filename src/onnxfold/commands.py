@@ -43,6 +43,7 @@ def compile(options: argparse.Namespace) -> int:
             budget=options.budget,
             calibration=options.calibration,
             keep_slower=options.keep_slower,
+            costs=options.costs,
             plan=options.plan,
             progress=progress,
         )
@@ -56,9 +57,43 @@ def fold(options: argparse.Namespace) -> int:
     _check_places(options)
     with ProgressBars(enabled=not options.quiet) as progress:
         outcome = api.fold(
-            options.model, target=options.target, data=options.data, progress=progress
+            options.model,
+            target=options.target,
+            costs=options.costs,
+            measure=options.measure,
+            relax=options.relax,
+            budget=options.budget,
+            plan=options.plan,
+            data=options.data,
+            progress=progress,
         )
+    if options.save_plan is not None and outcome.plan is not None:
+        outcome.plan.save(options.save_plan)
     return _finish(options, outcome)
+
+
+def tune(options: argparse.Namespace) -> int:
+    """``onnxfold tune``."""
+    _check_places(options)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        document = api.tune(progress=progress).to_json()
+    write_text(options.output, json.dumps(document, indent=2) + "\n")
+    if options.json:
+        print_json(document)
+    else:
+        _print_kernel_costs(document)
+    return 0
+
+
+def _print_kernel_costs(document: dict[str, Any]) -> None:
+    print_table(
+        f"microseconds on one thread, {document['machine']}, onnxruntime {document['onnxruntime']}",
+        ("kernel", "costs"),
+        (
+            (family, ", ".join(f"{name} {cost:.3g}" for name, cost in costs.items()))
+            for family, costs in document["microseconds"].items()
+        ),
+    )
 
 
 def optimize(options: argparse.Namespace) -> int:
@@ -279,7 +314,13 @@ def _check_places(options: argparse.Namespace) -> None:
     files = [path for path in (named.get("output"), named.get("save_plan")) if path is not None]
     folders = [named.get("report"), named.get("dump"), named.get("reproducer")]
     script = str(named.get("data") or "").rpartition(":")[0]
-    inputs = [named.get("model"), named.get("data"), named.get("plan"), script]
+    inputs = [
+        named.get("model"),
+        named.get("data"),
+        named.get("plan"),
+        named.get("costs"),
+        script,
+    ]
     taken = {Path(each).resolve() for each in inputs if each}
     for path in files:
         if path.resolve() in taken:

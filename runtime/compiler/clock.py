@@ -1,0 +1,44 @@
+"""Times models against each other, in the way that gives honest ratios on this machine now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from onnxfold.runtime.compiler.search import Latency
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.progress import Progress
+from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.timing import is_machine_busy, measure_interleaved
+
+Clock = Callable[[Mapping[str, ir.Model]], Mapping[str, Latency]]
+"""Latencies by name; ratios are to the first model."""
+
+_TIMING_FEEDS = 4
+_TIMING_ROUNDS = 24
+_TIMING_SECONDS = 10.0
+
+
+def make_clock(feeds: FeedSource, progress: Progress) -> Clock:
+    """A clock that runs models on the first of ``feeds``."""
+    samples = list(feeds.first(_TIMING_FEEDS))
+
+    def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
+        busy = is_machine_busy()
+        how = " by processor time of one thread, for the machine is busy" if busy else ""
+        progress.stage(f"timing {len(models)} models{how}")
+        config = replace(DEPLOYMENT, threads=1) if busy else DEPLOYMENT
+        sessions = {name: Session(model, config) for name, model in models.items()}
+        timings = measure_interleaved(
+            sessions,
+            samples,
+            rounds=_TIMING_ROUNDS,
+            max_seconds=_TIMING_SECONDS,
+            clock=time.thread_time if busy else time.perf_counter,
+        )
+        return {name: Latency(each.median_ms, each.relative_best) for name, each in timings.items()}
+
+    return clock

@@ -1,0 +1,81 @@
+"""Which fold is kept: by latency, by the budget, and never one that is slower than what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from onnxfold.runtime.compiler.fold_choice import (
+    AS_IT_CAME,
+    BY_COSTS,
+    FoldChoice,
+    FoldSubject,
+    choose_fold,
+)
+from onnxfold.runtime.compiler.search import Latency
+from onnxfold.runtime.trial import feeds_for
+from onnxfold.runtime.verify.budget import Budget
+
+_THROUGHOUT = "integer kernels throughout"
+_UNROUNDED = "activations not rounded"
+
+
+@pytest.fixture
+def choose(fixtures_dir: Path) -> Callable[..., tuple[FoldChoice, list[str]]]:
+    """``choose({name: ratio}, ...)``: the choice when models are that fast; and what was timed."""
+    model = ir.load(fixtures_dir / "tiny_mobilenet.onnx")
+
+    def make(ratios: Mapping[str, float], **options: Any) -> tuple[FoldChoice, list[str]]:
+        timed: list[str] = []
+
+        def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
+            timed.extend(models)
+            return {name: Latency(ratios.get(name, 2.0), ratios.get(name, 2.0)) for name in models}
+
+        subject = FoldSubject(model, feeds_for(model, None), clock, **options)
+        return choose_fold(subject), timed
+
+    return make
+
+
+def test_the_fastest_is_kept(choose: Callable[..., tuple[FoldChoice, list[str]]]) -> None:
+    choice, timed = choose({AS_IT_CAME: 1.0, BY_COSTS: 0.5, _THROUGHOUT: 0.8})
+    assert choice.name == BY_COSTS
+    assert [pass_.name for pass_ in choice.passes].count("fold-qdq") == 1
+    assert timed[0] == AS_IT_CAME, "ratios are to the first"
+    outcomes = {row["candidate"]: row["outcome"] for row in choice.decisions}
+    assert outcomes[BY_COSTS] == "chosen"
+    assert outcomes[AS_IT_CAME] == "slower than the chosen"
+
+
+def test_a_gain_within_noise_decides_nothing(
+    choose: Callable[..., tuple[FoldChoice, list[str]]],
+) -> None:
+    choice, _ = choose({AS_IT_CAME: 0.99, BY_COSTS: 1.0})
+    assert choice.name == BY_COSTS
+
+
+def test_no_model_leaves_slower_than_it_came(
+    choose: Callable[..., tuple[FoldChoice, list[str]]],
+) -> None:
+    choice, _ = choose({AS_IT_CAME: 0.9, BY_COSTS: 1.0})
+    assert (choice.name, choice.passes) == (AS_IT_CAME, ())
+
+
+def test_rounding_is_relaxed_only_where_asked_and_within_the_budget(
+    choose: Callable[..., tuple[FoldChoice, list[str]]],
+) -> None:
+    ratios = {AS_IT_CAME: 1.0, BY_COSTS: 0.9, _UNROUNDED: 0.5}
+    assert choose(ratios)[0].name == BY_COSTS
+    relaxed, timed = choose(ratios, relax=True, budget=Budget(sqnr_db=1.0, max_flip_rate=None))
+    assert relaxed.name == _UNROUNDED
+    assert _UNROUNDED in timed
+    strict, timed = choose(ratios, relax=True, budget=Budget(sqnr_db=200.0, max_flip_rate=None))
+    assert strict.name == BY_COSTS
+    assert _UNROUNDED not in timed
+    outcomes = {row["candidate"]: row["outcome"] for row in strict.decisions}
+    assert outcomes[_UNROUNDED] == "misses the budget"
