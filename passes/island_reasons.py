@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxfold.passes.census import ModelKind
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.float_groups import FloatGroup
-from onnxfold.passes.op_kinds import OpKind, op_key
+from onnxfold.passes.op_kinds import OpKind, is_integer_kernel, op_key
 from onnxfold.passes.provenance import PASS_KEY, node_name, original_names
 from onnxfold.passes.remark import Remark
 
@@ -56,6 +56,12 @@ class Reason:
     nodes: tuple[str, ...] = ()
 
 
+_DYNAMIC = Reason(
+    "its scales are computed at run time, for each input anew",
+    "quantize the float original with fixed scales: onnxfold compile",
+)
+
+
 def explain_group(group: FloatGroup, index: RemarkIndex) -> tuple[tuple[Reason, ...], Cause]:
     """The reasons for ``group``, those that decide first; and whose decision it is.
 
@@ -75,6 +81,8 @@ def explain_group(group: FloatGroup, index: RemarkIndex) -> tuple[tuple[Reason, 
         remarks = [each for each in remarks if each.pass_name != _FOLD or each.measured]
     if remarks:
         return _merged(remarks), _cause_of(remarks)
+    if group.model_kind is ModelKind.DYNAMIC and _is_dynamic(group):
+        return (_DYNAMIC,), Cause.FIXABLE
     if all(is_folded(node) and node.op_type in _CONVERSION for node in group.float_nodes):
         return _bare(group)
     if at_edge:
@@ -217,6 +225,15 @@ def _edge(group: FloatGroup, *, computed: bool) -> Reason:
         "only weights are quantized, behind Cast and Mul" if only_weights else "it is a float model"
     )
     return Reason(what, "onnxfold compile quantizes it")
+
+
+def _is_dynamic(group: FloatGroup) -> bool:
+    """Whether real numbers become codes, or accumulators real numbers, by scales of a run."""
+    values = [value for node in group.nodes for value in node.inputs if value is not None]
+    if any(node.op_type == "DynamicQuantizeLinear" for node in group.nodes):
+        return True
+    producers = [value.producer() for value in values if value.dtype == ir.DataType.INT32]
+    return any(each is not None and is_integer_kernel(each) for each in producers)
 
 
 def _unfollowed(source: ir.Node) -> Reason:

@@ -71,6 +71,11 @@ class IslandGroup:
         return (*self.reasons[:_SHOWN_REASONS], (f"... and {more} more reasons", ""))
 
     @property
+    def contents(self) -> str:
+        """The operators of all of them, in words."""
+        return self.content if self.count == 1 else f"{self.count} x ({self.content})"
+
+    @property
     def share(self) -> str:
         """The share of the time as text; empty where it was not measured."""
         return "" if self.time_share is None else f"{self.time_share:.1%}"

@@ -203,7 +203,7 @@ def _islands(islands: list[dict[str, Any]]) -> list[str]:
         (
             group.share,
             group.cause,
-            group.content if group.count == 1 else f"{group.count} times {group.content}",
+            group.contents,
             ", ".join(group.shown_places()),
             "; ".join(reason for reason, _ in group.shown_reasons()),
             "; ".join(dict.fromkeys(advice for _, advice in group.shown_reasons() if advice)),

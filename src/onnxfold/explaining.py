@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxfold.console import print_item, print_line, print_table, shortened
+from onnxfold.passes.census import Census
 from onnxfold.runtime.explain import Explanation
 from onnxfold.runtime.profile import NodeTime
 from onnxfold.runtime.report.groups import IslandGroup, extent, group_islands, group_remarks
@@ -62,6 +63,7 @@ def _print_models(explanation: Explanation) -> None:
         ("multiply-accumulates", *(f"{each.macs:,}" for each in censuses)),
         ("  on integers", *(f"{each.integer_share:.1%}" for each in censuses)),
         ("  between Q and DQ, in float", *(f"{each.qdq_share:.1%}" for each in censuses)),
+        *_unknown(censuses),
         ("parameters", *(f"{each.parameters:,}" for each in censuses)),
         *(
             (f"  bytes of {name}", *(_bytes_of(name, each.parameters_by_type) for each in censuses))
@@ -72,6 +74,12 @@ def _print_models(explanation: Explanation) -> None:
     folded = [f"folded ({explanation.target})"] if explanation.folded else []
     title = f"the model is {explanation.kind.value}"
     print_table(title, ("", "as it came", *folded), rows, numbers=(1, 2))
+
+
+def _unknown(censuses: Sequence[Census]) -> list[tuple[object, ...]]:
+    """How many operators were not counted, where there are any."""
+    unknown = [each.unknown_macs for each in censuses]
+    return [("  operators of unknown shape, left out", *unknown)] if any(unknown) else []
 
 
 def _print_portability(document: dict[str, Any]) -> None:
@@ -136,9 +144,8 @@ def _work_of(cost: NodeTime) -> str:
 
 
 def _print_island(group: IslandGroup) -> None:
-    times = f"{group.count} times " if group.count > 1 else ""
     share = f"{group.share or '-':>6}  "
-    print_item(f"{share}{group.cause}: {times}{group.content}", first="  ", rest=10)
+    print_item(f"{share}{group.cause}: {group.contents}", first="  ", rest=10)
     for reason, advice in group.shown_reasons():
         print_item(f"{reason}{f' ({advice})' if advice else ''}", first=" " * 10, rest=12)
     print_item(f"at {', '.join(group.shown_places())}", first=" " * 10, rest=13)

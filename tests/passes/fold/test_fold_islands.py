@@ -140,6 +140,22 @@ def test_a_second_fold_knows_what_the_first_put_in_float(fixtures_dir: Path) -> 
     assert "earlier fold" in pool.reason
 
 
+def test_dynamic_quantization_says_what_it_would_take(parse: Callable[..., ir.Model]) -> None:
+    model = parse("""
+        g (float[2,4] x) => (float[2,4] y)
+        <int8[4,4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, int8 v = {0}>
+        {
+            c, s, z = DynamicQuantizeLinear (x)
+            a = MatMulInteger (c, w, z, v)
+            r = Cast<to = 1> (a)
+            y = Mul (r, s)
+        }
+    """)
+    _, islands = folded(model)
+    assert {each.cause for each in islands} == {Cause.FIXABLE}
+    assert all("at run time" in each.reason and "compile" in each.advice for each in islands)
+
+
 def test_constants_quantized_in_the_graph_belong_to_what_reads_them(
     parse: Callable[..., ir.Model],
 ) -> None:

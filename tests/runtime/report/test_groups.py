@@ -42,7 +42,7 @@ def test_reasons_that_differ_in_names_are_one_group() -> None:
     (islands,) = group_islands([island(name, f"'{name}' is float", 0.1) for name in "abc"])
     assert (islands.count, islands.float_ops, islands.share) == (3, 3, "30.0%")
     assert islands.shown_places() == ("a", "b", "c")
-    assert islands.content == "Softmax, with DequantizeLinear"
+    assert islands.contents == "3 x (Softmax, with DequantizeLinear)"
     assert islands.reasons == (("Softmax: 'a' is float", ""),)
 
 
@@ -50,7 +50,7 @@ def test_the_slowest_come_first_and_what_is_on_purpose_last() -> None:
     edge = island("edge", "the graph input is float", 0.9, cause="on purpose", ops={"Cast": 2})
     groups = group_islands([edge, island("a", "slow", 0.1), island("b", "slower", 0.2)])
     assert [group.share for group in groups] == ["20.0%", "10.0%", "90.0%"]
-    assert groups[-1].content == "2 Cast"
+    assert groups[-1].contents == "2 Cast"
 
 
 def test_what_was_not_measured_has_no_share() -> None:
