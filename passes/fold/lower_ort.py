@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
+from onnxfold.passes.fold import lower_averages
 from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.costs import (
@@ -71,7 +72,8 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Sum():
             return [write_sum(lowering, build)]
         case Select():
-            return [write_select(lowering, build)]
+            codes = [_in_type(each, lowering.type, build) for each in lowering.operands]
+            return [write_select(lowering, codes, build)]
         case Product():
             return [_product_of_two(lowering, build)]
         case Concat():
@@ -83,6 +85,8 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [mean_of_maps(lowering, build)]
         case AveragePool():
             return [average_pool(lowering, build) or _through_real(lowering, build)]
+        case Interpolation():
+            return [lower_averages.interpolation(lowering, build)]
         case Softmax():
             return [_softmax(lowering, build)]
         case Clamp():
@@ -102,7 +106,7 @@ def decline(lowering: Lowering) -> Refusal | None:
             return not_rounded(lowering.output)
         case Linear() if has_batched_channels(lowering):
             return Refusal("batched weights need one scale per tensor")
-        case Interpolation():
+        case Interpolation() | Move(node=ir.Node(op_type="CenterCropPad" | "Trilu")):
             return Refusal(FASTER_IN_FLOAT)
         case Function() | Sum() | Extremum() | Select():
             return decline_elementwise(lowering)
@@ -277,6 +281,11 @@ def _concat(concat: Concat, build: Builder) -> ir.Value:
     return build.insert(
         "QLinearConcat", inputs, output, concat.type.dtype, attributes=attributes, domain=CONTRIB
     )
+
+
+def _is_cubic(lowering: Interpolation) -> bool:
+    """Whether ONNX Runtime's float kernel is the slow one, five times as slow as two products."""
+    return lowering.node.attributes.get_string("mode", "") == "cubic"
 
 
 def _in_type(operand: Operand, affine: AffineType, build: Builder) -> ir.Value:
