@@ -156,6 +156,25 @@ def test_dynamic_quantization_says_what_it_would_take(parse: Callable[..., ir.Mo
     assert all("at run time" in each.reason and "compile" in each.advice for each in islands)
 
 
+def test_an_island_goes_on_in_the_body_it_flows_into(parse: Callable[..., ir.Model]) -> None:
+    model = parse("""
+        g (uint8[2,4] q, bool b) => (uint8[2,4] y)
+        <float s = {0.1}, uint8 z = {3}>
+        {
+            d = DequantizeLinear (q, s, z)
+            m = If (b) <
+                then_branch = t () => (float[2,4] o) { o = Hardmax (d) },
+                else_branch = e () => (float[2,4] p) { p = Identity (d) }>
+            y = QuantizeLinear (m, s, z)
+        }
+    """)
+    _, islands = folded(model)
+    (island,) = islands
+    assert {"DequantizeLinear", "Hardmax", "QuantizeLinear"} <= set(island.ops)
+    assert island.cause is Cause.IMPOSSIBLE
+    assert island.reason == "there is no integer rule for Hardmax"
+
+
 def test_constants_quantized_in_the_graph_belong_to_what_reads_them(
     parse: Callable[..., ir.Model],
 ) -> None:
