@@ -29,6 +29,7 @@ from onnxfold.passes.fold.types import (
     TypeState,
     is_activation_type,
     is_dequantize,
+    is_parametric,
     is_quantize,
     widened,
 )
@@ -90,6 +91,8 @@ def _follow_constant(node: ir.Node, types: TypeState) -> bool:
 
     Done before anything is decided: a bias may be written down after the op it is added to.
     """
+    if is_parametric(node):
+        return False
     if is_quantize(node):
         return _quantize_constant(node, types)
     if is_dequantize(node):
@@ -191,6 +194,8 @@ def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         return _quantize(node, types)
     if is_dequantize(node):
         return _dequantize(node, types)
+    if is_parametric(node):
+        return _parametric(node, types)
     if any(value in types.code_dtypes for value in node.inputs):
         return _on_codes(node, types)
     rule = RULES.get(node.op_type) if not node.domain else None
@@ -199,6 +204,12 @@ def _decision(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     if not touches_quantization(node, types):
         return None
     return Refusal(f"there is no integer rule for {node.op_type}")
+
+
+def _parametric(node: ir.Node, types: TypeState) -> Refusal | None:
+    if not touches_quantization(node, types):
+        return None
+    return Refusal("its attributes are parameters of a local function", "inline the function")
 
 
 def _on_codes(node: ir.Node, types: TypeState) -> Lowering | None:

@@ -134,6 +134,8 @@ class TypeState:
 
         None where it is not constant, not float32, blocked, or of no supported integer type.
         """
+        if is_parametric(node):
+            return None
         zero_point = node.inputs[2] if len(node.inputs) > 2 else None
         dtype = _code_type(node, zero_point)
         axis = node.attributes.get_int("axis", 1)
@@ -145,6 +147,11 @@ class TypeState:
             )
             self._parameters[key] = None if affine is None else self.intern(affine)
         return self._parameters[key]
+
+
+def is_parametric(node: ir.Node) -> bool:
+    """Whether an attribute of ``node`` is a parameter of the local function it is in."""
+    return any(attribute.is_ref() for attribute in node.attributes.data.values())
 
 
 def is_activation_type(affine: AffineType) -> bool:
@@ -181,7 +188,9 @@ def _code_type(node: ir.Node, zero_point: ir.Value | None) -> ir.DataType | None
     producer = source.producer()
     if source.dtype is None and producer is not None and is_quantize(producer):
         return _code_type(producer, producer.inputs[2] if len(producer.inputs) > 2 else None)
-    return source.dtype
+    # Values of a local function have no types, but its constants have.
+    tensor = None if source.dtype is not None else constant_tensor(source)
+    return source.dtype if tensor is None else tensor.dtype
 
 
 def _rank(node: ir.Node) -> int | None:

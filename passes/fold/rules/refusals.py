@@ -14,7 +14,11 @@ def touches_quantization(node: ir.Node, types: TypeState) -> bool:
     """Whether an input is dequantized or an output is quantized."""
     if any(types.get(value) is not None for value in node.inputs):
         return True
-    return any(is_quantize(use.node) for output in node.outputs for use in output.uses())
+    return any(
+        is_quantize(reader) and index == 0
+        for output in node.outputs
+        for reader, index in output.uses()
+    )
 
 
 def not_quantized(value: ir.Value | None, types: TypeState) -> Refusal:
