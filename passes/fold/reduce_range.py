@@ -15,16 +15,17 @@ from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.fold.lowering import Linear, Operand
 from onnxfold.passes.fold.plan import Plan, make_plan
+from onnxfold.passes.fold.reduced_weights import WrittenWeights
 from onnxfold.passes.fold.targets import TARGETS
-from onnxfold.passes.fold.types import DEQUANTIZE, Quantized, is_dequantize, is_quantize
+from onnxfold.passes.fold.types import DEQUANTIZE, is_dequantize, is_quantize
 from onnxfold.passes.pair_saturation import (
     SAFE_MAGNITUDE,
-    can_saturate,
     pair_limits,
-    summing_order,
 )
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
+
+_LARGEST = 127
 
 _REAL_BOUNDS: dict[str, tuple[float, float]] = {
     "HardSigmoid": (0.0, 1.0),
@@ -37,17 +38,19 @@ _REAL_BOUNDS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class ReduceRange(Pass):
-    """Halve int8 weights (7 bits) where a product with uint8 codes could saturate.
+    """Give int8 weights 7 bits where a product with uint8 codes could saturate.
 
     Without VNNI, x86 machines add pairs of u8 x s8 products in a saturating int16, which ruins
-    results silently. The weights of a layer in which that is possible are rounded to codes half
-    as large and their scale is doubled: channel by channel where each has its scale, else all of
-    them. Biases keep their real value. To be run on a Q/DQ graph, before ``fold-qdq``.
+    results silently. The weights of a layer in which that is possible are rounded to fewer codes,
+    at a larger scale: channel by channel where each has its scale, else all of them. Biases keep
+    their real value. To be run on a Q/DQ graph, before ``fold-qdq``.
 
     Attributes:
-        magnitude: Largest code of the weights it writes, at most 64.
+        magnitude: Largest code of the weights it writes. Up to 64 no two products saturate,
+            whichever are added first; above (up to 127) those that ONNX Runtime's kernels add
+            are kept from it, which loses less.
         when: ``possible`` for layers in which some data can saturate, ``always`` for all layers
-            with larger codes (for machines that add more than two products before widening).
+            with larger codes.
     """
 
     magnitude: int = SAFE_MAGNITUDE
@@ -60,13 +63,10 @@ class ReduceRange(Pass):
         """Reduce the weights of each linear op that the fold would make integer.
 
         Raises:
-            UsageError: ``magnitude`` is not in 1..64.
+            UsageError: ``magnitude`` is not in 1..127.
         """
-        if not 1 <= self.magnitude <= SAFE_MAGNITUDE:
-            raise UsageError(
-                f"reduce-range: magnitude is {self.magnitude}; larger codes than "
-                f"{SAFE_MAGNITUDE} can saturate"
-            )
+        if not 1 <= self.magnitude <= _LARGEST:
+            raise UsageError(f"reduce-range: magnitude is {self.magnitude}, not in 1..{_LARGEST}")
         plan = make_plan(model, rewriter.scopes, TARGETS["qdq"])
         reduced: dict[tuple[object, ...], ir.Value] = {}
         for node in plan.order:
@@ -82,38 +82,40 @@ class ReduceRange(Pass):
         reduced: dict[tuple[object, ...], ir.Value],
     ) -> None:
         node, written = linear.operator, plan.types.get(linear.operator.inputs[1])
-        weights = linear.w.codes
-        if weights is None or written is None or written.codes is None or _is_depthwise(linear):
+        if linear.w.codes is None or written is None or written.codes is None:
             return
-        rows = summing_order(weights, axis=0 if node.op_type == "Conv" else -1)
-        channels = weights.shape[0] if node.op_type == "Conv" else weights.shape[-1]
-        limits = _code_range(linear.x, plan)
-        # Batched weights: one channel stands for the same column of all matrices.
-        saturates = can_saturate(rows, *limits).reshape(-1, channels).any(axis=0)
-        centred = _centred(written, _channel_axis(node, written.codes))
-        chosen = saturates if self.when == "possible" else _beyond(centred, self.magnitude)
+        if _is_depthwise(linear):
+            return
+        weights = WrittenWeights(node, written, _code_range(linear.x, plan))
+        rows = weights.summed(_emitted(linear))
+        saturates = weights.saturating(rows)
+        chosen = saturates if self.when == "possible" else weights.beyond(self.magnitude)
         if not chosen.any():
             return
-        shifts = np.where(chosen, _shifts(centred, self.magnitude), 0)
-        if written.type.per_tensor:
-            shifts = np.full(channels, np.max(_shifts(centred, self.magnitude)))
-        key = (node.graph, node.inputs[1], shifts.tobytes())
+        factors = weights.factors(chosen, self.magnitude)
+        key = (node.graph, node.inputs[1], factors.tobytes())
         with rewriter.step("reduce-range", node):
             if key not in reduced:
-                reduced[key] = _write(node, written, shifts, rewriter)
+                reduced[key] = _write(weights, factors, rewriter)
             replaced = [node.inputs[1], *_keep_biases(linear, plan, rewriter)]
             rewriter.set_input(node, 1, reduced[key])
         for value in replaced:
             _erase_unread(value, rewriter)
-        lower, upper = pair_limits(rows, *limits)
+        lower, upper = pair_limits(rows, *weights.data)
         reach = int(max(np.max(-lower), np.max(upper)))
-        loss = _signal_to_noise(centred, shifts)
         rewriter.remark(
             node,
-            f"{np.count_nonzero(saturates)} of {channels} channels can saturate without VNNI (two "
-            f"products reach {reach}): {np.count_nonzero(shifts)} have smaller codes now, at "
-            f"{loss:.1f} dB",
+            f"{np.count_nonzero(saturates)} of {saturates.size} channels can saturate without VNNI "
+            f"(two products reach {reach}): {np.count_nonzero(factors != 1)} have smaller codes "
+            f"now, at {weights.signal_to_noise(factors):.1f} dB",
         )
+
+
+def _emitted(linear: Linear) -> Array:
+    """The codes the fold would write down, in the layout of the op's input."""
+    codes = linear.w.codes
+    assert codes is not None
+    return np.transpose(codes) if linear.operator.attributes.get_int("transB", 0) else codes
 
 
 def _is_depthwise(linear: Linear) -> bool:
@@ -124,64 +126,18 @@ def _is_depthwise(linear: Linear) -> bool:
     return codes.shape[1] == 1 and codes.shape[0] == node.attributes.get_int("group", 1)
 
 
-def _channel_axis(node: ir.Node, codes: Array) -> int:
-    by_rows = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
-    return 0 if by_rows else codes.ndim - 1
-
-
-def _centred(written: Quantized, axis: int) -> Array:
-    """Codes less their zero point, one row a channel; int64."""
-    codes = written.codes
-    assert codes is not None
-    rows = np.moveaxis(codes.astype(np.int64), axis, 0).reshape(codes.shape[axis], -1)
-    return rows - written.type.zero_point.astype(np.int64).reshape(-1, 1)
-
-
-def _beyond(centred: Array, magnitude: int) -> Array:
-    return np.abs(centred).max(axis=1, initial=0) > magnitude
-
-
-def _shifts(centred: Array, magnitude: int) -> Array:
-    """By which power of two the codes of each channel are divided to fit."""
-    shifts: Array = np.zeros(len(centred), np.int64)
-    while (beyond := _beyond(_divided(centred, shifts), magnitude)).any():
-        shifts = shifts + beyond
-    return shifts
-
-
-def _divided(centred: Array, shifts: Array) -> Array:
-    """Each channel's codes divided by 2^shift, ties alternately down and up.
-
-    Which way a tie goes makes no difference to the error's size; alternating, they cancel in the
-    sum over a kernel, as neighbouring activations are alike.
-    """
-    quotients: Array = centred / np.exp2(shifts).reshape(-1, 1)
-    down: Array = np.floor(quotients)
-    ties = quotients - down == 0.5
-    up = np.cumsum(ties, axis=1) % 2 == 0
-    return np.where(ties, down + up, np.rint(quotients)).astype(np.int64)
-
-
-def _signal_to_noise(centred: Array, shifts: Array) -> float:
-    """SQNR of the reduced weights against the original ones, in dB."""
-    noise = np.sum((centred - _divided(centred, shifts) * np.exp2(shifts).reshape(-1, 1)) ** 2)
-    return float(10 * np.log10(np.sum(centred**2) / noise)) if noise else float("inf")
-
-
-def _write(node: ir.Node, written: Quantized, shifts: Array, rewriter: Rewriter) -> ir.Value:
-    """The DequantizeLinear of the reduced weights, in the layout that ``node`` reads."""
-    codes, affine, old = written.codes, written.type, node.inputs[1]
-    assert codes is not None
+def _write(weights: WrittenWeights, factors: Array, rewriter: Rewriter) -> ir.Value:
+    """The DequantizeLinear of the divided weights, in the layout that the op reads."""
+    node, affine = weights.node, weights.written.type
+    old = node.inputs[1]
     assert old is not None
-    axis = _channel_axis(node, codes)
-    rows = _divided(_centred(written, axis), shifts)
-    moved = [codes.shape[axis], *(size for i, size in enumerate(codes.shape) if i != axis)]
-    reduced = np.ascontiguousarray(np.moveaxis(rows.reshape(moved), 0, axis)).astype(np.int8)
-    powers = np.exp2(shifts[0] if affine.per_tensor else shifts)
-    scale: Array = np.asarray(affine.scale * powers, np.float32)
+    codes = weights.divided(factors).astype(np.int8)
+    scale: Array = np.asarray(
+        affine.scale * (factors[0] if affine.per_tensor else factors), np.float32
+    )
     name = f"{old.name}_reduced"
     inputs = [
-        rewriter.constant(node, reduced, name=f"{name}_codes"),
+        rewriter.constant(node, codes, name=f"{name}_codes"),
         rewriter.constant(node, scale, name=f"{name}_scale"),
         rewriter.constant(node, np.zeros(scale.shape, np.int8), name=f"{name}_zero_point"),
     ]

@@ -38,18 +38,18 @@ def _product(constants: str, body: str, parse: Parse) -> ir.Model:
     )
 
 
-def test_only_the_channels_that_can_saturate_are_halved(
+def test_only_the_channels_that_can_saturate_are_reduced(
     parse: Parse, assert_text: Callable[[ir.Model, str], None]
 ) -> None:
     body = "v = DequantizeLinear <axis = 1> (w, sw, zw) m = MatMul (x, v)"
     model = _product(f"{_WEIGHTS}, {_EACH}", body, parse)
     result = ReduceRange().run(model)
-    # 127 / 2 is rounded down and 101 / 2 up: the sum of the column stays.
+    # By 127 / 64, the least that does.
     assert_text(
         model,
         f"agraph (uint8[3,2] q) => (uint8[3,2] y) <{_IN},"
-        " int8[2,2] v_reduced_codes = {63, 3, 51, -90}, float[2] v_reduced_scale = {0.5, 0.5},"
-        " int8[2] v_reduced_zero_point = {0, 0}>"
+        " int8[2,2] v_reduced_codes = {64, 3, 51, -90},"
+        " float[2] v_reduced_scale = {0.49609375, 0.5}, int8[2] v_reduced_zero_point = {0, 0}>"
         "{ x = DequantizeLinear (q, s, z) v_reduced = DequantizeLinear <axis = 1>"
         " (v_reduced_codes, v_reduced_scale, v_reduced_zero_point) m = MatMul (x, v_reduced)"
         " y = QuantizeLinear (m, t, u) }",
@@ -58,15 +58,15 @@ def test_only_the_channels_that_can_saturate_are_halved(
     (remark,) = result.remarks
     assert remark.reason == (
         "1 of 2 channels can saturate without VNNI (two products reach 58140): 1 have smaller "
-        "codes now, at 42.4 dB"
+        "codes now, at 61.5 dB"
     )
 
 
-def test_one_scale_for_all_is_doubled_for_all(parse: Parse) -> None:
+def test_one_scale_for_all_grows_for_all(parse: Parse) -> None:
     body = "v = DequantizeLinear (w, sw, zw) m = MatMul (x, v)"
     codes, scale = _reduced(_product(f"{_WEIGHTS}, {_ONE}", body, parse))
-    np.testing.assert_array_equal(codes, [[63, 1], [51, -45]])
-    assert scale == 0.5
+    np.testing.assert_array_equal(codes, [[64, 2], [51, -45]])
+    assert abs(scale - 0.25 * 127 / 64) < 0.001
 
 
 def test_even_codes_are_halved_exactly(parse: Parse) -> None:
@@ -130,8 +130,8 @@ def test_weights_behind_a_transpose_are_reached(parse: Parse) -> None:
     )
     model = _product(f"int8[2,2] w = {{127, 101, 3, -90}}, {_EACH}", body, parse)
     codes, scale = _reduced(model)
-    np.testing.assert_array_equal(codes, [[63, 3], [51, -90]])
-    np.testing.assert_array_equal(scale, [0.5, 0.5])
+    np.testing.assert_array_equal(codes, [[64, 3], [51, -90]])
+    np.testing.assert_array_equal(scale, [0.49609375, 0.5])
     assert "Transpose" not in {node.op_type for node in model.graph}
 
 
@@ -144,7 +144,7 @@ def test_weights_of_gemm_are_reduced_as_they_are_stored(parse: Parse) -> None:
     model = _product(f"{constants}, float sb = {{0.125}}", body, parse)
     before = model.clone()
     codes, _ = _reduced(model)
-    np.testing.assert_array_equal(codes, [[63, 51], [3, -90]])
+    np.testing.assert_array_equal(codes, [[64, 51], [3, -90]])
     gemm = next(node for node in model.graph if node.op_type == "Gemm")
     assert gemm.inputs[2] is not None
     assert gemm.inputs[2].const_value is not None
@@ -163,8 +163,8 @@ def test_asymmetric_uint8_weights_become_symmetric(parse: Parse) -> None:
     constants = "uint8[2,2] w = {255, 3, 250, 0}, float sw = {0.25}, uint8 zw = {5}"
     body = "v = DequantizeLinear (w, sw, zw) m = MatMul (x, v)"
     codes, scale = _reduced(_product(constants, body, parse))
-    np.testing.assert_array_equal(codes, [[62, -1], [61, -1]])
-    assert scale == 1.0
+    np.testing.assert_array_equal(codes, [[63, -1], [62, -1]])
+    assert abs(scale - 250 / 63 * 0.25) < 0.01
 
 
 def test_weights_shared_by_two_ops_stay_for_the_one_that_cannot_saturate(parse: Parse) -> None:
@@ -184,19 +184,30 @@ def test_always_reduces_what_could_not_saturate(parse: Parse) -> None:
     body = "v = DequantizeLinear <axis = 1> (w, sw, zw) m = MatMul (x, v)"
     model = _product(f"int8[2,2] w = {{100, 3, -100, -40}}, {_EACH}", body, parse)
     codes, scale = _reduced(model, ReduceRange(when="always"))
-    np.testing.assert_array_equal(codes, [[50, 3], [-50, -40]])
-    np.testing.assert_array_equal(scale, [0.5, 0.5])
+    np.testing.assert_array_equal(codes, [[64, 3], [-64, -40]])
+    np.testing.assert_array_equal(scale, [0.25 * 100 / 64, 0.5])
 
 
 def test_a_smaller_magnitude_takes_more_bits(parse: Parse) -> None:
     body = "v = DequantizeLinear (w, sw, zw) m = MatMul (x, v)"
     codes, scale = _reduced(_product(f"{_WEIGHTS}, {_ONE}", body, parse), ReduceRange(31))
-    np.testing.assert_array_equal(codes, [[16, 0], [13, -11]])
-    assert scale == 2.0
+    np.testing.assert_array_equal(codes, [[31, 1], [25, -22]])
+    assert scale == np.float32(0.25 * 127 / 31)
 
 
-@pytest.mark.parametrize("magnitude", [0, 65])
-def test_a_magnitude_that_saturates_is_refused(magnitude: int, parse: Parse) -> None:
+def test_a_larger_magnitude_keeps_pairs_of_the_kernels_from_saturating(parse: Parse) -> None:
+    """127 + 101 is reduced to 128, and no further."""
+    body = "v = DequantizeLinear <axis = 1> (w, sw, zw) m = MatMul (x, v)"
+    model = _product(f"int8[3,2] w = {{127, 3, 20, -90, 100, 100}}, {_EACH}", body, parse)
+    model.graph.inputs[0].shape = ir.Shape((3, 3))
+    codes, scale = _reduced(model, ReduceRange(127))
+    np.testing.assert_array_equal(codes[:, 1], [3, -90, 100])
+    assert 120 < int(codes[0, 0]) + int(codes[1, 0]) <= 128
+    assert scale[0] < 0.25 * 1.2
+
+
+@pytest.mark.parametrize("magnitude", [0, 128])
+def test_a_magnitude_that_int8_does_not_hold_is_refused(magnitude: int, parse: Parse) -> None:
     model = _product(f"{_WEIGHTS}, {_ONE}", "m = Identity (x)", parse)
     with pytest.raises(UsageError, match="magnitude"):
         ReduceRange(magnitude).run(model)
@@ -280,8 +291,9 @@ def _codes_for(data: Array, node: ir.Node) -> Array:
     return data.astype(np.uint8) if data.dtype == np.uint8 else (data.astype(int) + 128)
 
 
+@pytest.mark.parametrize("magnitude", [64, 127])
 @pytest.mark.parametrize("seed", range(40))
-def test_no_data_saturates_after_the_pass(seed: int, parse: Parse) -> None:
+def test_no_data_saturates_after_the_pass(seed: int, magnitude: int, parse: Parse) -> None:
     model = _random_layer(seed, parse)
     numbers = np.random.default_rng(seed)
     low, high = (-128, 127) if model.graph.inputs[0].dtype == ir.DataType.INT8 else (0, 255)
@@ -293,7 +305,7 @@ def test_no_data_saturates_after_the_pass(seed: int, parse: Parse) -> None:
     typed = data.astype(np.int8 if low else np.uint8)
     before = model.clone()
     FoldQdq().run(before)
-    reduced = ReduceRange().run(model)
+    reduced = ReduceRange(magnitude).run(model)
     assert reduced.modified == bool(saturating_layers(before))
     FoldQdq().run(model)
     assert not saturating_layers(model)
