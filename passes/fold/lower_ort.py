@@ -106,9 +106,11 @@ def decline(lowering: Lowering) -> Refusal | None:
             return not_rounded(lowering.output)
         case Linear() if has_batched_channels(lowering):
             return Refusal("batched weights need one scale per tensor")
+        case Interpolation() if _is_cubic(lowering):
+            return None
         case Interpolation() | Move(node=ir.Node(op_type="CenterCropPad" | "Trilu")):
             return Refusal(FASTER_IN_FLOAT)
-        case Function() | Sum() | Extremum() | Select():
+        case Function() | Sum() | Extremum():
             return decline_elementwise(lowering)
         case Reduction():
             return None if is_mean_of_maps(lowering) else Refusal(FASTER_IN_FLOAT)

@@ -11,12 +11,18 @@ AVX512-VNNI, uint8 1x64x56x56, between DequantizeLinear and QuantizeLinear again
     Add of a constant    97 against QLinearAdd 39
     Sub                 133 against BitwiseNot, QLinearAdd 53
     Max                 129 against uint8 Max 22, which onnxruntime 1.23 lacks; int32 132
-    Where              1665 against uint8 Where 1639, QLinearWhere 2472
-    Mul, Add a channel   73 against depthwise QLinearConv 69
+    Where              2130 against uint8 Where, one operand requantized 1540; QLinearWhere 2100
+    Mul, Add a channel   73 against depthwise QLinearConv 69, a table a channel 203
+    Add of an image     111 against integer arithmetic 460; of three values (Sum) 237, 744; Mean
+                        258, 746
+    Other functions against a table 183: Neg 73, ThresholdedRelu 74, Max of a number 82, Round 93,
+                       Softsign 96, Ceil 116, Reciprocal 133, Floor 137, Sqrt 141, SiLU 162; the
+                       table is little better for Sign 264 and a Gelu of four ops 268
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,7 +78,7 @@ class _Kernel:
     attributes: dict[str, float] = field(default_factory=dict[str, float])
 
 
-def decline_elementwise(lowering: Function | Sum | Extremum | Select) -> Refusal | None:
+def decline_elementwise(lowering: Function | Sum | Extremum) -> Refusal | None:
     """Why the float ops are kept: they are faster, or run on every version."""
     match lowering:
         case Function():
@@ -83,8 +89,6 @@ def decline_elementwise(lowering: Function | Sum | Extremum | Select) -> Refusal
             return None if two else Refusal(FASTER_IN_FLOAT)
         case Extremum():
             return Refusal(NOT_IN_OLDEST)
-        case Select():
-            return None if lowering.exact else Refusal(FASTER_IN_FLOAT)
 
 
 def write_function(function: Function, build: Builder) -> ir.Value:
@@ -119,10 +123,9 @@ def write_sum(lowering: Sum, build: Builder) -> ir.Value:
     return build.insert("QLinearAdd", inputs, output, lowering.type.dtype, domain=CONTRIB)
 
 
-def write_select(select: Select, build: Builder) -> ir.Value:
-    """Where on codes of one type."""
+def write_select(select: Select, codes: Sequence[ir.Value], build: Builder) -> ir.Value:
+    """Where on codes, which are of one type."""
     output = select.node.outputs[0]
-    codes = [build.operand(each, f"{output.name}_part") for each in select.operands]
     return build.insert("Where", [select.node.inputs[0], *codes], output, select.type.dtype)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.fixed_point import IntegerOps
 from onnxfold.passes.fold.lowering import Move, Scatter
@@ -22,6 +23,8 @@ _WIDENED = {"CenterCropPad": _INT32, "TopK": _INT32, "Trilu": _INT64}
 _FILLS_WITH_ZERO = frozenset({"CenterCropPad", "Trilu"})
 _AXES_ARE_INPUTS = 18
 """Since this opset ReduceMax takes its axes as an input."""
+_RESIZE_HAS_AXES = 18
+_CROP = "tf_crop_and_resize"
 
 
 def write_move(move: Move, build: Builder) -> Sequence[ir.Value]:
@@ -45,6 +48,8 @@ def write_move(move: Move, build: Builder) -> Sequence[ir.Value]:
         return [_reduce_max(node, inputs[0], known.type, build)]
     if node.op_type == "SpaceToDepth" and (found := _space_to_depth(node, inputs[0], build)):
         return [found]
+    if node.op_type == "Resize" and (sizes := _sizes(node, inputs[0], build)):
+        return _insert(move, [inputs[0], None, None, sizes[0]], known.type.dtype, build, sizes[1])
     if node.op_type in _WIDENED and not _can_stay_narrow(node, known.type):
         return _widened(move, inputs, known.type, build)
     return _insert(move, inputs, known.type.dtype, build, _attributes(node, known.type))
@@ -84,10 +89,37 @@ def _insert(
 
 def _attributes(node: ir.Node, affine: AffineType) -> Mapping[str, AttributeValue | ir.Attr]:
     """Its attributes; the real number among them, what a cropping Resize fills with, as a code."""
-    if node.attributes.get_string("coordinate_transformation_mode", "") != "tf_crop_and_resize":
+    if node.attributes.get_string("coordinate_transformation_mode", "") != _CROP:
         return node.attributes
     real = np.asarray(node.attributes.get_float("extrapolation_value", 0.0), np.float32)
     return {**node.attributes, "extrapolation_value": float(affine.quantize(real))}
+
+
+def _sizes(
+    node: ir.Node, codes: ir.Value | None, build: Builder
+) -> tuple[ir.Value, Mapping[str, AttributeValue | ir.Attr]] | None:
+    """The sizes and attributes of a Resize by scales, which are real numbers.
+
+    None where the scales mean something else, or a size that matters is not known.
+    """
+    attributes, shape = node.attributes, None if codes is None else codes.shape
+    scales = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    others = {"axes", "keep_aspect_ratio_policy"} & {*attributes}
+    mode = attributes.get_string("coordinate_transformation_mode", "")
+    if scales is None or not scales.size or shape is None or others or mode == _CROP:
+        return None
+    axes = [axis for axis in range(scales.size) if scales[axis] != 1]
+    has_axes = build.rewriter.opset(node) >= _RESIZE_HAS_AXES and bool(axes)
+    axes = axes if has_axes else list(range(scales.size))
+    sizes: list[int] = []
+    for axis in axes:
+        old = shape[axis]
+        new = float(old) * float(scales[axis]) if isinstance(old, int) else 0.5
+        if not new.is_integer():
+            return None
+        sizes.append(int(new))
+    constant = build.constant(np.array(sizes, np.int64), "sizes")
+    return constant, {**attributes, "axes": axes} if has_axes else attributes
 
 
 def _can_stay_narrow(node: ir.Node, affine: AffineType) -> bool:
