@@ -8,7 +8,7 @@ AVX512-VNNI, uint8 1x64x56x56, between DequantizeLinear and QuantizeLinear again
     Softplus           2325 against a table in GatherElements 245; Mish 2442, Where 2195,
                        Pow 1543, Shrink 1399, Celu 481, Selu 466, Elu 458, Log 432
     Gelu                220 against 245; HardSwish 202, Erf 197, Exp 143
-    Add of a constant    97 against QLinearAdd 39
+    Add of a constant    97 against QLinearAdd 39; HardSigmoid 80 against QLinearAdd, Clip 59
     Sub                 133 against BitwiseNot, QLinearAdd 53
     Max                 129 against uint8 Max 22, which onnxruntime 1.23 lacks; int32 132
     Where              2130 against uint8 Where, one operand requantized 1540; QLinearWhere 2100
@@ -33,6 +33,7 @@ from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.costs import FASTER_IN_FLOAT, NOT_IN_OLDEST
 from onnxfold.passes.fold.lowering import Extremum, Function, Operand, Refusal, Select, Sum
+from onnxfold.passes.fold.rules.operands import exact_operand
 from onnxfold.passes.fold.tables import look_up, sizes_for_reshape
 
 _NANOSECONDS = {
@@ -57,6 +58,7 @@ _OTHER_KERNEL = 0.15  # a cautious minimum: ONNX Runtime fuses chains of them
 _TABLE = 1.7  # a table takes 0.7 to 1.0
 _QUICK_POWERS = (2, 3)
 _TIE_DISTANCE = 1e-3  # in codes: float32 kernels of sigmoid and tanh differ by less
+_SUM_TIE_DISTANCE = 1e-4  # of 256 codes in float32
 _BITWISE_NOT = 18
 """The opset since which there is BitwiseNot."""
 
@@ -78,12 +80,27 @@ class _Kernel:
     attributes: dict[str, float] = field(default_factory=dict[str, float])
 
 
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """A function that is slope x + intercept within limits.
+
+    Attributes:
+        slope: Positive.
+        intercept: What is added.
+        limits: Smallest and largest code of the result, where saturation is not enough.
+    """
+
+    slope: float
+    intercept: float
+    limits: tuple[int, int] | None
+
+
 def decline_elementwise(lowering: Function | Sum | Extremum) -> Refusal | None:
     """Why the float ops are kept: they are faster, or run on every version."""
     match lowering:
         case Function():
-            kept = _kernel(lowering) is None and not _is_slow_in_float(lowering)
-            return Refusal(FASTER_IN_FLOAT) if kept else None
+            taken = _kernel(lowering) or _line(lowering) or _is_slow_in_float(lowering)
+            return None if taken else Refusal(FASTER_IN_FLOAT)
         case Sum():
             two = len(lowering.operands) == 2 and lowering.constant is None
             return None if two else Refusal(FASTER_IN_FLOAT)
@@ -96,17 +113,41 @@ def write_function(function: Function, build: Builder) -> ir.Value:
     output = function.node.outputs[0]
     codes = build.operand(function.operand, output.name or "argument")
     kernel = _kernel(function)
-    if kernel is None:
-        return look_up(codes, function.table, function.type, output, build, axis=function.axis)
-    inputs = [codes, *build.parameters(kernel.x), *build.parameters(kernel.y)]
+    if kernel is not None:
+        return _write_kernel(kernel, codes, output, build)
+    line = _line(function)
+    if line is not None:
+        return _write_line(line, codes, function, build)
+    return look_up(codes, function.table, function.type, output, build, axis=function.axis)
+
+
+def _write_kernel(kernel: _Kernel, codes: ir.Value, output: ir.Value, build: Builder) -> ir.Value:
     return build.insert(
         kernel.op_type,
-        inputs,
+        [codes, *build.parameters(kernel.x), *build.parameters(kernel.y)],
         output,
-        function.type.dtype,
+        kernel.y.dtype,
         domain=CONTRIB,
         attributes=kernel.attributes,
     )
+
+
+def _write_line(line: _Line, codes: ir.Value, function: Function, build: Builder) -> ir.Value:
+    """QLinearAdd of a constant, and limits on the codes where they have any."""
+    output, dtype = function.node.outputs[0], function.type.dtype
+    constant = exact_operand(line.intercept)
+    inputs = [
+        codes,
+        *build.parameters(build.types.rescaled(function.operand.type, line.slope)),
+        build.operand(constant, f"{output.name}_constant"),
+        *build.parameters(constant.type),
+        *build.parameters(function.type),
+    ]
+    added = build.insert("QLinearAdd", inputs, output, dtype, domain=CONTRIB)
+    if line.limits is None:
+        return added
+    bounds = [build.constant(np.asarray(each, dtype.numpy()), "code_limit") for each in line.limits]
+    return build.insert("Clip", [added, *bounds], output, dtype)
 
 
 def write_sum(lowering: Sum, build: Builder) -> ir.Value:
@@ -225,6 +266,30 @@ def _tanh(function: Function) -> _Kernel | None:
     zero_point = np.asarray(int(moved), y.zero_point.dtype)
     half = AffineType(np.asarray(y.scale / 2, np.float32), zero_point, y.dtype)
     return _Kernel("QLinearSigmoid", double, half)
+
+
+def _line(function: Function) -> _Line | None:
+    """``function`` as a line within limits; None where it is none, or sums could tie."""
+    if function.axis is not None:
+        return None
+    x = _argument(function.operand.type).astype(np.float64)
+    numbers = function.numbers.astype(np.float64)
+    (inside,) = np.nonzero((numbers > np.min(numbers)) & (numbers < np.max(numbers)))
+    if inside.size < 2:
+        return None
+    first, last = inside[0], inside[-1]
+    slope = float(np.float32((numbers[last] - numbers[first]) / (x[last] - x[first])))
+    intercept = float(np.float32(numbers[first] - slope * x[first]))
+    if not (slope > 0 and np.isfinite(slope) and np.isfinite(intercept)):
+        return None
+    steps = (slope * x + intercept) / float(function.type.scale) + float(function.type.zero_point)
+    codes = np.clip(np.rint(steps), *function.type.limits)
+    limits = int(np.min(function.table)), int(np.max(function.table))
+    rounded = np.clip(codes, *limits)
+    near_tie = np.abs(steps - np.floor(steps) - 0.5) < _SUM_TIE_DISTANCE
+    if np.any(rounded != function.table) or np.any(near_tie & (rounded == codes)):
+        return None
+    return _Line(slope, intercept, None if np.array_equal(rounded, codes) else limits)
 
 
 def _argument(affine: AffineType) -> Array:

@@ -71,6 +71,11 @@ def division(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
 
 def relu(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """max(x, 0): the smallest code becomes the zero point."""
+    affine, want = types.activation(node.inputs[0]), types.want(node.outputs[0])
+    clamps = affine is not None and int(affine.zero_point) != affine.limits[0]
+    if clamps and want is not None and want is not affine:
+        # One table, where limiting the codes would leave them to be requantized.
+        return if_function(node, types)
     return _clamp(node, node.inputs[0], (0.0, None), types)
 
 

@@ -22,7 +22,7 @@ MOST_NODES = 64
 """Longer chains of ops without rounding are not followed: the work stays linear."""
 
 _MOST_SOURCES = 3
-_MOST_CHANNELS = 4096  # 1 MiB of table
+_MOST_CHANNELS = 1024  # 256 KiB of table
 
 
 @dataclass(frozen=True, eq=False)

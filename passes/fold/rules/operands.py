@@ -63,11 +63,15 @@ def uniform_operand(value: ir.Value | None, sign: float = 1.0) -> Operand | None
     array = constant_array(value)
     if number is None or array is None:
         return None
-    number *= sign
+    return exact_operand(sign * number, array.shape)
+
+
+def exact_operand(number: float, shape: tuple[int, ...] = ()) -> Operand:
+    """A constant filled with ``number``, as uint8 codes that stand for it exactly."""
     # c = |c| * (1 - 0) where positive, |c| * (0 - 1) where negative, 1 * (0 - 0) for zero.
     scale = np.array(abs(number) or 1.0, np.float32)
     zero_point = np.array(1 if number < 0 else 0, np.uint8)
-    codes: Array = np.full(array.shape, 1 if number > 0 else 0, np.uint8)
+    codes: Array = np.full(shape, 1 if number > 0 else 0, np.uint8)
     return Operand(AffineType(scale, zero_point, ir.DataType.UINT8), None, codes)
 
 

@@ -335,6 +335,10 @@ _KERNELS = {
     "PRelu": ("c = PRelu (x, third)", "QLinearLeakyRelu", "t, z"),
     "Abs": ("c = Abs (x)", "QLinearLeakyRelu", "t, z"),
     "two slopes": ("m = Mul (x, half) a = Abs (x) c = Add (m, a)", "QLinearLeakyRelu", "t, z"),
+    "Relu of another type": ("c = Relu (x)", "QLinearLeakyRelu", "t, z"),
+    "HardSigmoid": ("c = HardSigmoid (x)", "QLinearAdd", "t, z"),
+    "Clip of another type": ("c = Clip (x, low, third)", "QLinearAdd", "t, z"),
+    "line": ("m = Mul (x, half) n = Add (m, third) c = Min (n, six)", "QLinearAdd", "t, z"),
     "Elu": ("c = Elu (x)", "GatherElements", "t, z"),
     "Mish": ("c = Mish (x)", "GatherElements", "t, z"),
     "PRelu, channels": ("c = PRelu (x, slope)", "GatherElements", "t, z"),
@@ -353,6 +357,7 @@ def test_kernels_of_onnxruntime_where_they_are_faster(
     unit = f"float u = {{0.0078125}}, {kind} h = {{{128 if kind == 'uint8' else 0}}}, float t ="
     before, model, _ = folded(text.replace("float t =", unit), "ort")
     float_ops = {"Sigmoid", "Tanh", "LeakyRelu", "PRelu", "Abs", "Elu", "Mish", "Pow", "Where"}
+    float_ops |= {"Relu", "HardSigmoid", "Min"}
     census = [node.op_type for node in model.graph]
     assert census.count(kernel) == 1
     assert not float_ops & set(census)
@@ -376,6 +381,17 @@ def test_kept_in_float_where_that_is_faster(
     assert [node.op_type for node in model.graph][::2] == ["DequantizeLinear", "QuantizeLinear"]
     assert "measured" in result.remarks[-1].reason
     _assert_same(before, model, _every_code("uint8"), evaluate)
+
+
+def test_limits_that_saturation_implies_are_not_written(folded: Callable[..., Folded]) -> None:
+    text = _text("c = HardSigmoid (x)").replace("(c, t, z)", "(c, u, h)")
+    unit = "float u = {0.00390625}, uint8 h = {0}, float t ="
+    for bound, census in (
+        ("uint8 h = {0}", ["QLinearAdd"]),
+        ("uint8 h = {1}", ["QLinearAdd", "Clip"]),
+    ):
+        model = text.replace("float t =", unit.replace("uint8 h = {0}", bound))
+        assert [node.op_type for node in folded(model, "ort")[1].graph] == census
 
 
 def test_codes_that_are_all_on_one_side_have_one_slope(folded: Callable[..., Folded]) -> None:

@@ -305,8 +305,8 @@ def test_where_is_written_on_codes(
     result = apply_pass(FoldQdq("ort"), model)
     assert_text(
         model,
-        "agraph (uint8[2,3] q, bool[2,3] m) => (uint8[2,3] y) <uint8 c_part_codes = {103}>"
-        " { y = Where (m, q, c_part_codes) }",
+        "agraph (uint8[2,3] q, bool[2,3] m) => (uint8[2,3] y) <uint8 operand_codes = {103}>"
+        " { y = Where (m, q, operand_codes) }",
     )
     assert result.rules["fold-select"] == 1
 
