@@ -33,6 +33,8 @@ TIDY = "deduplicate-initializers,remove-dead-code,infer-shapes"
 """What runs after quantizing or folding."""
 
 
+_PREPARE = "move-wide-codes,lower-conv-transpose,promote-vectors,infer-shapes,"
+
 _RELAXED = (
     "fold-constants,remove-identity,merge-transposes,merge-reshapes,fold-pad,fuse-matmul-add,"
     "remove-dead-code,infer-shapes"
@@ -50,7 +52,7 @@ def folding(target: str, *, costs: str = "", relax: Relaxation = "") -> str:
         costs: A file of costs, or ``none``; see ``fold-qdq``.
         relax: Whether activations need not be rounded, and then what becomes of their limits.
     """
-    prepare = "" if target == "qdq" else "lower-conv-transpose,promote-vectors,infer-shapes,"
+    prepare = "" if target == "qdq" else _PREPARE
     if relax:
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
     return f"{FOLD},{prepare}{fold_pass(target, costs)},{TIDY}"

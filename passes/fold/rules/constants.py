@@ -60,7 +60,7 @@ def _moved(node: ir.Node, codes: Array, axis: int | None) -> tuple[Array, int | 
     shape = _static_result(node, codes)
     if shape is None:
         return None
-    return codes.reshape(shape), _axis_after_reshape(codes.shape, shape, axis)
+    return codes.reshape(shape), axis_after_reshape(codes.shape, shape, axis)
 
 
 def _static_result(node: ir.Node, codes: Array) -> tuple[int, ...] | None:
@@ -82,7 +82,7 @@ def _static_result(node: ir.Node, codes: Array) -> tuple[int, ...] | None:
     return tuple(result.numpy())
 
 
-def _axis_after_reshape(
+def axis_after_reshape(
     before: tuple[int, ...], after: tuple[int, ...], axis: int | None
 ) -> int | None:
     """Where the channel axis went: the axis of equal size with as many elements before it."""
