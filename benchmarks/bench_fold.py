@@ -1,17 +1,26 @@
 """Latency of fake-quantized networks: float, as ONNX Runtime runs the Q/DQ graph, and folded.
 
-For each network the three models take turns in one process, on one thread and as deployed; the
-medians are printed, and the gain of the fold over ONNX Runtime's own fusion: the median of the
-ratios within each turn. ``--json`` prints the figures for machines.
+For each network the four models take turns in one process, on one thread and as deployed: (a)
+float, (b) ONNX Runtime on the Q/DQ graph, (c) folded for ort, (d) folded for standard. Printed are
+medians and two ratios, each the median of the ratios within a turn: b/c, the gain of the fold, and
+c over the better of a and b, which should never be above 1.05. The rows marked * are layers of
+useful size in patterns that ONNX Runtime leaves in float: there b/c should be at least 3. Last come
+the seconds that folding itself takes, by the number of nodes.
+
+``--pairs DIR`` measures NAME.int8.onnx against NAME.float.onnx in DIR as well; ``--real`` fetches
+and converts int8 TFLite models for that. ``--json`` prints the figures for machines.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +32,30 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import FOLD, TIDY
+from onnxfold.passes.presets import folding
 from onnxfold.passes.registry import parse_passes
-from onnxfold.runtime.session import DEPLOYMENT, Session
-from onnxfold.runtime.timing import Timing, measure_interleaved
+from onnxfold.runtime.session import DEPLOYMENT, Session, SessionConfig
+from onnxfold.runtime.timing import Timing, measure_runs
 
 _FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 _ONE_THREAD = dataclasses.replace(DEPLOYMENT, name="one thread", threads=1)
 _CONFIGS = (_ONE_THREAD, DEPLOYMENT)
 _ROUNDS = 25
-_MOST_SECONDS = 6.0
+_MOST_SECONDS = 4.0
+_SAMPLE_SECONDS = 0.004
+_WARM_UP = 5
+_LIMIT = 1.05
+_USEFUL_GAIN = 3.0
+_SPEED_NODES = (1_000, 2_000, 5_000, 10_000)
+_REAL = (
+    "image-classification",
+    "keyword-spotting",
+    "visual-wake-words",
+    "keyword-spotting-mobilenetv2",
+    "anomaly-detection",
+    "rock-paper-scissors",
+    "audio-example1",
+)
 
 
 class Net:
@@ -129,6 +152,22 @@ def attention() -> onnx.ModelProto:
     return net.model(net.fake(net.op("MatMul", weights, net.value), 0.02, 128))
 
 
+def conv_bias() -> onnx.ModelProto:
+    """A 3x3 convolution, 64 channels at 56x56, whose bias is added behind it."""
+    net = Net((1, 64, 56, 56))
+    product = net.op("Conv", net.value, net.weights((64, 64, 3, 3), 0), pads=[1, 1, 1, 1])
+    bias = net.constant(net.random.standard_normal((1, 64, 1, 1)).astype(np.float32))
+    return net.model(net.fake(net.op("Add", product, bias), 0.5, 128))
+
+
+def dense_unrounded() -> onnx.ModelProto:
+    """A 768x768 product with bias, left as it is."""
+    net = Net((128, 768))
+    product = net.op("MatMul", net.value, net.weights((768, 768), 1))
+    bias = net.constant(net.random.standard_normal(768).astype(np.float32))
+    return net.model(net.op("Add", product, bias))
+
+
 def conv_relu_int8() -> onnx.ModelProto:
     """The convolutions with int8 activations."""
     return conv_relu(signed=True)
@@ -146,7 +185,12 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "dense + bias": dense,
     "attention": attention,
     "classifier": classifier,
+    "conv + add": conv_bias,
+    "dense, unrounded": dense_unrounded,
 }
+
+USEFUL = ("conv + relu", "conv + relu, int8", "conv + add", "dense, unrounded")
+"""Layers of useful size in patterns that ONNX Runtime leaves in float."""
 
 
 def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -181,31 +225,148 @@ def _real_weights(dequantize: ir.Node) -> ir.Value | None:
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
 
 
-def measure(model: onnx.ModelProto) -> dict[str, dict[str, Timing]]:
-    """Time a fake-quantized network in its three forms, in each configuration."""
-    passes = parse_passes(f"{FOLD},fold-qdq,{TIDY}")
-    folded = Pipeline(passes).run(ir.from_proto(model)).model
-    forms = {"qdq": model, "float": to_float(model), "folded": ir.to_proto(folded)}
-    value = model.graph.input[0]
-    shape = [dim.dim_value or 8 for dim in value.type.tensor_type.shape.dim]
-    numbers = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    return {
-        config.name: measure_interleaved(
-            {name: Session(each, config) for name, each in forms.items()},
-            [{value.name: numbers}],
-            rounds=_ROUNDS,
-            max_seconds=_MOST_SECONDS,
-        )
-        for config in _CONFIGS
+@dataclass(frozen=True)
+class Network:
+    """What is measured.
+
+    Attributes:
+        name: What the table calls it.
+        quantized: The fake-quantized model.
+        real: The float model.
+        useful: Whether it is a layer of useful size that ONNX Runtime leaves in float.
+    """
+
+    name: str
+    quantized: onnx.ModelProto
+    real: onnx.ModelProto
+    useful: bool = False
+
+
+def networks(pairs: Path | None, *, real: bool) -> Iterator[Network]:
+    """The built-in networks, the fixtures, and the real models asked for."""
+    for name, build in NETWORKS.items():
+        model = build()
+        yield Network(name, model, to_float(model), name in USEFUL)
+    for path in sorted(_FIXTURES.glob("tiny_*_float.onnx")):
+        name = path.stem.removesuffix("_float")
+        quantized = onnx.load(path.with_name(f"{name}.onnx"))
+        yield Network(name.replace("_", " "), quantized, onnx.load(path))
+    if pairs is not None:
+        for path in sorted(pairs.glob("*.int8.onnx")):
+            name = path.name.removesuffix(".int8.onnx")
+            original = onnx.load(path.with_name(f"{name}.float.onnx"))
+            yield Network(name, onnx.load(path), original)
+    if real:
+        yield from _real_networks()
+    elif pairs is None:
+        print("SKIPPED int8 TFLite models: --real fetches and converts them", file=sys.stderr)
+
+
+def _real_networks() -> Iterator[Network]:
+    """MLPerf Tiny style int8 TFLite models, fetched and converted."""
+    sys.path.insert(0, str(_FIXTURES.parent))
+    convert: Any = importlib.import_module("fixtures.convert_tflite").convert
+    fetch_error: type[Exception] = importlib.import_module("fixtures.fetch").FetchError
+    for name in _REAL:
+        try:
+            quantized, original = convert(f"silabs-{name}"), convert(f"silabs-{name}-float")
+        except fetch_error as error:
+            print(f"SKIPPED {name}: {error}", file=sys.stderr)
+            continue
+        yield Network(name, onnx.load(quantized), onnx.load(original))
+
+
+def fold(model: onnx.ModelProto, target: str) -> onnx.ModelProto:
+    """The model, folded for ``target``."""
+    passes = parse_passes(folding(target))
+    return ir.to_proto(Pipeline(passes).run(ir.from_proto(model)).model)
+
+
+def measure(network: Network) -> dict[str, dict[str, Timing]]:
+    """Time a network in its four forms, in each configuration; ratios are to the folded one."""
+    models = {
+        "ort": fold(network.quantized, "ort"),
+        "float": network.real,
+        "qdq": network.quantized,
+        "standard": fold(network.quantized, "standard"),
     }
+    return {config.name: _race(models, config) for config in _CONFIGS}
+
+
+def _race(models: Mapping[str, onnx.ModelProto], config: SessionConfig) -> dict[str, Timing]:
+    runs = {name: _prepared(Session(model, config)) for name, model in models.items()}
+    repeats: dict[str, int] = {}
+    for name, run in runs.items():
+        started = time.perf_counter()
+        for _ in range(_WARM_UP):
+            run()
+        seconds = (time.perf_counter() - started) / _WARM_UP
+        repeats[name] = max(1, int(_SAMPLE_SECONDS / seconds))
+    return measure_runs([runs], repeats, _ROUNDS, 0.0, _MOST_SECONDS)
+
+
+def _prepared(session: Session) -> Callable[[], object]:
+    """The session on random inputs: a float model and its int8 form take different ones."""
+    numbers = np.random.default_rng(1)
+    feed: dict[str, Any] = {}
+    for spec in session.inputs:
+        shape = [size if isinstance(size, int) else 1 for size in spec.shape or ()]
+        if np.dtype(spec.dtype).kind == "f":
+            feed[spec.name] = numbers.standard_normal(shape).astype(spec.dtype)
+        else:
+            limits = np.iinfo(spec.dtype)
+            feed[spec.name] = numbers.integers(limits.min, limits.max, shape).astype(spec.dtype)
+    return session.prepare(feed)
+
+
+def folding_seconds(nodes: int) -> float:
+    """Processor seconds to fold a chain of about ``nodes`` nodes for ort."""
+    net = Net((1, 8, 8, 8))
+    value = net.value
+    while len(net.nodes) < nodes:
+        value = net.op("Relu", net.op("Conv", value, net.weights((8, 8, 1, 1), 0)))
+        value = net.fake(value, 0.5, 100)
+    model = ir.from_proto(net.model(value))
+    started = time.process_time()
+    Pipeline(parse_passes("fold-qdq")).run(model)
+    return time.process_time() - started
+
+
+def ratios(timings: Mapping[str, Timing]) -> tuple[float, float]:
+    """b/c, and c over the better of a and b."""
+    over_float, over_qdq = timings["float"].relative, timings["qdq"].relative
+    return over_qdq, 1 / min(over_float, over_qdq)
+
+
+def _print_table(results: Mapping[str, Mapping[str, Mapping[str, Timing]]]) -> None:
+    columns = f"{'a float':>9s} {'b ORT':>9s} {'c ort':>9s} {'d standard':>11s}"
+    print(f"{'network (ms)':34s} {'threads':>11s} {columns} {'b/c':>6s} {'c/min(a,b)':>11s}")
+    gains: list[float] = []
+    for name, row in results.items():
+        for config, timings in row.items():
+            cells = " ".join(
+                f"{timings[form].median_ms:{width}.3f}"
+                for form, width in (("float", 9), ("qdq", 9), ("ort", 9), ("standard", 11))
+            )
+            gain, worst = ratios(timings)
+            gains.append(gain)
+            mark = "  above 1.05" if worst > _LIMIT else ""
+            mark += "  below 3" if name in USEFUL and gain < _USEFUL_GAIN else ""
+            title = f"{name} *" if name in USEFUL else name
+            print(f"{title:34s} {config:>11s} {cells} {gain:6.2f} {worst:11.2f}{mark}")
+    print(f"geometric mean of b/c: {float(np.exp(np.mean(np.log(gains)))):.2f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every network and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
+    parser.add_argument("--pairs", type=Path, help="a folder of NAME.int8.onnx, NAME.float.onnx")
+    parser.add_argument("--real", action="store_true", help="fetch and convert TFLite models")
     options = parser.parse_args(arguments)
-    results = {name: measure(build()) for name, build in NETWORKS.items()}
+    measured = networks(options.pairs, real=options.real)
+    results = {network.name: measure(network) for network in measured}
+    speed = {nodes: folding_seconds(nodes) for nodes in _SPEED_NODES}
     if options.json:
         rows = {
             name: {
@@ -214,16 +375,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             for name, row in results.items()
         }
-        print(json.dumps(rows, indent=2))
+        print(json.dumps({"latency": rows, "folding_seconds": speed}, indent=2))
         return 0
-    columns = f"{'float':>9s} {'ORT on QDQ':>11s} {'folded':>9s} {'gain':>6s}   (ms)"
-    print(f"{'network':20s} {'threads':>11s} {columns}")
-    for name, row in results.items():
-        for config, timings in row.items():
-            figures = {form: timing.median_ms for form, timing in timings.items()}
-            gain = 1 / timings["folded"].relative
-            cells = f"{figures['float']:9.3f} {figures['qdq']:11.3f} {figures['folded']:9.3f}"
-            print(f"{name:20s} {config:>11s} {cells} {gain:6.2f}")
+    _print_table(results)
+    for nodes, seconds in speed.items():
+        print(f"folding {nodes:6d} nodes: {seconds:6.2f} s of processor time")
     return 0
 
 
