@@ -24,8 +24,8 @@ OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 """What ``optimize`` runs on a float model, and ``compile`` before it quantizes."""
 
 FOLD = (
-    "infer-shapes,upgrade-opset,lift-constants,infer-shapes,einsum-to-matmul,fold-constants,"
-    "remove-identity,lift-qoperator,infer-shapes"
+    "infer-shapes,upgrade-opset,inline-functions,lift-constants,infer-shapes,einsum-to-matmul,"
+    "fold-constants,remove-identity,lift-qoperator,infer-shapes"
 )
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 

@@ -18,6 +18,7 @@ PASSES: dict[str, str] = {
     ),
     "fold-constants": "simplify.fold_constants:FoldConstants",
     "infer-shapes": "simplify.infer_shapes:InferShapes",
+    "inline-functions": "simplify.inline_functions:InlineFunctions",
     "lift-constants": "simplify.lift_constants:LiftConstants",
     "merge-reshapes": "simplify.merge_reshapes:MergeReshapes",
     "merge-transposes": "simplify.merge_transposes:MergeTransposes",
