@@ -1,0 +1,71 @@
+"""Softmax of codes against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import pytest
+
+from onnxfold.passes.base import PassResult
+from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
+
+Target = Literal["ort", "standard", "integer", "qdq"]
+TARGETS: tuple[Target, ...] = ("ort", "standard", "integer", "qdq")
+Array = npt.NDArray[Any]
+
+# Scale and zero point of the input, then of the output (from the smallest code), and the axis.
+SOFTMAXES = {
+    "last": (0.05, 120, 1 / 256, 0, -1),
+    "first axis": (0.05, 120, 1 / 256, 0, 0),
+    "middle axis": (0.11, 3, 1 / 256, 0, 1),
+    "flat": (0.001, 255, 1 / 256, 0, 2),
+    "steep": (1.7, 77, 1 / 255, 0, 1),
+    "coarse, offset": (0.3, 0, 0.017, 100, 1),
+    "fine, saturating": (0.2, 128, 0.0005, 30, 2),
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("case", SOFTMAXES)
+def test_softmax_is_rounded_once(
+    case: str, dtype: str, parse: Callable[..., ir.Model], apply_pass: Callable[..., PassResult]
+) -> None:
+    scale, zero, scale_out, zero_out, axis = SOFTMAXES[case]
+    low = np.iinfo(dtype).min
+    text = f"""
+    agraph ({dtype}[3,17,5] q) => ({dtype}[3,17,5] y)
+    <float s = {{{scale}}}, {dtype} z = {{{zero + low}}}, float t = {{{scale_out:.9f}}},
+     {dtype} o = {{{zero_out + low}}}>
+    {{
+      x = DequantizeLinear (q, s, z)
+      c = Softmax <axis = {axis}> (x)
+      y = QuantizeLinear (c, t, o)
+    }}
+    """
+    codes: Array = np.random.default_rng(3).integers(0, 256, (3, 17, 5)) + low
+    codes[0, :, 0] = codes[0, 0, 0]  # all alike: a tie in float, too
+    reals: Array = (codes - zero - low) * float(np.float32(scale))
+    weights = np.exp(reals - np.max(reals, axis=axis, keepdims=True))
+    exact: Array = weights / np.sum(weights, axis=axis, keepdims=True)
+    exact = exact / float(np.float32(f"{scale_out:.9f}")) + zero_out + low
+    limits = np.iinfo(dtype)
+    wanted = np.clip(np.rint(exact), limits.min, limits.max).astype(np.int64)
+    ties = np.abs(exact - np.floor(exact) - 0.5) < 2e-4
+    for target in TARGETS:
+        model = parse(text)
+        apply_pass(FoldQdq(target), model)
+        for config in (REFERENCE, DEPLOYMENT):
+            found = Session(model, config).run({"q": codes.astype(dtype)})["y"].astype(np.int64)
+            off = np.abs(found - wanted)
+            assert np.max(off) <= 1, target
+            if target in ("standard", "integer"):
+                assert not np.any(off[~ties]), target
+        if target in ("standard", "integer"):
+            assert not any(
+                output.dtype == ir.DataType.FLOAT for node in model.graph for output in node.outputs
+            )
