@@ -5,6 +5,7 @@ Each case was measured with 1.23 and 1.32 and has a test that shows it (test_fol
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ _FUSED = _LINEAR | {
 }
 _DEPTH = 8  # how many ops are looked through: more than ONNX Runtime does
 _INT32_LIMIT = 2**31
+_STEP_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,8 @@ def is_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
         refused = float_weights and node in plan.refusals
         if _is_linear_misread(node, plan, float_weights=refused):
             return True
+    if node.op_type == "Softmax" and _has_another_step(quantize_after(node), plan.types):
+        return True
     # An integer AveragePool has no dilations: the session does not even load.
     dilated = node.op_type == "AveragePool" and "dilations" in node.attributes
     return (dilated and quantize_after(node) is not None) or _has_scales_per_channel(node)
@@ -181,6 +185,19 @@ def _output_axis(node: ir.Node, rank: int) -> int:
         return 1
     by_rows = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
     return 0 if by_rows else rank - 1
+
+
+def _has_another_step(quantize: ir.Node | None, types: TypeState) -> bool:
+    """Whether QLinearSoftmax takes the scale for another: it computes with floor(1 / scale).
+
+    That is 254 for a scale of 1/255 (float32).
+    """
+    affine = None if quantize is None else types.parameters(quantize)
+    if affine is None or not affine.per_tensor or affine.dtype.bitwidth != 8:
+        return False
+    scale = float(affine.scale)
+    steps = math.floor(float(np.float32(1.0) / np.float32(scale)))
+    return abs(steps * scale - 1.0) > _STEP_TOLERANCE
 
 
 def _has_scales_per_channel(node: ir.Node) -> bool:
