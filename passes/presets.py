@@ -44,22 +44,26 @@ Relaxation = Literal["", "keep", "drop"]
 """No relaxation; or which limits stay where activations are not rounded: see ``relax-rounding``."""
 
 
-def folding(target: str, *, costs: str = "", relax: Relaxation = "") -> str:
+def folding(
+    target: str, *, costs: str = "", relax: Relaxation = "", reduce_range: bool = False
+) -> str:
     """What ``fold`` runs: first to operators the target has, then the fold, then tidying.
 
     Args:
         target: What to fold for.
         costs: A file of costs, or ``none``; see ``fold-qdq``.
         relax: Whether activations need not be rounded, and then what becomes of their limits.
+        reduce_range: Whether weights are reduced that x86 machines without VNNI compute wrongly.
     """
     prepare = "" if target == "qdq" else _PREPARE
     if relax:
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
-    return f"{FOLD},{prepare}{fold_pass(target, costs)},{TIDY}"
+    return f"{FOLD},{prepare}{fold_pass(target, costs, reduce_range=reduce_range)},{TIDY}"
 
 
-def fold_pass(target: str, costs: str = "") -> str:
-    """The fold itself, for a target and by a file of costs."""
+def fold_pass(target: str, costs: str = "", *, reduce_range: bool = False) -> str:
+    """The fold itself, for a target and by a file of costs; maybe with reduced weights."""
     path = re.sub(r'(["\\])', r"\\\1", costs)
     option = f' costs="{path}"' if costs else ""
-    return f"fold-qdq{{target={target}{option}}}"
+    before = "reduce-range," if reduce_range else ""
+    return f"{before}fold-qdq{{target={target}{option}}}"

@@ -74,6 +74,7 @@ class CompileOptions:
         calibration: How ranges are found; ``auto`` tries both and keeps the nearer.
         keep_slower: Quantize all that can be, however slow.
         costs: A file of costs that kernels are chosen by; empty for the table that is built in.
+        reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
     """
 
     target: Target = "ort"
@@ -81,6 +82,7 @@ class CompileOptions:
     calibration: Calibration = "auto"
     keep_slower: bool = False
     costs: str = ""
+    reduce_range: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,8 +237,7 @@ class _Builder:
     ) -> None:
         self._optimized = optimized
         self._feeds = feeds
-        self._target: Target = options.target
-        self._costs = options.costs
+        self._fold = fold_pass(options.target, options.costs, reduce_range=options.reduce_range)
         self._progress = progress
         self._ranges: dict[str, Ranges] = {}
 
@@ -246,7 +247,7 @@ class _Builder:
         needed = tensors_to_observe(self._optimized, insert.placement_options)
         ranges = self._calibrated(choice.calibration, needed)
         known = Ranges({name: ranges[name] for name in needed if name in ranges})
-        after = parse_passes(f"{fold_pass(self._target, self._costs)},{TIDY}")
+        after = parse_passes(f"{self._fold},{TIDY}")
         return (replace(insert, ranges=known), *after)
 
     def build(self, choice: Choice) -> ir.Model | None:

@@ -151,6 +151,7 @@ def fold(
     costs: str | os.PathLike[str] | None = None,
     measure: bool = False,
     relax: bool = False,
+    reduce_range: bool = False,
     budget: Budget | str | float | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     data: object = None,
@@ -166,6 +167,7 @@ def fold(
         measure: Time the candidates against each other and against the model as it came, and
             keep the fastest (``ort`` only).
         relax: Activations need not be rounded where that is faster; measures (``ort`` only).
+        reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
         budget: What may be lost by that: a rate of changed top-1 answers, or a ``Budget``.
         plan: Replay these choices, measuring nothing.
         data: What to verify on; generated if None.
@@ -179,6 +181,8 @@ def fold(
     """
     if target != "ort" and (measure or relax or costs is not None):
         raise UsageError(f"costs, measuring and relaxing are for target ort, not {target}")
+    if reduce_range and (measure or relax or plan is not None):
+        raise UsageError("reduced weights do not go with measuring, relaxing or a plan")
     original = load_model(model)
     if not has_codes(original):
         raise UsageError(_nothing_to_fold(original))
@@ -186,7 +190,7 @@ def fold(
     bar = progress or Silent()
     limits = _budget(budget)
     table = "" if costs is None else os.fspath(costs)
-    chosen = FoldChoice("", parse_passes(folding(target, costs=table)))
+    chosen = FoldChoice("", parse_passes(folding(target, costs=table, reduce_range=reduce_range)))
     if plan is not None:
         loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
         loaded.check_model(model_facts(original).sha256)
@@ -273,6 +277,7 @@ def compile(
     budget: Budget | str | float | None = None,
     calibration: Calibration = "auto",
     keep_slower: bool = False,
+    reduce_range: bool = False,
     costs: str | os.PathLike[str] | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -287,6 +292,7 @@ def compile(
         budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
         calibration: How activation ranges are found.
         keep_slower: Quantize all that can be, even where it makes the model slower.
+        reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
         costs: A file that ``tune`` wrote, by which kernels are chosen (target ``ort``).
         plan: Replay these choices, measuring nothing.
         progress: Told how far it is.
@@ -306,7 +312,9 @@ def compile(
         done = replay(original, loaded, feeds, limits, bar)
     else:
         table = "" if costs is None else os.fspath(costs)
-        options = CompileOptions(target, limits, calibration, keep_slower, table)
+        options = CompileOptions(
+            target, limits, calibration, keep_slower, table, reduce_range=reduce_range
+        )
         done = compile_model(original, feeds, options, bar)
     return Outcome(done.run.model, _compile_report(model, original, done, feeds), done.plan)
 

@@ -182,6 +182,14 @@ def _costs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _reduce_range(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reduce-range",
+        action="store_true",
+        help="give weights 7 bits where x86 machines without VNNI would saturate",
+    )
+
+
 def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", type=Path, metavar="FILE", help="replay the choices of a plan file, unmeasured"
@@ -211,6 +219,7 @@ def _compile(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="quantize everything that can be, even where it makes the model slower",
     )
+    _reduce_range(parser)
     _costs(parser)
     _plan(parser)
     _report(parser)
@@ -231,6 +240,7 @@ def _fold(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not round activations where that is faster and within the budget (target ort)",
     )
+    _reduce_range(parser)
     _budget(parser)
     _plan(parser)
     _data(parser)

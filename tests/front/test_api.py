@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ import pytest
 
 import onnxfold
 from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.pair_saturation import saturating_layers
 from onnxfold.passes.serialization import model_bytes
 from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.specs import input_specs
@@ -131,6 +132,21 @@ def test_optimize_does_without_a_pass_that_only_later_samples_show_to_be_wrong(
     outcome = onnxfold.optimize(model, data=data)
     assert [node.op_type for node in outcome.model.graph] == ["Relu"]
     assert [remark.pass_name for remark in outcome.report.remarks] == ["surgeon"]
+
+
+@pytest.mark.parametrize("target", ["ort", "standard"])
+def test_fold_with_a_reduced_range_saturates_on_no_machine(
+    target: Literal["ort", "standard"], fixtures_dir: Path
+) -> None:
+    plain = onnxfold.fold(fixtures_dir / "qdq_net.onnx", target=target)
+    reduced = onnxfold.fold(fixtures_dir / "qdq_net.onnx", target=target, reduce_range=True)
+    assert saturating_layers(plain.model)
+    assert not saturating_layers(reduced.model)
+
+
+def test_reduced_range_does_not_go_with_measuring(fixtures_dir: Path) -> None:
+    with pytest.raises(UsageError, match="reduced weights"):
+        onnxfold.fold(fixtures_dir / "qdq_net.onnx", measure=True, reduce_range=True)
 
 
 def test_fold_turns_fake_quantization_into_integers(fixtures_dir: Path) -> None:
