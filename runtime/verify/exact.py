@@ -103,7 +103,7 @@ class ExactRegion:
                 known[current] = given
                 continue
             node = current.producer()
-            if node is None or node.op_type == "QuantizeLinear":
+            if node is None:
                 raise NotExactError
             missing = [each for each in node.inputs if each is not None and each not in known]
             if missing:
@@ -116,6 +116,9 @@ class ExactRegion:
         inputs = [None if each is None else known[each] for each in node.inputs]
         if node.op_type == "DequantizeLinear":
             known[node.outputs[0]] = _dequantized(node, known)
+            return
+        if node.op_type == "QuantizeLinear":
+            known[node.outputs[0]] = _quantized(node, known)
             return
         if node.domain or any(each.is_ref() for each in node.attributes.values()):
             raise NotExactError
@@ -151,6 +154,24 @@ def _grid(node: ir.Node) -> tuple[Array | None, Array | None]:
     if node.attributes.get_int("block_size", 0) or (zero is None and zero_point is not None):
         return None, None
     return scale, zero
+
+
+def _quantized(node: ir.Node, known: Mapping[ir.Value, Array]) -> Array:
+    """The codes of a QuantizeLinear inside a region.
+
+    Raises:
+        NotExactError: A rounding ties, so that there are two truths; or it is not per tensor.
+    """
+    scale, zero_point = _grid(node)
+    limits = _limits(node, zero_point)
+    real = None if node.inputs[0] is None else known.get(node.inputs[0])
+    if scale is None or scale.size != 1 or limits is None or real is None:
+        raise NotExactError
+    position = real / float(scale.reshape(()))
+    if bool(np.any(np.abs(position - np.floor(position) - 0.5) <= TIE_WIDTH)):
+        raise NotExactError
+    zero = 0 if zero_point is None else int(zero_point.reshape(()))
+    return np.clip(np.rint(position) + zero, *limits)
 
 
 def _limits(node: ir.Node, zero_point: Array | None) -> tuple[int, int] | None:
