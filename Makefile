@@ -45,7 +45,7 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold
 fixtures: $(READY) ## Regenerate the committed fixture models
 	@$(RUN) -m fixtures.generate
 
-docs: $(READY) ## Regenerate docs/passes.md from the passes themselves
+docs: $(READY) ## Regenerate docs/passes.md and the matrix in docs/fold.md
 	@$(RUN) docs/generate.py
 
 wheel-check: $(READY) ## Build the wheel through the sdist and import all of it in a clean environment

@@ -1,9 +1,12 @@
-"""Writes docs/passes.md: every pass with its contract, what it does and its options."""
+"""Writes docs/passes.md, every pass with its options, and the matrix in docs/fold.md."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
+import re
+import sys
 from pathlib import Path
 
 from onnxfold.passes.base import Pass
@@ -12,6 +15,9 @@ from onnxfold.passes.registry import PASSES, pass_class
 from onnxfold.passes.spec import option_summary
 
 PAGE = Path(__file__).with_name("passes.md")
+FOLD_PAGE = Path(__file__).with_name("fold.md")
+
+_MATRIX = re.compile("(?<=<!-- matrix -->\n).*(?=<!-- end of matrix -->)", re.DOTALL)
 
 
 def page() -> str:
@@ -61,5 +67,13 @@ def entries(attributes: str) -> list[str]:
     return found
 
 
+def fold_page() -> str:
+    """docs/fold.md with its matrix as it is now."""
+    matrix: str = importlib.import_module("fixtures.fold_table").table()
+    return _MATRIX.sub(lambda _: matrix, FOLD_PAGE.read_text(encoding="utf-8"))
+
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixtures are no part of the package
     PAGE.write_text(page(), encoding="utf-8")
+    FOLD_PAGE.write_text(fold_page(), encoding="utf-8")

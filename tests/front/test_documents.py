@@ -81,6 +81,11 @@ def test_the_page_of_passes_is_up_to_date() -> None:
     assert (ROOT / "docs" / "passes.md").read_text(encoding="utf-8") == generator.page()
 
 
+def test_the_matrix_of_the_fold_is_up_to_date() -> None:
+    generator = load(ROOT / "docs" / "generate.py")
+    assert (ROOT / "docs" / "fold.md").read_text(encoding="utf-8") == generator.fold_page()
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
