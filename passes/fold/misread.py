@@ -25,10 +25,11 @@ _PASSED = PROPAGATED | _REMOVED | {"Flatten", "Pad"}
 _MERGED = _PASSED | {"Add", "BatchNormalization", "Clip", "Div", "LeakyRelu", "Mul", "Relu", "Sub"}
 _FUSED = _LINEAR | {
     *("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul"),
-    *("Sigmoid", "Softmax", "Where"),
+    *("Resize", "Sigmoid", "Softmax", "Where"),
 }
 _DEPTH = 8  # how many ops are looked through: more than ONNX Runtime does
 _INT32_LIMIT = 2**31
+_CROP = "tf_crop_and_resize"
 _STEP_TOLERANCE = 1e-6
 
 
@@ -102,9 +103,26 @@ def is_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
             return True
     if node.op_type == "Softmax" and _has_another_step(quantize_after(node), plan.types):
         return True
-    # An integer AveragePool has no dilations: the session does not even load.
-    dilated = node.op_type == "AveragePool" and "dilations" in node.attributes
-    return (dilated and quantize_after(node) is not None) or _has_scales_per_channel(node)
+    return _has_no_such_kernel(node, plan.types) or _has_scales_per_channel(node)
+
+
+def _has_no_such_kernel(node: ir.Node, types: TypeState) -> bool:
+    """Whether the integer kernel is wrong, or refuses what ``node`` asks for."""
+    quantize = quantize_after(node)
+    if quantize is None:
+        return False
+    match node.op_type:
+        case "AveragePool":  # the session does not even load
+            return "dilations" in node.attributes
+        case "Resize":  # 1.23 interpolates between codes, and cuts what is behind the point off
+            return node.attributes.get_string("mode", "nearest") != "nearest" or (
+                node.attributes.get_string("coordinate_transformation_mode", "") == _CROP
+            )
+        case "Softmax":  # 1.23 gives int8 -128 where the probability is 1
+            affine = types.parameters(quantize)
+            return affine is not None and affine.dtype == ir.DataType.INT8
+        case _:
+            return False
 
 
 def merged_source(quantize: ir.Node, types: TypeState) -> Source | None:

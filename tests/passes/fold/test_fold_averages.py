@@ -13,7 +13,7 @@ import pytest
 
 from onnxfold.passes.base import PassResult
 from onnxfold.passes.fold.fold_qdq import FoldQdq
-from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, version
 
 Target = Literal["ort", "standard", "integer", "qdq"]
 TARGETS: tuple[Target, ...] = ("ort", "standard", "integer", "qdq")
@@ -139,6 +139,8 @@ def test_means_are_rounded_once(
     parse: Callable[..., ir.Model],
     apply_pass: Callable[..., PassResult],
 ) -> None:
+    if "of nothing" in case and version().startswith("1.23."):
+        pytest.skip("onnxruntime 1.23 runs no reduction over no axes, float ones included")
     text = (REDUCTIONS | POOLS)[case]
     feed = _feed(dtype)
     exact = _exact(_model(text, grid, dtype, parse), feed, grid)

@@ -12,7 +12,7 @@ import pytest
 
 from onnxfold.passes.base import PassResult
 from onnxfold.passes.fold.fold_qdq import FoldQdq
-from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.session import DEPLOYMENT, Session, version
 
 Target = Literal["ort", "standard", "integer", "qdq"]
 TARGETS: tuple[Target, ...] = ("ort", "standard", "integer", "qdq")
@@ -128,6 +128,7 @@ MOVES: dict[str, tuple[str, str, str]] = {
     ),
 }
 
+_IS_OLDEST = version().startswith("1.23.")
 _SLOW = ("CenterCropPad", "MaxPool", "Trilu")
 _TYPES = {"uint8": ("uint8", 120), "int8": ("int8", -7), "unsigned": ("uint8", 0)}
 
@@ -175,6 +176,8 @@ def test_moved_codes_are_the_quantized_moved_numbers(
     apply_pass: Callable[..., PassResult],
     evaluate: Callable[..., dict[str, Any]],
 ) -> None:
+    if case.startswith("Depth") and (target, kind) == ("qdq", "int8") and _IS_OLDEST:
+        pytest.skip("onnxruntime 1.23 takes Q/DQ away from around what has no int8 kernel")
     before, model = _model(case, kind, parse), _model(case, kind, parse)
     result = apply_pass(FoldQdq(target), model)
     feed = _feed(before)
