@@ -34,7 +34,7 @@ class Builder:
         self.rewriter = rewriter
         self.types = types
         self.codes: dict[ir.Value, ir.Value] = {}
-        self.reals: dict[ir.Value, ir.Value] = {}
+        self.reals: dict[tuple[ir.Value, AffineType], ir.Value] = {}
         self.anchor: ir.Node
         self._constants: dict[tuple[object, ...], ir.Value] = {}
         self._parameters: dict[tuple[object, AffineType], tuple[ir.Value, ir.Value]] = {}

@@ -146,7 +146,7 @@ def _write_bias(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     vector = constant_array(value)
     if found is not None:
         vector = found.known.type.dequantize(_codes(found.known.codes))
-    if vector is not None and vector.ndim == 1 and _rank(node.outputs[0]) != 2:
+    if vector is not None and vector.ndim == 1 and (_rank(node.outputs[0]) or 0) > 2:
         _set_constant(node, reader, index, vector.reshape(1, -1), rewriter)
 
 

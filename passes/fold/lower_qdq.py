@@ -93,8 +93,9 @@ TARGET = Target("qdq", False, write, decline, shift_through_real)
 def _requantize(lowering: Requantize, build: Builder) -> ir.Value:
     output = lowering.node.outputs[0]
     codes = build.codes_of(lowering.reads[0])
-    if codes in build.reals:
-        return build.quantize(build.reals[codes], lowering.type, output)
+    real = build.reals.get((codes, lowering.operand.type))
+    if real is not None:
+        return build.quantize(real, lowering.type, output)
     producer = codes.producer()
     # ONNX Runtime merges Q-DQ-Q-DQ into one pair, with other numbers.
     merges = producer is not None and is_quantize(producer)
@@ -132,7 +133,7 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
         codes = [np.asarray(each, np.int64) for each in (clamp.low, clamp.high)]
         inputs = [real, *(build.constant(clamp.type.dequantize(each), "bound") for each in codes)]
     codes = _op(clamp.node, inputs, clamp.type, build)
-    _remember_real(codes, build)
+    _remember_real(codes, clamp.type, build)
     return codes
 
 
@@ -162,15 +163,18 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
         build.rewriter.set_type(new, _FLOAT if is_real else ir.DataType.INT64, old.shape)
         results.append(build.quantize(new, known.type, old) if is_real else new)
         if is_real and not move.rounds:
-            _remember_real(results[-1], build)
+            _remember_real(results[-1], known.type, build)
     return results
 
 
-def _remember_real(codes: ir.Value, build: Builder) -> None:
-    """Let another QuantizeLinear read what these codes were quantized from without rounding."""
+def _remember_real(codes: ir.Value, affine: AffineType, build: Builder) -> None:
+    """Let another QuantizeLinear read what these codes were quantized from without rounding.
+
+    Only where it takes them as ``affine``: behind a scaling the same codes stand for other numbers.
+    """
     quantize = codes.producer()
     if quantize is not None and quantize.inputs[0] is not None:
-        build.reals[codes] = quantize.inputs[0]
+        build.reals[codes, affine] = quantize.inputs[0]
 
 
 def _linear(linear: Linear, build: Builder) -> ir.Value:

@@ -1,0 +1,98 @@
+"""Faults that random graphs found, each as the smallest model that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.runtime.session import REFERENCE, Session
+
+TARGETS: tuple[Any, ...] = ("ort", "standard", "qdq", "integer")
+
+_SCALED_MOVEMENT = """
+agraph (uint8[2,6] q) => (uint8[6] p)
+<float s = {0.3}, uint8 z = {3}, int64[1] shape = {-1}, int64[1] from = {0}, int64[1] to = {6},
+ float six = {6.0}, float t = {0.04}>
+{
+  x = DequantizeLinear (q, s, z)
+  r = Reshape (x, shape)
+  c = Slice (r, from, to)
+  d = Div (c, six)
+  p = QuantizeLinear (d, t, z)
+}
+"""
+
+_VECTOR = """
+agraph (int8[6] q) => (float[8] y, float[8] v)
+<float s = {0.01}, int8 z = {5}, int8[6,8] w, float sw = {0.0078125}, int32[8] b = {-1280, -8112,
+ 4882, 9419, -2297, 606, -2017, -2179}, float sb = {0.000078125}, float t = {0.1}>
+{
+  x = DequantizeLinear (q, s, z)
+  m = DequantizeLinear (w, sw)
+  o = DequantizeLinear (b, sb)
+  h = MatMul (x, m)
+  v = Add (h, o)
+  p = QuantizeLinear (v, t, z)
+  y = DequantizeLinear (p, t, z)
+}
+"""
+
+_TURNED = """
+agraph (uint8[4,6] q) => (uint8[6,2] p)
+<float s = {0.0117}, uint8 z = {5}, int8[4,2] w = {1,-2,3,-4,5,-6,7,-8}, float sw = {0.5},
+ float[2] b = {1.0, -1.0}, float t = {0.04}>
+{
+  x = DequantizeLinear (q, s, z)
+  m = DequantizeLinear (w, sw)
+  g = Gemm <transA = 1> (x, m, b)
+  p = QuantizeLinear (g, t, z)
+}
+"""
+
+
+def _outputs(model: ir.Model, feed: dict[str, Any]) -> dict[str, Any]:
+    return Session(model, REFERENCE).run(feed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_scaling_behind_a_movement_is_kept(target: Any, parse: Callable[..., ir.Model]) -> None:
+    model = parse(_SCALED_MOVEMENT)
+    feed = {"q": np.arange(0, 240, 20, dtype=np.uint8).reshape(2, 6)}
+    wanted = _outputs(model, feed)["p"]
+    FoldQdq(target).run(model)
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_bias_does_not_add_a_dimension_to_a_vector(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    numbers = np.random.default_rng(1).integers(-100, 100, (6, 8)).astype(np.int8)
+    text = _VECTOR.replace(
+        "int8[6,8] w", f"int8[6,8] w = {{{', '.join(map(str, numbers.reshape(-1).tolist()))}}}"
+    )
+    model = parse(text)
+    feed = {"q": np.array([3, -40, 90, 7, 0, -128], np.int8)}
+    wanted = _outputs(model, feed)
+    FoldQdq(target).run(model)
+    for name, got in _outputs(model, feed).items():
+        np.testing.assert_allclose(got, wanted[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_transposed_data_is_not_said_to_have_the_shape_of_the_result(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse(_TURNED)
+    feed = {"q": np.arange(24, dtype=np.uint8).reshape(4, 6)}
+    wanted = _outputs(model, feed)["p"]
+    FoldQdq(target).run(model)
+    for node in model.graph:
+        if node.op_type == "Transpose":
+            assert node.outputs[0].shape == ir.Shape([6, 4])
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
