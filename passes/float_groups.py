@@ -22,6 +22,7 @@ class FloatGroup:
 
     Attributes:
         nodes: Its nodes, in graph order.
+        passed: Its real numbers that control flow and calls hand into bodies and out of them.
         model: The model they are in.
         found: The kinds of all nodes of the model.
         model_kind: What the model is as a whole.
@@ -29,6 +30,7 @@ class FloatGroup:
     """
 
     nodes: Sequence[ir.Node]
+    passed: Sequence[ir.Value]
     model: ir.Model
     found: NodeKinds
     model_kind: ModelKind
@@ -47,7 +49,7 @@ class FloatGroup:
         """All real numbers of the group."""
         read = [value for node in self.nodes for value in self.found.float_inputs(node)]
         made = [value for node in self.nodes for value in self.found.float_outputs(node)]
-        return list(dict.fromkeys([*read, *made]))
+        return list(dict.fromkeys([*read, *made, *self.passed]))
 
     @property
     def float_nodes(self) -> list[ir.Node]:
@@ -113,13 +115,17 @@ class FloatGroup:
 def float_groups(model: ir.Model) -> list[FloatGroup]:
     """The groups of ``model`` in order of their first nodes; types must be known."""
     found, kind, codes = node_kinds(model), model_kind(model), has_codes(model)
-    return [FloatGroup(nodes, model, found, kind, codes) for nodes in _joined(model, found)]
+    return [
+        FloatGroup(nodes, passed, model, found, kind, codes)
+        for nodes, passed in _joined(model, found)
+    ]
 
 
-def _joined(model: ir.Model, found: NodeKinds) -> list[list[ir.Node]]:
+def _joined(model: ir.Model, found: NodeKinds) -> list[tuple[list[ir.Node], list[ir.Value]]]:
     """The connected groups, control flow left out; each in order, and in order of their firsts."""
     sets = _Sets()
     members: dict[ir.Node, ir.Value] = {}
+    passed: list[ir.Value] = []
     for node, kind in found.kinds.items():
         if kind in _OUTSIDE:
             continue
@@ -128,6 +134,7 @@ def _joined(model: ir.Model, found: NodeKinds) -> list[list[ir.Node]]:
             pairs = [pair for pair in flow_in(node, model) if pair[0].dtype in FLOAT_TYPES]
             for outer, inner in pairs:
                 sets.join(outer, inner)
+                passed += [outer, inner]
             continue
         if kind is OpKind.DEQUANTIZE and node.inputs[0] in found.known:
             # Constants that are quantized in the graph belong to what reads them.
@@ -141,7 +148,10 @@ def _joined(model: ir.Model, found: NodeKinds) -> list[list[ir.Node]]:
     groups: dict[ir.Value, list[ir.Node]] = defaultdict(list)
     for node, value in members.items():
         groups[sets.root(value)].append(node)
-    return list(groups.values())
+    handed: dict[ir.Value, list[ir.Value]] = defaultdict(list)
+    for value in dict.fromkeys(passed):
+        handed[sets.root(value)].append(value)
+    return [(nodes, handed[root]) for root, nodes in groups.items()]
 
 
 class _Sets:

@@ -175,6 +175,22 @@ def test_an_island_goes_on_in_the_body_it_flows_into(parse: Callable[..., ir.Mod
     assert island.reason == "there is no integer rule for Hardmax"
 
 
+def test_what_leaves_the_graph_through_a_branch_is_at_its_edge(
+    parse: Callable[..., ir.Model],
+) -> None:
+    model = parse("""
+        g (uint8[2,4] q, bool b) => (float[2,4] y)
+        <float s = {0.1}, uint8 z = {3}>
+        {
+            y = If (b) <
+                then_branch = t () => (float[2,4] o) { o = DequantizeLinear (q, s, z) },
+                else_branch = e () => (float[2,4] p) { p = DequantizeLinear (q, s, z) }>
+        }
+    """)
+    (island,) = find_islands(model)
+    assert (island.cause, island.reason) == (Cause.EDGE, "the graph output 'y' is float")
+
+
 def test_constants_quantized_in_the_graph_belong_to_what_reads_them(
     parse: Callable[..., ir.Model],
 ) -> None:
