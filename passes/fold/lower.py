@@ -9,9 +9,18 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.lowering import Alias, Dequantize, Lowering, Quantize, Requantize
+from onnxfold.passes.fold.lowering import (
+    Alias,
+    Dequantize,
+    Function,
+    Lowering,
+    Quantize,
+    Requantize,
+    Sum,
+)
 from onnxfold.passes.fold.plan import Plan
 from onnxfold.passes.fold.target import Target
+from onnxfold.passes.fold.types import is_quantize
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
@@ -64,6 +73,8 @@ class Lowerer:
         with self._rewriter.step(lowering.name, node, sources=sources):
             for output, result in zip(node.outputs, self._results(lowering), strict=True):
                 self._stand_for(output, result)
+                if is_quantize(node) and isinstance(lowering, Function | Sum):
+                    self._names.append((output, output.name or "", result))
 
     def _stand_for(self, output: ir.Value, result: ir.Value) -> None:
         """Let ``result`` stand for ``output``: as its codes, or as it is where it has no type."""

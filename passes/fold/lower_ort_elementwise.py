@@ -35,6 +35,7 @@ from onnxfold.passes.fold.costs import FASTER_IN_FLOAT, NOT_IN_OLDEST
 from onnxfold.passes.fold.lowering import Extremum, Function, Operand, Refusal, Select, Sum
 from onnxfold.passes.fold.rules.operands import exact_operand
 from onnxfold.passes.fold.tables import look_up, sizes_for_reshape
+from onnxfold.passes.fold.types import is_quantize
 
 _NANOSECONDS = {
     "Celu": 1.9,
@@ -54,6 +55,7 @@ _NANOSECONDS = {
 }
 """What float kernels take for one element, beside DequantizeLinear and QuantizeLinear."""
 
+_ALSO_IN_FLOAT = "what it rounds is computed in float for others"
 _OTHER_KERNEL = 0.15  # a cautious minimum: ONNX Runtime fuses chains of them
 _TABLE = 1.7  # a table takes 0.7 to 1.0
 _QUICK_POWERS = (2, 3)
@@ -97,6 +99,8 @@ class _Line:
 
 def decline_elementwise(lowering: Function | Sum | Extremum) -> Refusal | None:
     """Why the float ops are kept: they are faster, or run on every version."""
+    if is_quantize(lowering.node):
+        return Refusal(_ALSO_IN_FLOAT)
     match lowering:
         case Function():
             taken = _kernel(lowering) or _line(lowering) or _is_slow_in_float(lowering)

@@ -22,7 +22,9 @@ from onnxfold.passes.fold.lowering import (
 from onnxfold.passes.fold.rules import CODE_RULES, RULES
 from onnxfold.passes.fold.rules.code_clips import clip_codes, clip_constant
 from onnxfold.passes.fold.rules.constants import move_constant
+from onnxfold.passes.fold.rules.functions import quantized_function
 from onnxfold.passes.fold.rules.refusals import touches_quantization
+from onnxfold.passes.fold.rules.sums import quantized_sum
 from onnxfold.passes.fold.target import Target
 from onnxfold.passes.fold.types import (
     Quantized,
@@ -139,7 +141,7 @@ def _decide(node: ir.Node, plan: Plan, scopes: Scopes, target: Target) -> None:
                 f"before opset {OLDEST_OPSET} few ops have integer kernels", "upgrade the opset"
             )
         return
-    decision = _decision(node, plan.types)
+    decision = _rounded_here(node, plan, target) or _decision(node, plan.types)
     if isinstance(decision, Lowering):
         declined = target.decline(decision)
         if declined is not None:
@@ -153,6 +155,23 @@ def _decide(node: ir.Node, plan: Plan, scopes: Scopes, target: Target) -> None:
         _take(decision, plan)
         if target.accumulates and isinstance(decision, Linear) and decision.type is None:
             _accumulate(decision, plan.types)
+
+
+def _rounded_here(node: ir.Node, plan: Plan, target: Target) -> Lowering | None:
+    """What is computed up to a QuantizeLinear whose input others round otherwise, or not."""
+    types, output = plan.types, node.outputs[0]
+    if not is_quantize(node) or types.get(node.inputs[0]) is not None:
+        return None
+    affine = types.parameters(node)
+    if affine is None or not is_activation_type(affine):
+        return None
+    internal = types.internal(affine)
+    found = quantized_function(node, internal, types) or quantized_sum(node, internal, types)
+    if found is None or target.decline(found) is not None:
+        return None
+    types.put(output, Quantized(internal))
+    types.code_dtypes[output] = affine.dtype
+    return found
 
 
 def _accumulate(linear: Linear, types: TypeState) -> None:
@@ -184,7 +203,7 @@ def _keeps_codes(lowering: Lowering) -> bool:
 
 def _rounds(lowering: Lowering, plan: Plan) -> bool:
     """Whether the codes of the outputs are rounded where the original is not yet."""
-    if isinstance(lowering, Quantize | Requantize | Dequantize):
+    if isinstance(lowering, Quantize | Requantize | Dequantize) or is_quantize(lowering.node):
         return False
     return not lowering.exact or any(value in plan.rounded for value in lowering.reads)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.fold.lowering import Function, Lowering, Operand, Refusal
 from onnxfold.passes.fold.numerics import ELEMENTWISE, evaluate
@@ -73,19 +74,36 @@ def if_function(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     if want is None:
         return not_rounded(output)
     found = types.functions[output][0]
-    numbers = _numbers(found, types)
-    if bool(np.any(np.isnan(numbers))):
+    lowering = _tabulated(found, found.nodes, want, types)
+    if lowering is None:
         return Refusal(
             f"it is not a number for some codes of '{found.source.name}'",
             "limit its argument to its domain with a Clip",
         )
-    affine = types.activation(found.source)
-    assert affine is not None
     types.put(output, Quantized(want))
+    return lowering
+
+
+def quantized_function(node: ir.Node, want: AffineType, types: TypeState) -> Lowering | None:
+    """A QuantizeLinear and what leads to it as one table, where its input has no one rounding."""
+    for found in types.functions.get(node.inputs[0], ()) if node.inputs[0] is not None else ():
+        if found.nodes[-1].graph is node.graph:
+            return _tabulated(found, (*found.nodes, node), want, types)
+    return None
+
+
+def _tabulated(
+    found: FunctionOf, nodes: Sequence[ir.Node], want: AffineType, types: TypeState
+) -> Function | None:
+    """The table of ``found``, written in place of the last of ``nodes``; None with NaN in it."""
+    numbers = _numbers(found, types)
+    affine = types.activation(found.source)
+    if affine is None or bool(np.any(np.isnan(numbers))):
+        return None
     return Function(
-        node=node,
+        node=nodes[-1],
         reads=(found.source,),
-        covered=covered_nodes(found.nodes),
+        covered=covered_nodes(nodes),
         operand=Operand(affine, found.source),
         table=want.quantize(numbers),
         numbers=numbers,

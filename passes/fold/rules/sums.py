@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.lowering import Lowering, Operand, Refusal, Sum
 from onnxfold.passes.fold.rules.functions import MOST_NODES, covered_nodes
@@ -61,12 +62,26 @@ def weighted_sum(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     want = types.want(output)
     if want is None:
         return not_rounded(output)
-    operands = [operand(value, types) or _accumulated(value, types) for value in found.terms]
     types.put(output, Quantized(want))
+    return _rounded(found, found.nodes, want, types)
+
+
+def quantized_sum(node: ir.Node, want: AffineType, types: TypeState) -> Lowering | None:
+    """A QuantizeLinear and what leads to it as one sum, where its input has no one rounding."""
+    found = None if node.inputs[0] is None else types.sums.get(node.inputs[0])
+    if found is None or found.nodes[-1].graph is not node.graph:
+        return None
+    return _rounded(found, (*found.nodes, node), want, types)
+
+
+def _rounded(
+    found: SumOf, nodes: Sequence[ir.Node], want: AffineType, types: TypeState
+) -> Lowering:
+    operands = [operand(value, types) or _accumulated(value, types) for value in found.terms]
     return Sum(
-        node=node,
+        node=nodes[-1],
         reads=tuple(found.terms),
-        covered=covered_nodes(found.nodes),
+        covered=covered_nodes(nodes),
         operands=tuple(each for each in operands if each is not None),
         coefficients=tuple(found.terms.values()),
         constant=found.constant,

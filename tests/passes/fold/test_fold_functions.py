@@ -214,6 +214,29 @@ def test_what_others_read_stays_float_beside_the_table(
     _assert_same(before, model, _every_code("uint8"), evaluate)
 
 
+@pytest.mark.parametrize("kind", _TYPES)
+@pytest.mark.parametrize("target", ["standard", "integer", "ort", "qdq"])
+def test_one_value_rounded_in_several_ways(
+    kind: str, target: Target, folded: Callable[..., Folded], evaluate: Callable[..., Any]
+) -> None:
+    dtype = _TYPES[kind][0]
+    text = _text(
+        "c = Sigmoid (x)",
+        kind,
+        outputs=f", {dtype}[1,3,16,16] w, float[1,3,16,16] v",
+        more="w = QuantizeLinear (c, s, z) d = DequantizeLinear (w, s, z) v = Exp (d)",
+    )
+    before, model, result = folded(text, target)
+    if target in ("standard", "integer"):
+        assert result.rules["fold-function"] == 2
+        assert not {"Sigmoid", "QuantizeLinear"} & {node.op_type for node in model.graph}
+        names = {output.name for node in model.graph for output in node.outputs}
+        assert {"y", "w"} | ({"y_u8", "w_u8"} if kind == "int8" else set()) <= names
+    wanted, found = evaluate(before, _every_code(kind)), evaluate(model, _every_code(kind))
+    for name in ("y", "w"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+
+
 def test_a_clamp_in_the_middle_serves_its_other_reader(
     folded: Callable[..., Folded], evaluate: Callable[..., Any]
 ) -> None:

@@ -185,6 +185,20 @@ def test_a_term_that_others_read_is_summed_twice(
     _assert_same(before, model, evaluate)
 
 
+def test_a_sum_rounded_in_several_ways(
+    folded: Callable[..., Folded], evaluate: Callable[..., Any]
+) -> None:
+    text = _text(
+        "c = Add (a, b)",
+        more="h = Exp (c) n = QuantizeLinear (c, s, z)",
+        outputs=", uint8[2,3,4,8] n, float[2,3,4,8] h",
+    )
+    before, model, result = folded(text)
+    assert result.rules["fold-sum"] == 2
+    assert "QuantizeLinear" not in {node.op_type for node in model.graph}
+    _assert_same(before, model, evaluate)
+
+
 def test_a_term_that_leaves_the_graph_stays_float(
     folded: Callable[..., Folded], evaluate: Callable[..., Any]
 ) -> None:
