@@ -55,7 +55,8 @@ def folding(
         relax: Whether activations need not be rounded, and then what becomes of their limits.
         reduce_range: Whether weights are reduced that x86 machines without VNNI compute wrongly.
     """
-    prepare = "" if target == "qdq" else _PREPARE
+    lookups = "gather-blocked{contrib}," if target == "ort" else "gather-blocked,"
+    prepare = "" if target == "qdq" else f"{lookups}{_PREPARE}"
     if relax:
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
     return f"{FOLD},{prepare}{fold_pass(target, costs, reduce_range=reduce_range)},{TIDY}"

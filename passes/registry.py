@@ -44,6 +44,7 @@ PASSES: dict[str, str] = {
     "fold-qdq": "fold.fold_qdq:FoldQdq",
     "promote-vectors": "fold.promote_vectors:PromoteVectors",
     "lower-conv-transpose": "fold.lower_conv_transpose:LowerConvTranspose",
+    "gather-blocked": "fold.gather_blocked:GatherBlocked",
     "lift-qoperator": "fold.lift_qoperator:LiftQoperator",
     "move-wide-codes": "fold.move_wide_codes:MoveWideCodes",
     "reduce-range": "fold.reduce_range:ReduceRange",
