@@ -90,6 +90,14 @@ PAIRS = [
 ]
 
 
+def test_a_dialect_is_written_the_same_each_time() -> None:
+    for dialect in ("torch-qat", "onnxruntime-int4"):
+        for network in NETWORKS.values():
+            first, second = network(DIALECTS[dialect]), network(DIALECTS[dialect])
+            onnx.checker.check_model(first, full_check=True)
+            assert first.SerializeToString() == second.SerializeToString()
+
+
 @pytest.mark.parametrize(("dialect", "network"), [pair for pair in PAIRS if pair[0] not in _WIDE])
 def test_every_dialect_folds_within_the_contract(dialect: str, network: str) -> None:
     proto = NETWORKS[network](DIALECTS[dialect])
