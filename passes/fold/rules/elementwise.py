@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.lowering import Alias, Clamp, Lowering, Operand, Product, Refusal
-from onnxfold.passes.fold.rules import functions
+from onnxfold.passes.fold.rules.functions import RULES as FUNCTIONS
 from onnxfold.passes.fold.rules.functions import first_of, if_function
 from onnxfold.passes.fold.rules.joined import extremum, select
 from onnxfold.passes.fold.rules.operands import (
@@ -178,7 +178,7 @@ def _code_of_bound(
 
 
 RULES = {
-    **functions.RULES,
+    **FUNCTIONS,
     "Add": first_of(sum_of_two, if_function, weighted_sum),
     "Clip": first_of(clip, if_function),
     "Div": first_of(rescale, if_function, weighted_sum, division),
