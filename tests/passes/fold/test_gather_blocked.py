@@ -49,7 +49,8 @@ def _model(dtype: ir.DataType, axis: int, parse: Parse, *, zero_points: bool = T
         if name == "z" and not zero_points:
             continue
         typed: Array = array if name == "s" else array.astype(kind)
-        turned: Array = typed if rows else np.transpose(typed).copy()
+        turned: Array = np.einsum("ab->ab" if rows else "ab->ba", typed.astype(np.float32))
+        turned = turned.astype(typed.dtype)
         value = next(
             each
             for node in model.graph
