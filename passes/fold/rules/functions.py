@@ -73,15 +73,16 @@ def if_function(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     want = types.want(output)
     if want is None:
         return not_rounded(output)
-    found = types.functions[output][0]
-    lowering = _tabulated(found, found.nodes, want, types)
-    if lowering is None:
-        return Refusal(
-            f"it is not a number for some codes of '{found.source.name}'",
-            "limit its argument to its domain with a Clip",
-        )
-    types.put(output, Quantized(want))
-    return lowering
+    for found in types.functions[output]:
+        # Behind a limit on codes not all of them occur: then the codes before it serve.
+        lowering = _tabulated(found, found.nodes, want, types)
+        if lowering is not None:
+            types.put(output, Quantized(want))
+            return lowering
+    return Refusal(
+        f"it is not a number for some codes of '{types.functions[output][-1].source.name}'",
+        "limit its argument to its domain with a Clip",
+    )
 
 
 def quantized_function(node: ir.Node, want: AffineType, types: TypeState) -> Lowering | None:
