@@ -2,10 +2,10 @@
 
 For each network the four models take turns in one process, on one thread and as deployed: (a)
 float, (b) ONNX Runtime on the Q/DQ graph, (c) folded for ort, (d) folded for standard. Printed are
-medians and two ratios, each the median of the ratios within a turn: b/c, the gain of the fold, and
-c over the better of a and b, which should never be above 1.05. The rows marked * are layers of
-useful size in patterns that ONNX Runtime leaves in float: there b/c should be at least 3. Last come
-the seconds that folding itself takes, by the number of nodes.
+medians (on one thread: of its processor time) and two ratios, each the median of the ratios within
+a turn: b/c, the gain of the fold, and c over the better of a and b, which should never be above
+1.05. The rows marked * are layers of useful size in patterns that ONNX Runtime leaves in float:
+there b/c should be at least 3. Last come the seconds that folding takes, by the number of nodes.
 
 ``--pairs DIR`` measures NAME.int8.onnx against NAME.float.onnx in DIR as well; ``--real`` fetches
 and converts int8 TFLite models for that. ``--json`` prints the figures for machines.
@@ -302,7 +302,9 @@ def _race(models: Mapping[str, onnx.ModelProto], config: SessionConfig) -> dict[
             run()
         seconds = (time.perf_counter() - started) / _WARM_UP
         repeats[name] = max(1, int(_SAMPLE_SECONDS / seconds))
-    return measure_runs([runs], repeats, _ROUNDS, 0.0, _MOST_SECONDS)
+    # The time of one thread does not count what other processes take.
+    clock = time.thread_time if config.threads == 1 else time.perf_counter
+    return measure_runs([runs], repeats, _ROUNDS, 0.0, _MOST_SECONDS, clock)
 
 
 def _prepared(session: Session) -> Callable[[], object]:

@@ -32,9 +32,6 @@ from typing import Any
 
 from onnxfold.passes.errors import UsageError
 
-INTEGER_MAX_POOL_PRODUCERS = frozenset({"QLinearConv"})
-"""Behind these ONNX Runtime runs a uint8 MaxPool channels-last, where it is fast."""
-
 LARGEST_INTEGER_SOFTMAX = 1024
 """Elements up to which QLinearSoftmax is faster than five float nodes: 7 us against 10 at 10
 elements, 7.4 against 8.8 at 512, 16.5 against 10 at 4096."""

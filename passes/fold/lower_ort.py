@@ -13,10 +13,10 @@ from onnxfold.passes.constants import Array
 from onnxfold.passes.fold import lower_averages
 from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.builder import CONTRIB, Builder
+from onnxfold.passes.fold.channels_last import is_channels_last
 from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
     FLOAT_ONLY,
-    INTEGER_MAX_POOL_PRODUCERS,
     LARGEST_INTEGER_SOFTMAX,
     NOT_IN_OLDEST,
 )
@@ -372,15 +372,9 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     data, dtype = build.codes_of(move.reads[0]), known.type.dtype
     if node.op_type in FLOAT_ONLY:
         return [_through_float(node, data, dtype, NOT_IN_OLDEST, build)]
-    if _next_to_channels_last(data):
+    if is_channels_last(data):
         return write_move(move, build)
     return [_through_float(node, data, dtype, FASTER_IN_FLOAT, build)]
-
-
-def _next_to_channels_last(codes: ir.Value) -> bool:
-    """Whether ONNX Runtime will run a MaxPool of ``codes`` in its fast channels-last form."""
-    producer = codes.producer()
-    return producer is not None and producer.op_type in INTEGER_MAX_POOL_PRODUCERS
 
 
 def _through_float(
