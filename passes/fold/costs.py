@@ -16,6 +16,7 @@ of 40 interleaved runs, onnxruntime 1.32.0 on x86-64 with AVX512-VNNI, NCHW 1x64
     GlobalMaxPool 64@28  DequantizeLinear, float 17      uint8 ReduceMax, DequantizeLinear 7
     GlobalAveragePool    float 32    QLinearGlobalAveragePool 18
     ReduceMean, ReduceSum, last axis    float 47    int32 ReduceSum, rescaled 246
+    CumSum               float 83    int32 CumSum, rescaled 450
     Resize x2, linear    float 1290  two integer MatMul 11900; cubic: float 56800
     CenterCropPad        float 147   int32 171;  Trilu: float 63, int64 147
     Add                  float 37    QLinearAdd 23

@@ -16,6 +16,7 @@ from onnxfold.passes.fold.lowering import (
     Interpolation,
     Reduction,
     Refusal,
+    RunningSum,
     Softmax,
 )
 from onnxfold.passes.fold.windows import WindowAxis, window_axes
@@ -58,6 +59,18 @@ def reduction(lowering: Reduction, build: Builder) -> ir.Value:
     bound = _INT32_LIMIT if count is None else _LARGEST_CODE * count
     factor = float(x.type.scale) / lowering.divisor / float(lowering.type.scale)
     return rescale([Term(total, np.asarray(factor), 0, bound)], lowering.type, output, build)
+
+
+def running_sum(lowering: RunningSum, build: Builder) -> ir.Value:
+    """CumSum in int32, then one rescaling."""
+    node, output, x = lowering.node, lowering.node.outputs[0], lowering.operand
+    codes = build.operand(x, output.name or "sum")
+    wide = centred(codes, x.type, output, build)
+    inputs = [wide, node.inputs[1]]
+    total = build.insert("CumSum", inputs, output, _INT32, attributes=node.attributes)
+    factor = np.asarray(float(x.type.scale) / float(lowering.type.scale))
+    term = Term(total, factor, 0, _LARGEST_CODE * lowering.size)
+    return rescale([term], lowering.type, output, build)
 
 
 def average_pool(lowering: AveragePool, build: Builder, *, quantized_kernels: bool) -> ir.Value:

@@ -45,6 +45,7 @@ from onnxfold.passes.fold.lowering import (
     Reduction,
     Refusal,
     Requantize,
+    RunningSum,
     Scatter,
     Select,
     Softmax,
@@ -112,6 +113,8 @@ def decline(lowering: Lowering) -> Refusal | None:
             return Refusal(FASTER_IN_FLOAT)
         case Function() | Sum() | Extremum():
             return decline_elementwise(lowering)
+        case RunningSum():
+            return Refusal(FASTER_IN_FLOAT)
         case Reduction():
             return None if is_mean_of_maps(lowering) else Refusal(FASTER_IN_FLOAT)
         case _:

@@ -12,7 +12,8 @@ AVX512-VNNI, uint8 1x64x56x56, between DequantizeLinear and QuantizeLinear again
     Sub                 133 against BitwiseNot, QLinearAdd 53
     Max                 129 against uint8 Max 22, which onnxruntime 1.23 lacks; int32 132
     Where              2130 against uint8 Where, one operand requantized 1540; QLinearWhere 2100
-    Mul, Add a channel   73 against depthwise QLinearConv 69, a table a channel 203
+    Mul, Add a channel   73 against depthwise QLinearConv 69, a table a channel 203; so
+                       BatchNormalization
     Add of an image     111 against integer arithmetic 460; of three values (Sum) 237, 744; Mean
                         258, 746
     Other functions against a table 183: Neg 73, ThresholdedRelu 74, Max of a number 82, Round 93,

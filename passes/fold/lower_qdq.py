@@ -27,6 +27,7 @@ from onnxfold.passes.fold.lowering import (
     Reduction,
     Refusal,
     Requantize,
+    RunningSum,
     Scatter,
     Select,
     Softmax,
@@ -73,7 +74,7 @@ def decline(lowering: Lowering) -> Refusal | None:
             return Refusal("batched weights need one scale per tensor")
         case AveragePool(node=ir.Node(attributes=attributes)) if "dilations" in attributes:
             return Refusal("onnxruntime does not load a quantized AveragePool with dilations")
-        case Function() | Interpolation() | Extremum() | Lookup() | Select():
+        case Function() | Interpolation() | Extremum() | Lookup() | RunningSum() | Select():
             return Refusal(_CANONICAL)
         case Sum():
             alone = lowering.covered == (lowering.node,) and lowering.constant is None

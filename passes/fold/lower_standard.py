@@ -34,6 +34,7 @@ from onnxfold.passes.fold.lowering import (
     Reduction,
     Refusal,
     Requantize,
+    RunningSum,
     Scatter,
     Select,
     Softmax,
@@ -76,6 +77,8 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [_joined(lowering, build)]
         case Reduction():
             return [lower_averages.reduction(lowering, build)]
+        case RunningSum():
+            return [lower_averages.running_sum(lowering, build)]
         case AveragePool():
             return [lower_averages.average_pool(lowering, build, quantized_kernels=False)]
         case Softmax():

@@ -301,6 +301,21 @@ class Reduction(Lowering):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class RunningSum(Lowering):
+    """CumSum, each sum rounded once; the axis is plain.
+
+    Attributes:
+        operand: The operand.
+        size: How many elements the largest sum has.
+        type: Type of the result.
+    """
+
+    operand: Operand
+    size: int
+    type: AffineType
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AveragePool(Lowering):
     """AveragePool over windows, rounded once.
 

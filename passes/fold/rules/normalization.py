@@ -1,12 +1,18 @@
-"""Normalizations: they need real numbers, and say so."""
+"""Normalizations: those by what is computed from the data need real numbers, and say so."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxfold.passes.fold.lowering import Lowering, Refusal
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.channel_affine import ChannelAffine
+from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.fold.lowering import Function, Lowering, Refusal
+from onnxfold.passes.fold.rules.operands import reads
 from onnxfold.passes.fold.rules.refusals import touches_quantization
-from onnxfold.passes.fold.types import TypeState
+from onnxfold.passes.fold.rules.rounded import rounded_operand
+from onnxfold.passes.fold.types import Quantized, TypeState
 
 _MOMENTS = "normalization needs the real mean and variance"
 
@@ -17,13 +23,38 @@ def normalize(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
 
 
 def batch_norm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """One factor and one offset a channel: part of the weights, if folded before quantizing."""
-    if not touches_quantization(node, types):
-        return None
-    return Refusal(
-        "its factors differ from channel to channel",
-        "fold it into the convolution before quantizing (fold-batch-norm)",
+    """One factor and one offset a channel: a table for each."""
+    found = rounded_operand(node, types)
+    if not isinstance(found, tuple):
+        return found
+    operand, want = found
+    numbers = _table(node, operand.type)
+    if numbers is None:
+        return Refusal("its statistics are not constant, or its channels not known")
+    types.put(node.outputs[0], Quantized(want))
+    return Function(
+        node=node,
+        reads=reads(operand),
+        covered=(node,),
+        operand=operand,
+        table=want.quantize(numbers),
+        numbers=numbers,
+        axis=1,
+        type=want,
     )
+
+
+def _table(node: ir.Node, affine: AffineType) -> Array | None:
+    """The real results for all codes, [channels, 256]; None where they are not constant."""
+    scale, data = constant_array(node.inputs[1]), node.inputs[0]
+    if scale is None or data is None or data.shape is None:
+        return None
+    step = ChannelAffine.match(node, channels=scale.size, axis=1, rank=len(data.shape))
+    if step is None:
+        return None
+    low, high = affine.limits
+    numbers = affine.dequantize(np.arange(low, high + 1)).astype(np.float64)
+    return np.asarray(numbers * step.scale[:, None] + step.shift[:, None], np.float32)
 
 
 _REASONS = {

@@ -6,7 +6,14 @@ import math
 
 import onnx_ir as ir
 
-from onnxfold.passes.fold.lowering import Alias, Lowering, Reduction, Refusal
+from onnxfold.passes.constants import constant_scalar
+from onnxfold.passes.fold.lowering import (
+    Alias,
+    Lowering,
+    Reduction,
+    Refusal,
+    RunningSum,
+)
 from onnxfold.passes.fold.rules.operands import reads
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.rules.rounded import rounded_operand
@@ -42,6 +49,32 @@ def reduce_norm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     if not touches_quantization(node, types):
         return None
     return Refusal(f"no integer kernel computes {node.op_type}")
+
+
+def running_sum(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """CumSum, where the size of its axis is known not to overflow int32."""
+    found = rounded_operand(node, types)
+    if not isinstance(found, tuple):
+        return found
+    operand, want = found
+    source, axis = node.inputs[0], node.inputs[1]
+    index = constant_scalar(axis)
+    shape = None if source is None else source.shape
+    size = None if index is None or shape is None else shape[int(index)]
+    if not isinstance(size, int) or axis is None:
+        return Refusal("the size of its axis is not known", "fix the input shapes")
+    if size > _MOST_CODES:
+        return Refusal("an int32 sum could overflow", "split it along its axis")
+    types.put(node.outputs[0], Quantized(want))
+    return RunningSum(
+        node=node,
+        reads=reads(operand),
+        plain=(axis,),
+        covered=(node,),
+        operand=operand,
+        size=size,
+        type=want,
+    )
 
 
 def _reduction(
@@ -89,9 +122,11 @@ def _rank(node: ir.Node) -> int | None:
     return None if source is None or source.shape is None else len(source.shape)
 
 
+_MOST_CODES = (2**31 - 1) // 255
 _OTHERS = ("L1", "L2", "LogSum", "LogSumExp", "Prod", "SumSquare")
 
 RULES = {
+    "CumSum": running_sum,
     "GlobalAveragePool": global_average,
     "ReduceMean": reduce,
     "ReduceSum": reduce,

@@ -104,7 +104,8 @@ LEFT: dict[tuple[str, str], str] = {
         "number; Pow, a number; Sum; Mean; Neg; HardSigmoid; HardSwish; Softsign; Gelu; Erf; "
         "Tanh; Sign; ThresholdedRelu; Floor; Ceil; Round; Exp; Sqrt; Reciprocal; SiLU; Gelu, "
         "spelled out; CenterCropPad; Trilu; Resize, linear; MaxPool; MaxPool, to another "
-        "scale; AveragePool, padding left out; ReduceMean, last axis; ReduceSum; Softmax"
+        "scale; AveragePool, padding left out; ReduceMean, last axis; ReduceSum; CumSum; "
+        "Softmax; BatchNormalization"
     ),
     ("it is computed after the last DequantizeLinear", ALL): (
         "Add, without output quantizer; Mul, a number, without output quantizer; Equal; "
@@ -120,12 +121,10 @@ LEFT: dict[tuple[str, str], str] = {
     ),
     ("no integer kernel computes ReduceL2", ALL): ("ReduceL2"),
     ("no integer kernel computes ReduceProd", ALL): ("ReduceProd"),
-    ("there is no integer rule for CumSum", ALL): ("CumSum"),
     ("the logarithm of the sum of exponentials needs real numbers", ALL): ("LogSoftmax"),
     ("normalization needs the real mean and variance", ALL): (
         "LayerNormalization; InstanceNormalization"
     ),
-    ("its factors differ from channel to channel", ALL): ("BatchNormalization"),
     ("normalization needs the real sum of squares", ALL): ("LRN"),
     ("only its weights are quantized", "qdq"): ("Gather, dequantized table"),
     ("it is computed after the last DequantizeLinear", "ort standard integer"): (
