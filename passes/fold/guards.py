@@ -22,6 +22,7 @@ from onnxfold.passes.fold.misread import (
     quantized_bias,
     sources,
     unmoved_source,
+    unmoved_sums,
 )
 from onnxfold.passes.fold.plan import OLDEST_OPSET, Plan
 from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, is_dequantize, is_quantize
@@ -55,6 +56,7 @@ def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = Fal
             _write_zero_point(node, plan, rewriter)
         if node.domain == "" and node.op_type in PROPAGATED:
             _pair_after(node, plan, rewriter)
+            _move_sums(node, plan, rewriter)
         if node.domain == "" and node.op_type in ("Gemm", "MatMul"):
             _write_bias(node, plan, rewriter)
         becomes_float = float_weights and rewriter.opset(node) >= OLDEST_OPSET
@@ -84,10 +86,7 @@ def _separate(node: ir.Node, found: list[Source], rewriter: Rewriter) -> None:
         with rewriter.step("guard-float", node):
             real = _scaled(source, scale, shape, rewriter)
             rewriter.set_input(source.reader, source.index, real)
-        outputs = source.dequantize.outputs
-        if not any(each.uses() or each.is_graph_output() for each in outputs):
-            with rewriter.step("remove-replaced", source.dequantize):
-                rewriter.erase(source.dequantize)
+        _erase_unread(source.dequantize, rewriter)
 
 
 def _scaled(source: Source, scale: Array, shape: tuple[int, ...], rewriter: Rewriter) -> ir.Value:
@@ -158,10 +157,8 @@ def _set_constant(
         name = f"{old.name if old is not None else 'bias'}_real"
         rewriter.set_input(reader, index, rewriter.constant(reader, array, name=name))
     producer = None if old is None else old.producer()
-    if producer is None or any(each.uses() or each.is_graph_output() for each in producer.outputs):
-        return
-    with rewriter.step("remove-replaced", producer):
-        rewriter.erase(producer)
+    if producer is not None:
+        _erase_unread(producer, rewriter)
 
 
 def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
@@ -178,6 +175,51 @@ def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     with rewriter.step("guard-zero-point", node):
         name = f"{node.outputs[0].name}_zero_point"
         rewriter.set_input(node, 2, rewriter.constant(node, affine.zero_point, name=name))
+
+
+def _move_sums(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
+    """Dequantize the int32 data of a movement as Cast and Mul.
+
+    ONNX Runtime puts pairs of int32 around the movement, and there is no such QuantizeLinear. It
+    also takes a Transpose to the other side of a Mul, so that the DequantizeLinear has to go.
+    """
+    source = unmoved_sums(node)
+    affine = None if source is None else plan.types.parameters(source.dequantize)
+    if source is None or affine is None:
+        return
+    shape = _broadcast_shape(affine.scale, source.dequantize)
+    codes, output = source.dequantize.inputs[0], source.dequantize.outputs[0]
+    if shape is None or codes is None or not affine.symmetric:
+        return
+    anchor, name = source.reader, f"{output.name}_guarded"
+    with rewriter.step("guard-sums", node):
+        real = rewriter.insert(
+            anchor,
+            "Cast",
+            [codes],
+            name=name,
+            attributes={"to": int(ir.DataType.FLOAT)},
+            dtype=ir.DataType.FLOAT,
+            shape=output.shape,
+        )
+        scale = rewriter.constant(anchor, affine.scale.reshape(shape), name=f"{name}_scale")
+        scaled = rewriter.insert(
+            anchor,
+            "Mul",
+            [real, scale],
+            name=f"{name}_mul",
+            dtype=ir.DataType.FLOAT,
+            shape=output.shape,
+        )
+        rewriter.set_input(anchor, source.index, scaled)
+    _erase_unread(source.dequantize, rewriter)
+
+
+def _erase_unread(node: ir.Node, rewriter: Rewriter) -> None:
+    if any(each.uses() or each.is_graph_output() for each in node.outputs):
+        return
+    with rewriter.step("remove-replaced", node):
+        rewriter.erase(node)
 
 
 def _pair_after(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:

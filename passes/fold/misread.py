@@ -74,6 +74,24 @@ def unmoved_source(node: ir.Node) -> Source | None:
     return _source(node, 0, _REMOVED)
 
 
+def unmoved_sums(node: ir.Node) -> Source | None:
+    """Where int32 data of ``node`` is dequantized, at once or behind ops that are removed."""
+    reader = node
+    for _ in range(_DEPTH):
+        value = _input(reader, 0)
+        producer = None if value is None else value.producer()
+        if producer is None or producer.graph is not node.graph:
+            return None
+        if is_dequantize(producer):
+            codes = producer.inputs[0]
+            is_sum = codes is not None and codes.dtype == ir.DataType.INT32
+            return Source(producer, reader, 0) if is_sum and constant_array(codes) is None else None
+        if producer.domain or producer.op_type not in _REMOVED:
+            return None
+        reader = producer
+    return None
+
+
 def quantize_after(node: ir.Node) -> ir.Node | None:
     """The QuantizeLinear of the output, at once or behind ops that are merged into ``node``."""
     for _ in range(_DEPTH):
@@ -213,8 +231,8 @@ def _has_another_step(quantize: ir.Node | None, types: TypeState) -> bool:
     affine = None if quantize is None else types.parameters(quantize)
     if affine is None or not affine.per_tensor or affine.dtype.bitwidth != 8:
         return False
-    scale = float(affine.scale)
-    steps = math.floor(float(np.float32(1.0) / np.float32(scale)))
+    scale: float = affine.scale.reshape(-1).tolist()[0]
+    steps = math.floor(float(np.reciprocal(np.float32(scale))))
     return abs(steps * scale - 1.0) > _STEP_TOLERANCE
 
 
