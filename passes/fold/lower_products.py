@@ -40,7 +40,7 @@ def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
     total = _accumulated(linear, build)
     exact_bias = linear.bias is None or bias_is_exact(linear)
     if linear.bias_codes is not None and exact_bias:
-        shape = _channel_shape(linear, linear.bias_codes)
+        shape = channel_shape(linear, linear.bias_codes)
         codes = build.constant(linear.bias_codes.reshape(shape), f"{linear.output.name}_bias")
         total = build.insert("Add", [total, codes], linear.output, _INT32)
     if build.types.get(linear.output) is not None and linear.type is None:
@@ -50,11 +50,11 @@ def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
     unit = linear.x.type.scale.astype(np.float64) * linear.w.type.scale.astype(np.float64)
     factor: Array = np.asarray(unit / float(linear.type.scale))
     if factor.ndim:
-        factor = factor.reshape(_channel_shape(linear, factor))
+        factor = factor.reshape(channel_shape(linear, factor))
     constant: Array | None = None
     if linear.bias is not None and not exact_bias:
         in_codes: Array = linear.bias / float(linear.type.scale)
-        constant = in_codes.reshape(_channel_shape(linear, in_codes))
+        constant = in_codes.reshape(channel_shape(linear, in_codes))
     term = Term(total, factor, 0, linear.bound)
     return rescale([term], linear.type, linear.output, build, constant=constant)
 
@@ -133,7 +133,7 @@ def _weights(linear: Linear, build: Builder, *, as_uint8: bool) -> tuple[ir.Valu
     return build.constant(shifted, name), build.constant(zero, "zero_point")
 
 
-def _channel_shape(linear: Linear, per_channel: Array) -> list[int]:
+def channel_shape(linear: Linear, per_channel: Array) -> list[int]:
     """The shape in which one number a channel is broadcast over the output."""
     if linear.operator.op_type != "Conv":
         return [per_channel.size]
@@ -152,6 +152,6 @@ def _dequantized(linear: Linear, total: ir.Value, build: Builder, *, with_bias: 
     if not with_bias:
         return real
     assert linear.bias is not None
-    bias = linear.bias.astype(np.float32).reshape(_channel_shape(linear, linear.bias))
+    bias = linear.bias.astype(np.float32).reshape(channel_shape(linear, linear.bias))
     addend = build.constant(bias, f"{linear.output.name}_bias")
     return build.insert("Add", [real, addend], linear.output, ir.DataType.FLOAT)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.lower_products import has_batched_channels
+from onnxfold.passes.fold.lower_products import channel_shape, has_batched_channels
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -186,10 +186,12 @@ def _linear(linear: Linear, build: Builder) -> ir.Value:
     ]
     op_type, attributes = _operator(linear)
     bias = _bias(linear, build)
-    if bias is not None and op_type != "MatMul":
+    # ONNX Runtime rounds a float bias of its own accord, however coarse: an Add it leaves alone.
+    apart = op_type == "MatMul" or has_coarse_bias(linear)
+    if bias is not None and not apart:
         inputs.append(bias)
     real = build.insert(op_type, inputs, output, _FLOAT, attributes=attributes)
-    if bias is not None and op_type == "MatMul":
+    if bias is not None and apart:
         real = build.insert("Add", [real, bias], output, _FLOAT)
     return real if linear.type is None else build.quantize(real, linear.type, output)
 
@@ -213,7 +215,10 @@ def _bias(linear: Linear, build: Builder) -> ir.Value | None:
     name = f"{linear.output.name}_bias"
     is_matmul = _operator(linear)[0] == "MatMul"
     if linear.bias_codes is None or linear.type is None or is_matmul or has_coarse_bias(linear):
-        return build.constant(linear.bias.astype(np.float32), name)
+        bias = linear.bias.astype(np.float32)
+        if has_coarse_bias(linear) and linear.w.codes is not None and not is_matmul:
+            bias = bias.reshape(channel_shape(linear, bias))
+        return build.constant(bias, name)
     scale = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
     axis = None if linear.w.type.per_tensor else {"axis": 0}
     inputs = [build.constant(linear.bias_codes, name), build.constant(scale, "scale")]

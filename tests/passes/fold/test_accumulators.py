@@ -146,3 +146,11 @@ def test_bias_between_coarse_codes_is_not_rounded(
     assert "QLinearConv" not in {node.op_type for node in model.graph}
     np.testing.assert_array_equal(evaluate(model, {"q": codes})["y"], want)
     assert (target == "ort") == any("bias" in each.reason for each in result.remarks)
+
+
+def test_coarse_bias_is_an_addition_in_canonical_form(parse: Callable[..., ir.Model]) -> None:
+    model = parse(_COARSE)
+    InferShapes().run(model)
+    FoldQdq(target="qdq").run(model)
+    ops = [node.op_type for node in model.graph]
+    assert ops[-3:] == ["Conv", "Add", "QuantizeLinear"], "onnxruntime rounds a Conv's own bias"
