@@ -349,8 +349,11 @@ def _elements(shape: ir.Shape) -> int:
 
 def _through_real(lowering: AveragePool | Softmax, build: Builder) -> ir.Value:
     node, output = lowering.node, lowering.node.outputs[0]
-    codes = build.operand(lowering.operand, output.name or "operand")
-    real = build.dequantize_unfused(codes, lowering.operand.type, output)
+    codes, affine = build.operand(lowering.operand, output.name or "operand"), lowering.operand.type
+    if isinstance(lowering, Softmax):
+        # A Softmax does not change where all that it reads is shifted.
+        affine = AffineType(affine.scale, np.zeros_like(affine.zero_point), affine.dtype)
+    real = build.dequantize_unfused(codes, affine, output)
     result = build.insert(node.op_type, [real], output, _FLOAT, attributes=node.attributes)
     build.rewriter.remark(node, FASTER_IN_FLOAT)
     return build.quantize(result, lowering.type, output)
