@@ -165,9 +165,16 @@ def _feed(model: ir.Model) -> dict[str, np.ndarray]:
     return {"q": numbers.astype(dtype)}
 
 
-@pytest.mark.parametrize("kind", _TYPES)
+_CASES = [
+    (case, kind)
+    for case in MOVES
+    for kind in _TYPES
+    if kind != "unsigned" or case.startswith(("CenterCropPad", "Pad", "Trilu"))
+]
+
+
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("case", MOVES)
+@pytest.mark.parametrize(("case", "kind"), _CASES)
 def test_moved_codes_are_the_quantized_moved_numbers(
     case: str,
     target: Target,
