@@ -13,7 +13,7 @@ from onnxfold.passes.constants import Array
 from onnxfold.passes.fold import lower_averages
 from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.builder import CONTRIB, Builder
-from onnxfold.passes.fold.channels_last import is_channels_last
+from onnxfold.passes.fold.channels_last import depth_to_space, is_channels_last
 from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
     FLOAT_ONLY,
@@ -371,6 +371,9 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     """The op on codes, but in float where its integer kernel is slow or missing."""
     node = move.node
+    if node.op_type == "DepthToSpace":
+        turned = depth_to_space(node, build.codes_of(move.reads[0]), build)
+        return write_move(move, build) if turned is None else [turned]
     if node.op_type != "MaxPool" and node.op_type not in FLOAT_ONLY:
         return write_move(move, build)
     known = build.types.get(move.reads[0])

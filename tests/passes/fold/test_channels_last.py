@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.fold.fold_qdq import NO_COSTS, FoldQdq
 from onnxfold.runtime.profile import optimized_op_census
-from onnxfold.runtime.session import DEPLOYMENT
+from onnxfold.runtime.session import DEPLOYMENT, Session
 
 CASES = {
     "a convolution": True,
@@ -60,3 +61,23 @@ def test_max_pool_stays_integer_only_channels_last(
     executed = optimized_op_census(ir.to_proto(model), DEPLOYMENT)
     fast = any("NhwcMaxPool" in name for name in executed)
     assert fast is CASES[case], executed
+
+
+@pytest.mark.parametrize(
+    ("channels", "mode", "turned"), [(32, "DCR", True), (32, "CRD", False), (12, "DCR", False)]
+)
+def test_blocks_of_pixels_change_places_channels_last(
+    channels: int, mode: str, turned: bool, fake_quant: Callable[..., Any]
+) -> None:
+    graph = fake_quant(6)
+    x = graph.dequantize(graph.input((2, 4, 5, 6), ir.DataType.UINT8.value), 0.03, 120)
+    weights, _ = graph.weights((channels, 4, 1, 1), 0)
+    codes = graph.fake(graph.op("Conv", x, weights), 0.05, 110)
+    graph.outputs.append(graph.op("DepthToSpace", codes, blocksize=2, mode=mode))
+    model: ir.Model = graph.model()
+    before: Any = Session(model.clone()).run(graph.feed())
+    FoldQdq(costs=NO_COSTS).run(model)
+    assert ("DepthToSpace" not in {node.op_type for node in model.graph}) is turned
+    after: Any = Session(model, DEPLOYMENT).run(graph.feed())
+    for name, wanted in before.items():
+        np.testing.assert_allclose(after[name], wanted, atol=1e-6)
