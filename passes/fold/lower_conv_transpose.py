@@ -150,6 +150,19 @@ class _Transposed:
     def _phases(self) -> int:
         return math.prod(axis.stride for axis in self.axes)
 
+    @property
+    def _phases_first(self) -> bool:
+        """Whether all channels of a phase lie side by side: then DepthToSpace moves whole pixels.
+
+        Within groups they cannot.
+        """
+        return self.groups == 1 and self._square()
+
+    def _for_phases(self, channels: Array) -> Array:
+        """One number a channel, for each phase of it."""
+        count = self._phases
+        return np.tile(channels, count) if self._phases_first else np.repeat(channels, count)
+
     def _convolution(self, rewriter: Rewriter) -> ir.Value:
         node, name = self.node, self.node.outputs[0].name or "conv"
         scale, zero_point = self.affine.scale, self.affine.zero_point
@@ -157,7 +170,7 @@ class _Transposed:
         if self.affine.axis is not None:
             # [M / group] for each group; a phase is a channel of its own.
             scale, zero_point = (
-                np.repeat(np.tile(each, self.groups), self._phases) for each in (scale, zero_point)
+                self._for_phases(np.tile(each, self.groups)) for each in (scale, zero_point)
             )
             axis = {"axis": 0}
         weights = rewriter.insert(
@@ -174,7 +187,7 @@ class _Transposed:
         )
         inputs = [node.inputs[0], weights]
         if self.bias is not None:
-            bias = np.repeat(self.bias, self._phases)
+            bias = self._for_phases(self.bias)
             inputs.append(rewriter.constant(node, bias, name=f"{name}_bias"))
         pads = [axis.pads for axis in self.axes]
         return rewriter.insert(
@@ -192,7 +205,7 @@ class _Transposed:
         )
 
     def _weights(self) -> Array:
-        """Codes [M * phases, C / group, taps...], the phases of a channel side by side."""
+        """Codes [M * phases, C / group, taps...], in the order of ``_for_phases``."""
         codes, groups = self.codes, self.groups
         zero = self.affine.zero_point.reshape(
             [-1 if self.affine.axis else 1] + [1] * len(self.axes)
@@ -208,7 +221,8 @@ class _Transposed:
         phased: Array = padded.reshape([groups, inputs, codes.shape[1], *split])
         taps = [3 + 2 * index for index in range(rank)]
         strides = [4 + 2 * index for index in range(rank)]
-        turned: Array = np.transpose(phased, [0, 2, *strides, 1, *taps])
+        order = [*strides, 2] if self._phases_first else [2, *strides]
+        turned: Array = np.transpose(phased, [0, *order, 1, *taps])
         flipped: Array = np.flip(turned, axis=tuple(range(turned.ndim - rank, turned.ndim)))
         outputs = groups * codes.shape[1] * self._phases
         shape = [outputs, inputs, *(axis.taps for axis in self.axes)]
@@ -229,7 +243,8 @@ class _Transposed:
             return phases
         shape = self._shape(self._sizes(None), 1)
         if self._square():
-            block = {"blocksize": self.axes[0].stride, "mode": "CRD"}
+            mode = "DCR" if self._phases_first else "CRD"
+            block = {"blocksize": self.axes[0].stride, "mode": mode}
             return rewriter.insert(
                 self.node,
                 "DepthToSpace",

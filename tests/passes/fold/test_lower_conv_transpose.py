@@ -39,7 +39,7 @@ AFTER = """
   c_dequantized = DequantizeLinear (c_weights, c_scale, c_zero_point)
   c_phases = Conv <group: int = 1, kernel_shape: ints = [1, 1], pads: ints = [0, 0, 0, 0]>
       (x, c_dequantized)
-  c_interleaved = DepthToSpace <blocksize: int = 2, mode: string = "CRD"> (c_phases)
+  c_interleaved = DepthToSpace <blocksize: int = 2, mode: string = "DCR"> (c_phases)
   y = QuantizeLinear (c_interleaved, sy, zy)
 }
 """
