@@ -75,12 +75,17 @@ def accumulation_weights(affine: AffineType, codes: Array, *, axis: int) -> Oper
         return Operand(symmetric, None, centred.astype(np.int8))
     shift = 128 if affine.dtype == ir.DataType.UINT8 else 0
     zero_points = affine.zero_point.astype(np.int64) - shift
-    if np.unique(zero_points).size != 1:
+    if np.unique(zero_points).size != 1 and not _takes_zero_points(codes, axis):
         raise InexactError(
             "its weights have different zero points per channel", "quantize them symmetrically"
         )
     recoded = AffineType(affine.scale, zero_points.astype(np.int8), ir.DataType.INT8, affine.axis)
     return Operand(recoded, None, (codes.astype(np.int64) - shift).astype(np.int8))
+
+
+def _takes_zero_points(codes: Array, axis: int) -> bool:
+    """Whether integer kernels take a zero point a channel: for one matrix, by columns."""
+    return codes.ndim == 2 and axis == 1
 
 
 def negated_weights(w: Operand) -> Operand:
@@ -159,8 +164,10 @@ def _largest_sums(x: AffineType, affine: AffineType, codes: Array, axis: int) ->
     low, high = x.limits
     zero = int(x.zero_point)
     others = tuple(i for i in range(codes.ndim) if i != axis)
-    # accumulation_weights leaves the same zero point in all channels.
-    centred = np.abs(codes.astype(np.int64) - int(affine.zero_point.reshape(-1)[0]))
+    zeros = affine.zero_point.astype(np.int64)
+    if zeros.ndim:
+        zeros = zeros.reshape([-1 if i == axis else 1 for i in range(codes.ndim)])
+    centred = np.abs(codes.astype(np.int64) - zeros)
     return np.sum(centred, axis=others) * max(high - zero, zero - low)
 
 

@@ -123,11 +123,12 @@ def _accumulated(linear: Linear, build: Builder) -> ir.Value:
 
 def _weights(linear: Linear, build: Builder, *, as_uint8: bool) -> tuple[ir.Value, ir.Value]:
     name, w = f"{linear.output.name}_weights", linear.w
-    # One zero point serves all channels: accumulation_weights left no other.
-    zero_point = w.type.zero_point.reshape(-1)[0]
+    zero_points = np.unique(w.type.zero_point)
+    zero_point = zero_points.reshape(()) if zero_points.size == 1 else w.type.zero_point
     if w.codes is None or not as_uint8:
         codes = build.operand(w, name)
-        return codes, build.constant(np.asarray(zero_point, w.type.dtype.numpy()), "zero_point")
+        return codes, build.constant(zero_point.astype(w.type.dtype.numpy()), "zero_point")
+    # For convolutions, accumulation_weights leaves the same zero point in all channels.
     shifted = (w.codes.astype(np.int64) + _UINT8_SHIFT).astype(np.uint8)
     zero = np.asarray(int(zero_point) + _UINT8_SHIFT, np.uint8)
     return build.constant(shifted, name), build.constant(zero, "zero_point")
