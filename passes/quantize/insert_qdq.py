@@ -12,6 +12,7 @@ from onnxfold.passes.errors import PassError, UsageError
 from onnxfold.passes.quantize.inserter import QdqInserter, QdqSettings
 from onnxfold.passes.quantize.placement import Placement, PlacementOptions
 from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.quantize.weights import WeightRanges
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import all_nodes, label
 
@@ -39,6 +40,8 @@ class InsertQdq(Pass):
         activations: Codes of activations, asymmetric, one scale per tensor.
         weights: Codes of weights, symmetric.
         per_channel: One weight scale per output channel instead of one per tensor.
+        weight_ranges: ``max`` clips no weight; ``mse`` has the least squared error, channel by
+            channel.
         op_types: Operators that may be quantized; empty means all that can be.
         skip: Names of nodes to leave in float (of their first output where they have no name).
         only: Names of the linear nodes to quantize; empty means all.
@@ -48,6 +51,7 @@ class InsertQdq(Pass):
     activations: Literal["u8", "s8"] = "u8"
     weights: Literal["s8"] = "s8"
     per_channel: bool = True
+    weight_ranges: WeightRanges = "max"
     op_types: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -80,7 +84,7 @@ class InsertQdq(Pass):
         for each in placement.left_out:
             rewriter.remark(each.node, each.reason, each.advice)
         dtype = _ACTIVATION_TYPES[self.activations]
-        settings = QdqSettings(self.ranges, dtype, self.per_channel)
+        settings = QdqSettings(self.ranges, dtype, self.per_channel, self.weight_ranges)
         QdqInserter(settings, placement, rewriter).insert()
 
     def _refuse_foreign_ranges(self, model: ir.Model) -> None:

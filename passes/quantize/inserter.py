@@ -13,7 +13,7 @@ from onnxfold.passes.quantize.placement import Group, Placement
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.quantize.roles import Role, constant_operand_indices, operand_indices
 from onnxfold.passes.quantize.units import Unit
-from onnxfold.passes.quantize.weights import QuantizedWeights, quantize_weights
+from onnxfold.passes.quantize.weights import QuantizedWeights, WeightRanges, quantize_weights
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
@@ -26,11 +26,13 @@ class QdqSettings:
         ranges: What values the activations take.
         activations: Type of the activations' codes.
         per_channel: One weight scale per output channel instead of one per tensor.
+        weight_ranges: How weight scales are chosen.
     """
 
     ranges: Ranges
     activations: ir.DataType
     per_channel: bool
+    weight_ranges: WeightRanges = "max"
 
 
 class QdqInserter:
@@ -121,7 +123,10 @@ class QdqInserter:
         if left is not None:
             self._replace_constant(node, 0, left, self._type_of_data(left))
             return
-        quantized = quantize_weights(node, data_type, per_channel=self._settings.per_channel)
+        settings = self._settings
+        quantized = quantize_weights(
+            node, data_type, per_channel=settings.per_channel, ranges=settings.weight_ranges
+        )
         if quantized is not None:
             self._replace_weights(node, quantized)
 

@@ -7,7 +7,8 @@ max|w| / 127 would break that (a dead channel with a bias, or a very long sum), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +16,14 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType, symmetric_weights
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.linear import LinearOp
+from onnxfold.passes.quantize.weight_ranges import least_error_scales
+
+WeightRanges: TypeAlias = Literal["max", "mse"]
+"""How a weight scale is chosen: so that nothing is clipped, or by the least squared error."""
 
 _BUDGET = 2.0**30
 _LARGEST_ACTIVATION = 255
+_MAGNITUDE = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +46,11 @@ class QuantizedWeights:
 
 
 def quantize_weights(
-    node: ir.Node, data_type: AffineType, *, per_channel: bool
+    node: ir.Node,
+    data_type: AffineType,
+    *,
+    per_channel: bool,
+    ranges: WeightRanges = "max",
 ) -> QuantizedWeights | None:
     """Quantize the constant second operand of a linear ``node`` to int8, symmetric.
 
@@ -48,6 +58,7 @@ def quantize_weights(
         node: Conv, ConvTranspose, Gemm or MatMul.
         data_type: The type of its first operand.
         per_channel: One scale per output channel, where the format can express it.
+        ranges: How scales are chosen.
 
     Returns:
         None where the second operand is not constant.
@@ -57,12 +68,12 @@ def quantize_weights(
         return None
     linear = LinearOp.match(node)
     if linear is None or linear.weight_index != 1:
-        weight_type = symmetric_weights(array, None)
-        return QuantizedWeights(1, weight_type.quantize(array), weight_type)
+        weight_type = _of_least_error(symmetric_weights(array, None), array, ranges, 0.0)
+        return QuantizedWeights(1, _codes(weight_type, array), weight_type)
     axis = _channel_axis(linear) if per_channel else None
     bias = _integer_bias(linear)
-    weight_type = _weight_type(linear, axis, data_type, bias)
-    codes = weight_type.quantize(array)
+    weight_type = _weight_type(linear, axis, data_type, bias, ranges)
+    codes = _codes(weight_type, array)
     if bias is None:
         return QuantizedWeights(1, codes, weight_type)
     # The very product, in float32, that a runtime computes and compares with.
@@ -87,8 +98,17 @@ def _integer_bias(linear: LinearOp) -> Array | None:
     return linear.channel_bias
 
 
+def _codes(weight_type: AffineType, array: Array) -> Array:
+    """Codes as symmetric as the type: a weight that is clipped does not become -128."""
+    return np.maximum(weight_type.quantize(array), np.int8(-_MAGNITUDE))
+
+
 def _weight_type(
-    linear: LinearOp, axis: int | None, data_type: AffineType, bias: Array | None
+    linear: LinearOp,
+    axis: int | None,
+    data_type: AffineType,
+    bias: Array | None,
+    ranges: WeightRanges,
 ) -> AffineType:
     """Symmetric int8, with the scales raised where int32 would overflow."""
     weights = linear.weights
@@ -100,5 +120,21 @@ def _weight_type(
     if bias is not None:
         for_bias = np.abs(bias) / (float(data_type.scale) * _BUDGET)
         needed = np.maximum(needed, for_bias.max(initial=0.0) if axis is None else for_bias)
-    scale = np.maximum(plain.scale, np.asarray(needed, np.float32))
-    return AffineType(np.asarray(scale, np.float32), plain.zero_point, plain.dtype, axis)
+    lowest = np.asarray(needed, np.float32)
+    scale: Array = np.asarray(np.maximum(plain.scale, lowest), np.float32)
+    raised = AffineType(scale, plain.zero_point, plain.dtype, axis)
+    return _of_least_error(raised, weights, ranges, lowest)
+
+
+def _of_least_error(
+    kind: AffineType, weights: Array, ranges: WeightRanges, lowest: Array | float
+) -> AffineType:
+    """``kind`` with the scales that ``ranges`` asks for, at least ``lowest``."""
+    if ranges == "max":
+        return kind
+    rows = weights.reshape(1, -1)
+    if kind.axis is not None:
+        rows = np.moveaxis(weights, kind.axis, 0).reshape(weights.shape[kind.axis], -1)
+    limits: Array = np.broadcast_to(lowest, kind.scale.shape).reshape(-1)
+    scales = least_error_scales(kind.scale.reshape(-1), limits, rows, _MAGNITUDE)
+    return replace(kind, scale=scales.reshape(kind.scale.shape))
