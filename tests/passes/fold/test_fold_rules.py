@@ -358,12 +358,10 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
         """,
         """
         agraph (uint8[2,3] q) => (uint8[2,3] y)
-   <float zero_point_real = {100}, float scale = {0.5}, float scale_1 = {0.25},
-        uint8 zero_point = {7}>
+   <float scale = {0.5}, float scale_1 = {0.25}, uint8 zero_point = {7}>
 {
    c_cast = Cast <to: int = 1> (q)
-   c_sub = Sub (c_cast, zero_point_real)
-   c_mul = Mul (c_sub, scale)
+   c_mul = Mul (c_cast, scale)
    c_softmax = Softmax (c_mul)
    y = QuantizeLinear (c_softmax, scale_1, zero_point)
 }
