@@ -160,6 +160,23 @@ def conv_bias() -> onnx.ModelProto:
     return net.model(net.fake(net.op("Add", product, bias), 0.5, 128))
 
 
+def conv_reshaped() -> onnx.ModelProto:
+    """A 3x3 convolution, 64 channels at 56x56, whose weights are reshaped to their shape."""
+    net = Net((1, 64, 56, 56))
+    shape = net.constant(np.array([64, 64, 3, 3]))
+    weights = net.op("Reshape", net.weights((64, 576), 0), shape)
+    return net.model(net.fake(net.op("Conv", net.value, weights, pads=[1] * 4), 0.5, 128))
+
+
+def conv_transpose() -> onnx.ModelProto:
+    """A 2x2 transposed convolution of stride 2, 64 channels from 56x56 to 112x112."""
+    net = Net((1, 64, 56, 56))
+    weights = net.weights((64, 64, 2, 2), 1)
+    return net.model(
+        net.fake(net.op("ConvTranspose", net.value, weights, strides=[2, 2]), 0.5, 128)
+    )
+
+
 def dense_unrounded() -> onnx.ModelProto:
     """A 768x768 product with bias, left as it is."""
     net = Net((128, 768))
@@ -186,10 +203,18 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "attention": attention,
     "classifier": classifier,
     "conv + add": conv_bias,
+    "conv, reshaped weights": conv_reshaped,
+    "transposed conv": conv_transpose,
     "dense, unrounded": dense_unrounded,
 }
 
-USEFUL = ("conv + relu", "conv + relu, int8", "conv + add", "dense, unrounded")
+USEFUL = (
+    "conv + relu",
+    "conv + relu, int8",
+    "conv + add",
+    "conv, reshaped weights",
+    "dense, unrounded",
+)
 """Layers of useful size in patterns that ONNX Runtime leaves in float."""
 
 
