@@ -220,13 +220,13 @@ def test_what_onnxruntime_does_by_itself(name: str, tmp_path: Path) -> None:
     assert _reads_real_numbers(onnx.load(path).graph) is (name not in FUSED)
 
 
-def _reads_real_numbers(graph: onnx.GraphProto) -> bool:
+def _reads_real_numbers(graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> bool:
     """Whether anything but a QuantizeLinear reads what a DequantizeLinear gives."""
-    real = {
+    real = outer | {
         name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output
     }
     bodies = [each.g for node in graph.node for each in node.attribute if each.g.node]
-    return any(map(_reads_real_numbers, bodies)) or any(
+    return any(_reads_real_numbers(body, real) for body in bodies) or any(
         node.op_type != "QuantizeLinear" and real.intersection(node.input) for node in graph.node
     )
 

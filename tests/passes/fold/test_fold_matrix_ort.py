@@ -159,6 +159,8 @@ Gather, dequantized table: Gather DQ
 Gather, dequantized table, one scale a row: Gather Cast Gather Mul
 Gather, dequantized table, quantized again: Gather
 LSTM, dequantized weights: DQ LSTM
+If, Conv in a body: DQ DQ DQ If Q
+If, quantized in a body: If
 local function, Relu between Q and DQ: Clip
 """
 
