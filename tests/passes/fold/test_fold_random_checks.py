@@ -1,0 +1,85 @@
+"""What holds random graphs to the contract, and what draws them, can themselves fail."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import onnx.parser
+import pytest
+
+from fixtures.fake_quant.contract import Tally, judge, structure
+from fixtures.fake_quant.drawing import Drawing, UndrawableError
+from fixtures.fake_quant.random_graph import FAMILIES, draw
+from fixtures.fake_quant.survey import Found
+
+_RIGHT = Found("t", "Conv", "QLinearConv", "reference", 1000, 1, 1.0, 1000, 1, 1.0)
+
+
+def test_a_region_that_keeps_the_contract_passes() -> None:
+    assert not judge(_RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (replace(_RIGHT, steps=2.0), "more than one code"),
+        (replace(_RIGHT, exact_steps=2.0), "more than one code"),
+        (replace(_RIGHT, wrong=40), "off too often"),
+        (replace(_RIGHT, incorrect=40), "rounded wrongly too often"),
+        (replace(_RIGHT, quantized=False), "real numbers differ"),
+    ],
+)
+def test_a_region_that_breaks_it_does_not(found: Found, problem: str) -> None:
+    assert problem in judge(found)
+
+
+def test_what_is_rare_in_each_region_is_seen_over_many() -> None:
+    tally = Tally()
+    for _ in range(50):
+        tally.add(replace(_RIGHT, wrong=3))
+    assert not judge(replace(_RIGHT, wrong=3))
+    assert any("Conv (reference)" in each for each in tally.broken())
+    assert not Tally().broken()
+
+
+def test_structure_ignores_names_and_sees_all_else() -> None:
+    text = "g (float[2] x) => (float[2] y) <float[2] c = {1, 2}> { t = Add (x, c)  y = Abs (t) }"
+    graphs = [
+        onnx.parser.parse_graph(each)
+        for each in (
+            text,
+            text.replace("t = Add", "u = Add").replace("(t)", "(u)"),
+            text.replace("{1, 2}", "{1, 3}"),
+            text.replace("Abs", "Neg"),
+            text.replace("(x, c)", "(c, x)"),
+        )
+    ]
+    first, *others = [structure(each) for each in graphs]
+    assert [each == first for each in others] == [True, False, False, False]
+
+
+def test_every_family_applies() -> None:
+    seen = dict.fromkeys(FAMILIES, 0)
+    for number in range(20):
+        drawing = draw(random.Random(number))
+        for name, family in FAMILIES.items():
+            for value in drawing.values[:2]:
+                seen[name] += _applies(drawing, family.draw, value)
+    assert min(seen.values()) >= 1, seen
+
+
+def _applies(drawing: Drawing, step: object, value: object) -> bool:
+    assert callable(step)
+    try:
+        with drawing.attempt():
+            step(drawing, value)
+    except UndrawableError:
+        return False
+    return True
+
+
+def test_the_same_choices_give_the_same_bytes() -> None:
+    for number in range(10):
+        first, second = (draw(random.Random(number)).proto() for _ in range(2))
+        assert first.SerializeToString() == second.SerializeToString()
