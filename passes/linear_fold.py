@@ -101,7 +101,7 @@ def refold(
     """
     linear = biased.linear
     new_weights, new_bias = rounded(weights, linear.dtype), rounded(bias, linear.dtype)
-    if new_weights is None or new_bias is None or _sinks(weights, linear.dtype):
+    if new_weights is None or new_bias is None or sinks(weights, linear.dtype):
         return None
     replace_constant(rewriter, linear.node, linear.weight_index, new_weights)
     if linear.bias_index is None:
@@ -148,7 +148,7 @@ def _rebias_matmul(rewriter: Rewriter, biased: BiasedLinear, bias: Array) -> ir.
     )
 
 
-def _sinks(array: Array, dtype: ir.DataType) -> bool:
+def sinks(array: Array, dtype: ir.DataType) -> bool:
     """Whether rounding to ``dtype`` leaves nothing but subnormals, short of digits."""
     return 0 < float(np.max(np.abs(array), initial=0.0)) < float(_finfo(dtype).smallest_normal)
 
