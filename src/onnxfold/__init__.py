@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         fold,
         optimize,
         run_passes,
+        tune,
         verify,
     )
 
@@ -34,6 +35,7 @@ __all__ = [
     "fold",
     "optimize",
     "run_passes",
+    "tune",
     "verify",
 ]
 
