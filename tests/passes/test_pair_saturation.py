@@ -175,7 +175,7 @@ def test_the_emulator_computes_what_the_avx2_kernels_compute(
         )
         ir.save(model, tmp_path / f"{name}.onnx")
         emulated = saturating_sums(data, summing_order(weights, axis=-1))
-        feeds[name], wanted[name] = data, (emulated, _product(data, weights.T))
+        feeds[name], wanted[name] = data, (emulated, _product(data, np.transpose(weights)))
     for channels, outputs, groups in [(8, 16, 1), (3, 16, 1), (5, 7, 1), (4, 6, 2), (6, 6, 6)]:
         data = numbers.integers(0, 256, (1, channels, 6, 6)).astype(np.uint8)
         weights = numbers.integers(-128, 128, (outputs, channels // groups, 3, 3)).astype(np.int8)
@@ -213,7 +213,8 @@ def _convolved(data: Array, weights: Array, groups: int) -> tuple[Array, Array]:
     exact: list[Array] = []
     for group in range(groups):
         own: Array = windows[group * channels // groups : (group + 1) * channels // groups]
-        columns: Array = own.transpose(1, 2, 3, 4, 0).reshape(height * width, -1)
+        turned: Array = np.transpose(own, (1, 2, 3, 4, 0))
+        columns: Array = turned.reshape(height * width, -1)
         rows = summing_order(np.split(weights, groups)[group], axis=0)
         saturating.append(saturating_sums(columns, rows))
         exact.append(_product(columns, rows))

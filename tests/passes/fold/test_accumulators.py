@@ -52,7 +52,9 @@ def test_readers_share_one_accumulation(
 ) -> None:
     model = parse(text)
     InferShapes().run(model)
-    shape = [int(size) for size in model.graph.inputs[0].shape or ()]
+    source = model.graph.inputs[0]
+    assert source.shape is not None
+    shape = source.shape.numpy()
     feed = {"q": np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)}
     want = evaluate(model, feed)
     assert FoldQdq(target=target).run(model).modified

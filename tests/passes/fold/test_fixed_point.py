@@ -64,7 +64,7 @@ def _expected(exact: Fraction, affine: AffineType) -> int:
 
 
 def _type(zero_point: int, dtype: ir.DataType = ir.DataType.UINT8) -> AffineType:
-    return AffineType(np.float32(1.0), np.asarray(zero_point, dtype.numpy()), dtype)
+    return AffineType(np.asarray(1.0, np.float32), np.asarray(zero_point, dtype.numpy()), dtype)
 
 
 @_PATIENT

@@ -39,7 +39,9 @@ def _check(
     """The ops after folding, once the codes are known to be those of before."""
     model = parse(text)
     InferShapes().run(model)
-    shape = [int(size) for size in model.graph.inputs[0].shape or ()]
+    source = model.graph.inputs[0]
+    assert source.shape is not None
+    shape = source.shape.numpy()
     feed = {"q": np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)}
     want = evaluate(model, feed)["y"]
     FoldQdq(target=target).run(model)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxfold.passes.base import PassResult
+from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.fold.lower_conv_transpose import LowerConvTranspose
 from onnxfold.passes.simplify.infer_shapes import InferShapes
@@ -99,8 +100,9 @@ def _model(case: dict[str, Any], parse: Callable[..., ir.Model]) -> ir.Model:
     weights = numbers.integers(-127, 128, shape)
     scales = numbers.uniform(0.01, 0.02, 3 if case["per_channel"] else 1).astype(np.float32)
     # Of the accumulator's unit, so that the fold need not round it.
-    units = np.tile(np.broadcast_to(0.0503 * scales, 3), group)
-    bias = (numbers.integers(-900, 900, 3 * group) * units).astype(np.float32)
+    units: Array = np.tile(np.broadcast_to(0.0503 * scales, 3), group)
+    codes: Array = numbers.integers(-900, 900, 3 * group)
+    bias: list[float] = np.asarray(codes * units, np.float32).tolist()
     square = rank == 2 and len(set(case["strides"])) == 1
     free = case["dynamic"] and (rank == 1 or square)
     data = ["N", 2 * group, *(["A", "B"] if free else [4, 5, 3])[:rank]]
@@ -122,7 +124,7 @@ def _model(case: dict[str, Any], parse: Callable[..., ir.Model]) -> ir.Model:
         <float sx = {{0.0503}}, uint8 zx = {{120}}, float sy = {{0.0719}}, uint8 zy = {{130}},
          int8[{",".join(map(str, shape))}] w = {{{",".join(map(str, weights.reshape(-1)))}}},
          float{scale_shape} sw = {{{",".join(map(repr, map(float, scales)))}}},
-         float[{3 * group}] b = {{{",".join(map(repr, map(float, bias)))}}}>
+         float[{3 * group}] b = {{{",".join(map(repr, bias))}}}>
         {{
           x = DequantizeLinear (q, sx, zx)
           wf = DequantizeLinear <axis = 1> (w, sw)

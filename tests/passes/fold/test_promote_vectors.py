@@ -66,12 +66,11 @@ def test_folds_to_the_same_codes(
 ) -> None:
     model = parse(text)
     numbers = np.random.default_rng(0)
-    feed = {
-        each.name or "": numbers.integers(0, 256, [int(size) for size in each.shape or ()]).astype(
-            np.uint8
-        )
-        for each in model.graph.inputs
-    }
+    feed: dict[str, Any] = {}
+    for value in model.graph.inputs:
+        assert value.name is not None
+        assert value.shape is not None
+        feed[value.name] = numbers.integers(0, 256, value.shape.numpy()).astype(np.uint8)
     want = evaluate(model, feed)["y"].astype(int)
     folded = Pipeline(parse_passes(folding(target))).run(model).model
     ops = {node.op_type for node in folded.graph}
