@@ -12,8 +12,9 @@ from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import ExecutionError, InconclusiveError
 from onnxfold.runtime.feeds import open_feeds
+from onnxfold.runtime.session import DEPLOYMENT, Session
 from onnxfold.runtime.specs import Feed, input_specs
-from onnxfold.runtime.verify.compare import compare_models, complete_feed
+from onnxfold.runtime.verify.compare import DriftProbe, compare_models, complete_feed
 from onnxfold.runtime.verify.softmax import LogitsSession, softmax_inputs, softmax_outputs
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
@@ -238,3 +239,19 @@ def test_drift_does_not_excuse_a_wrong_weight() -> None:
     assert comparison.verdict.status == "failed"
     assert comparison.drift
     assert any("SQNR" in reason for reason in comparison.verdict.reasons)
+
+
+def test_drift_of_a_model_that_onnxruntime_breaks_is_that_of_its_scales() -> None:
+    """The optimizer puts Q/DQ pairs of int32 around the Transpose, and refuses them itself."""
+    model = parse(
+        "g (float[2,16] x, int32[2,16] q) => (float[16,2] y, float[2,16] r)"
+        "<float s = {0.1}, int32 z = {0}, float t = {0.02}, uint8 u = {128}>{"
+        " f = DequantizeLinear(q, s, z) m = Transpose(f) y = Sigmoid(m)"
+        " c = QuantizeLinear(x, t, u) r = DequantizeLinear(c, t, u) }"
+    )
+    with pytest.raises(ExecutionError):
+        Session(model, DEPLOYMENT)
+    feeds = [{**feed, "q": np.arange(32, dtype=np.int32).reshape(2, 16)} for feed in FEEDS]
+    drift = DriftProbe(model, feeds).measure()
+    assert {*drift} == {"y", "r"}
+    assert drift["r"].different > 0
