@@ -19,7 +19,7 @@ from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import FOLD, TIDY
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.remark import Remark
-from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.session import DEPLOYMENT, Session, version
 from onnxfold.runtime.verify.pass_gate import ContractGate
 from onnxfold.runtime.verify.region_gate import check_integer_contract
 
@@ -29,6 +29,8 @@ NETWORKS: dict[str, Callable[..., onnx.ModelProto]] = {
     "attention": attention_network,
 }
 
+_NEWEST_IN_OLDEST = 22
+"""The newest opset whose Q and DQ the oldest supported ONNX Runtime, 1.23, has kernels for."""
 _WIDE = ("aimet-16-bit", "onnxruntime-16-bit")
 _OPEN_END = {"torch-pt2e", "nncf", "nncf-mixed"}
 """Their last product is left real: one multiplication by its scale."""
@@ -78,6 +80,12 @@ def _feeds(model: ir.Model, count: int = 2) -> list[dict[str, Any]]:
     return feeds
 
 
+def _skip_where_too_new(proto: onnx.ModelProto) -> None:
+    (opset,) = [each.version for each in proto.opset_import if each.domain == ""]
+    if opset > _NEWEST_IN_OLDEST and version().startswith("1.23."):
+        pytest.skip(f"onnxruntime {version()} does not run Q/DQ of opset {opset}, folded or not")
+
+
 def _float_ops(model: ir.Model) -> int:
     return take_census(model).kinds.get(OpKind.FLOAT.value, 0)
 
@@ -101,6 +109,7 @@ def test_a_dialect_is_written_the_same_each_time() -> None:
 @pytest.mark.parametrize(("dialect", "network"), [pair for pair in PAIRS if pair[0] not in _WIDE])
 def test_every_dialect_folds_within_the_contract(dialect: str, network: str) -> None:
     proto = NETWORKS[network](DIALECTS[dialect])
+    _skip_where_too_new(proto)
     left = {target: _float_ops(_fold(proto, target)[0]) for target in TARGETS if target != "qdq"}
     wanted = _integers_only(dialect, network)
     assert left["standard"] == left["integer"] == wanted
@@ -111,6 +120,7 @@ def test_every_dialect_folds_within_the_contract(dialect: str, network: str) -> 
 def test_every_dialect_becomes_canonical(dialect: str, network: str) -> None:
     """Q and DQ are of ai.onnx, and every weight is int8 codes behind a DequantizeLinear."""
     proto = NETWORKS[network](DIALECTS[dialect])
+    _skip_where_too_new(proto)
     model, _ = _fold(proto, "qdq")
     if dialect in _WIDE:
         return
@@ -262,7 +272,9 @@ def _narrow_product(
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", _NARROW, ids=TensorProto.DataType.Name)
 def test_narrow_weights_fold_as_8_bit_codes(dtype: TensorProto.DataType, target: str) -> None:
-    model, remarks = _fold(_narrow_product(dtype), target)
+    proto = _narrow_product(dtype)
+    _skip_where_too_new(proto)
+    model, remarks = _fold(proto, target)
     assert not remarks
     kinds = {node.op_type for node in model.graph}
     assert kinds & {"QLinearMatMul", "MatMulInteger"} or target == "qdq"
