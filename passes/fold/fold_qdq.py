@@ -14,15 +14,15 @@ from onnxfold.passes.errors import UsageError
 from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.costs import CostTable, read_costs
 from onnxfold.passes.fold.default_costs import DEFAULT_COSTS
-from onnxfold.passes.fold.float_kernels import FloatKernels
 from onnxfold.passes.fold.guards import guard_float_ops
 from onnxfold.passes.fold.islands import remark_refusals
 from onnxfold.passes.fold.lower import Lowerer
 from onnxfold.passes.fold.lowering import Linear, Lowering
-from onnxfold.passes.fold.packed_weights import keep_weights_unpacked, pack_weights
 from onnxfold.passes.fold.placement import place
 from onnxfold.passes.fold.plan import Plan, make_plan
-from onnxfold.passes.fold.targets import TARGETS
+from onnxfold.passes.fold.targets.float_kernels import FloatKernels
+from onnxfold.passes.fold.targets.packed_weights import keep_weights_unpacked, pack_weights
+from onnxfold.passes.fold.targets.table import TARGETS
 from onnxfold.passes.fold.weights import dequantize_weights
 from onnxfold.passes.rewriter import Rewriter
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import constant_tensor
-from onnxfold.passes.fold.builder import CONTRIB
+from onnxfold.passes.fold.targets.builder import CONTRIB
 from onnxfold.passes.fold.types import DEQUANTIZE
 from onnxfold.passes.literals import AttributeValue
 from onnxfold.passes.patterns import PatternPass, Rule, RuleTable

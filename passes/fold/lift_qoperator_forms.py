@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import INTEGER_LIMITS, AffineType
 from onnxfold.passes.constants import Array, constant_array, constant_tensor
-from onnxfold.passes.fold.builder import CONTRIB
+from onnxfold.passes.fold.targets.builder import CONTRIB
 from onnxfold.passes.fold.types import DEQUANTIZE
 
 PER_CHANNEL_OPSET = 13

@@ -8,7 +8,6 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.fold.accumulate import InexactError, accumulation_weights, bias_in_codes
-from onnxfold.passes.fold.builder import CONTRIB
 from onnxfold.passes.fold.guards import feeds_quantize
 from onnxfold.passes.fold.lift_qoperator_forms import (
     Dequantized,
@@ -22,6 +21,7 @@ from onnxfold.passes.fold.lift_qoperator_forms import (
     needed,
     plain_attributes,
 )
+from onnxfold.passes.fold.targets.builder import CONTRIB
 from onnxfold.passes.fold.types import is_quantize
 from onnxfold.passes.walk import use_count
 

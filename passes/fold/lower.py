@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lowering import (
     Alias,
     Dequantize,
@@ -19,7 +18,8 @@ from onnxfold.passes.fold.lowering import (
     Sum,
 )
 from onnxfold.passes.fold.plan import Plan
-from onnxfold.passes.fold.target import Target
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.types import is_quantize
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count

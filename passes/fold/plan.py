@@ -25,7 +25,7 @@ from onnxfold.passes.fold.rules.constants import move_constant
 from onnxfold.passes.fold.rules.functions import quantized_function
 from onnxfold.passes.fold.rules.refusals import touches_quantization
 from onnxfold.passes.fold.rules.sums import quantized_sum
-from onnxfold.passes.fold.target import Target
+from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.types import (
     Quantized,
     TypeState,

@@ -16,7 +16,7 @@ from onnxfold.passes.errors import UsageError
 from onnxfold.passes.fold.lowering import Linear, Operand
 from onnxfold.passes.fold.plan import Plan, make_plan
 from onnxfold.passes.fold.reduced_weights import WrittenWeights
-from onnxfold.passes.fold.targets import TARGETS
+from onnxfold.passes.fold.targets.table import TARGETS
 from onnxfold.passes.fold.types import DEQUANTIZE, is_dequantize, is_quantize
 from onnxfold.passes.pair_saturation import (
     SAFE_MAGNITUDE,

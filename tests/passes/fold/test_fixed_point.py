@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.fixed_point import Term, rescale
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.fixed_point import Term, rescale
 from onnxfold.passes.fold.types import TypeState
 from onnxfold.passes.rewriter import Rewriter
 

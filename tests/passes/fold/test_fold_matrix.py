@@ -18,7 +18,8 @@ from fixtures.fold_matrix import FUSED, ROWS
 from fixtures.fold_outcome import TARGETS, Outcome, fold
 from fixtures.fold_row import Row
 from onnxfold.passes.float_ops import float_ops_between
-from onnxfold.passes.fold import costs, lower_ort_elementwise
+from onnxfold.passes.fold import costs
+from onnxfold.passes.fold.targets import ort_elementwise
 from onnxfold.runtime.session import REFERENCE, Session, version
 
 ALL = "ort standard qdq integer"
@@ -235,6 +236,6 @@ def _reads_real_numbers(graph: onnx.GraphProto, outer: frozenset[str] = frozense
 def test_what_is_said_to_be_measured_is_written_down(name: str) -> None:
     outcome = _folded(name, "ort")
     if "(measured" in outcome.text:
-        figures = f"{costs.__doc__}{lower_ort_elementwise.__doc__}"
+        figures = f"{costs.__doc__}{ort_elementwise.__doc__}"
         ops = outcome.text.partition(":")[0].split(", ")
         assert any(re.search(rf"\b{op}\b", figures) for op in ops)

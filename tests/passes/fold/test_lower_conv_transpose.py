@@ -101,8 +101,7 @@ def _model(case: dict[str, Any], parse: Callable[..., ir.Model]) -> ir.Model:
     scales = numbers.uniform(0.01, 0.02, 3 if case["per_channel"] else 1).astype(np.float32)
     # Of the accumulator's unit, so that the fold need not round it.
     units: Array = np.tile(np.broadcast_to(0.0503 * scales, 3), group)
-    codes: Array = numbers.integers(-900, 900, 3 * group)
-    bias: list[float] = np.asarray(codes * units, np.float32).tolist()
+    bias: Array = np.asarray(numbers.integers(-900, 900, 3 * group) * units, np.float32)
     square = rank == 2 and len(set(case["strides"])) == 1
     free = case["dynamic"] and (rank == 1 or square)
     data = ["N", 2 * group, *(["A", "B"] if free else [4, 5, 3])[:rank]]
@@ -124,7 +123,7 @@ def _model(case: dict[str, Any], parse: Callable[..., ir.Model]) -> ir.Model:
         <float sx = {{0.0503}}, uint8 zx = {{120}}, float sy = {{0.0719}}, uint8 zy = {{130}},
          int8[{",".join(map(str, shape))}] w = {{{",".join(map(str, weights.reshape(-1)))}}},
          float{scale_shape} sw = {{{",".join(map(repr, map(float, scales)))}}},
-         float[{3 * group}] b = {{{",".join(map(repr, bias))}}}>
+         float[{3 * group}] b = {{{",".join(map(repr, map(float, bias)))}}}>
         {{
           x = DequantizeLinear (q, sx, zx)
           wf = DequantizeLinear <axis = 1> (w, sw)

@@ -13,10 +13,6 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold import lower_averages, lower_products
-from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.fixed_point import Term, centred, rescale
-from onnxfold.passes.fold.lookup import write_lookup
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -40,9 +36,13 @@ from onnxfold.passes.fold.lowering import (
     Softmax,
     Sum,
 )
-from onnxfold.passes.fold.movement import write_move, write_scatter
-from onnxfold.passes.fold.tables import look_up
-from onnxfold.passes.fold.target import Target
+from onnxfold.passes.fold.targets import averages, products
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.fixed_point import Term, centred, rescale
+from onnxfold.passes.fold.targets.lookup import write_lookup
+from onnxfold.passes.fold.targets.movement import write_move, write_scatter
+from onnxfold.passes.fold.targets.tables import look_up
+from onnxfold.passes.fold.targets.target import Target
 
 _INT32 = ir.DataType.INT32
 
@@ -51,9 +51,9 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
     """Write ``lowering`` down; see ``target.Write``."""
     match lowering:
         case Linear():
-            return [lower_products.with_quantized_kernels(lowering, build)]
+            return [products.with_quantized_kernels(lowering, build)]
         case AveragePool():
-            return [lower_averages.average_pool(lowering, build, quantized_kernels=True)]
+            return [averages.average_pool(lowering, build, quantized_kernels=True)]
         case _:
             return write_integer(lowering, build)
 
@@ -76,15 +76,15 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Concat() | Extremum() | Scatter() | Select():
             return [_joined(lowering, build)]
         case Reduction():
-            return [lower_averages.reduction(lowering, build)]
+            return [averages.reduction(lowering, build)]
         case RunningSum():
-            return [lower_averages.running_sum(lowering, build)]
+            return [averages.running_sum(lowering, build)]
         case AveragePool():
-            return [lower_averages.average_pool(lowering, build, quantized_kernels=False)]
+            return [averages.average_pool(lowering, build, quantized_kernels=False)]
         case Softmax():
-            return [lower_averages.softmax(lowering, build)]
+            return [averages.softmax(lowering, build)]
         case Interpolation():
-            return [lower_averages.interpolation(lowering, build)]
+            return [averages.interpolation(lowering, build)]
         case Clamp():
             return [_clamp(lowering, build)]
         case Lookup():
@@ -99,7 +99,7 @@ def decline(lowering: Lowering) -> Refusal | None:
     """What needs sizes that are not known."""
     match lowering:
         case Reduction() | AveragePool():
-            return lower_averages.decline(lowering)
+            return averages.decline(lowering)
         case _:
             return None
 

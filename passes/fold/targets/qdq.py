@@ -9,8 +9,6 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.accumulate import has_coarse_bias
-from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.lower_products import channel_shape, has_batched_channels
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -34,7 +32,9 @@ from onnxfold.passes.fold.lowering import (
     Sum,
 )
 from onnxfold.passes.fold.rules.refusals import not_rounded
-from onnxfold.passes.fold.target import Target, shift_through_real
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.products import channel_shape, has_batched_channels
+from onnxfold.passes.fold.targets.target import Target, shift_through_real
 from onnxfold.passes.fold.types import DEQUANTIZE, is_quantize
 
 _FLOAT = ir.DataType.FLOAT

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import constant_array
-from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.fixed_point import IntegerOps
 from onnxfold.passes.fold.lowering import Move, Scatter
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.fixed_point import IntegerOps
 from onnxfold.passes.literals import AttributeValue
 
 _INT32, _INT64 = ir.DataType.INT32, ir.DataType.INT64

@@ -16,11 +16,11 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.accumulate import has_coarse_bias
-from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.costs import FASTER_IN_FLOAT
 from onnxfold.passes.fold.lowering import Linear, Lowering, Move
-from onnxfold.passes.fold.padding import merge_padding
-from onnxfold.passes.fold.target import Target
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.padding import merge_padding
+from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.types import QUANTIZE
 
 _FLOAT = ir.DataType.FLOAT

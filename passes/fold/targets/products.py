@@ -8,9 +8,9 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.accumulate import bias_is_exact, has_coarse_bias
-from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.fixed_point import Term, rescale
 from onnxfold.passes.fold.lowering import Linear
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.fixed_point import Term, rescale
 
 _INT32 = ir.DataType.INT32
 _UINT8_SHIFT = 128  # int8 weights + 128 are uint8: ONNX Runtime's ConvInteger is slow on int8

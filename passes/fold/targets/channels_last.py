@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.targets.builder import Builder
 
 _CODES = ir.DataType.UINT8
 _IMAGE_RANK = 4

@@ -9,8 +9,6 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold.builder import Builder
-from onnxfold.passes.fold.fixed_point import IntegerOps, Term, centred, rescale
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Interpolation,
@@ -19,7 +17,9 @@ from onnxfold.passes.fold.lowering import (
     RunningSum,
     Softmax,
 )
-from onnxfold.passes.fold.windows import WindowAxis, window_axes
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.fixed_point import IntegerOps, Term, centred, rescale
+from onnxfold.passes.fold.targets.windows import WindowAxis, window_axes
 from onnxfold.passes.literals import AttributeValue
 
 _INT32, _INT64, _UINT8 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8

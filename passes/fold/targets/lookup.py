@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lowering import Lookup
+from onnxfold.passes.fold.targets.builder import Builder
 
 
 def write_lookup(lookup: Lookup, build: Builder) -> ir.Value:

@@ -10,25 +10,13 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold import lower_averages
 from onnxfold.passes.fold.accumulate import has_coarse_bias
-from onnxfold.passes.fold.builder import CONTRIB, Builder
-from onnxfold.passes.fold.channels_last import depth_to_space, is_channels_last
 from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
     FLOAT_ONLY,
     LARGEST_INTEGER_SOFTMAX,
     NOT_IN_OLDEST,
 )
-from onnxfold.passes.fold.lookup import write_lookup
-from onnxfold.passes.fold.lower_ort_elementwise import (
-    decline_elementwise,
-    write_function,
-    write_select,
-    write_sum,
-)
-from onnxfold.passes.fold.lower_ort_means import average_pool, is_mean_of_maps, mean_of_maps
-from onnxfold.passes.fold.lower_products import has_batched_channels
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -51,10 +39,22 @@ from onnxfold.passes.fold.lowering import (
     Softmax,
     Sum,
 )
-from onnxfold.passes.fold.movement import write_move, write_scatter
-from onnxfold.passes.fold.padding import merge_padding
 from onnxfold.passes.fold.rules.refusals import not_rounded
-from onnxfold.passes.fold.target import Target, shift_through_real
+from onnxfold.passes.fold.targets import averages
+from onnxfold.passes.fold.targets.builder import CONTRIB, Builder
+from onnxfold.passes.fold.targets.channels_last import depth_to_space, is_channels_last
+from onnxfold.passes.fold.targets.lookup import write_lookup
+from onnxfold.passes.fold.targets.movement import write_move, write_scatter
+from onnxfold.passes.fold.targets.ort_elementwise import (
+    decline_elementwise,
+    write_function,
+    write_select,
+    write_sum,
+)
+from onnxfold.passes.fold.targets.ort_means import average_pool, is_mean_of_maps, mean_of_maps
+from onnxfold.passes.fold.targets.padding import merge_padding
+from onnxfold.passes.fold.targets.products import has_batched_channels
+from onnxfold.passes.fold.targets.target import Target, shift_through_real
 from onnxfold.passes.fold.types import is_quantize
 
 _FLOAT = ir.DataType.FLOAT
@@ -87,7 +87,7 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case AveragePool():
             return [average_pool(lowering, build) or _through_real(lowering, build)]
         case Interpolation():
-            return [lower_averages.interpolation(lowering, build)]
+            return [averages.interpolation(lowering, build)]
         case Softmax():
             return [_softmax(lowering, build)]
         case Clamp():

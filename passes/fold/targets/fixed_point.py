@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.literals import AttributeValue
 
 _INT64, _UINT64 = ir.DataType.INT64, ir.DataType.UINT64

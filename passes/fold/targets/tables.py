@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
-from onnxfold.passes.fold.builder import Builder
+from onnxfold.passes.fold.targets.builder import Builder
 
 _INT32 = ir.DataType.INT32
 _FEW_ELEMENTS = 512  # where two Reshape more take longer than a slow Gather

@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array, constant_tensor
-from onnxfold.passes.fold.builder import CONTRIB
 from onnxfold.passes.fold.misread import sources
 from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.fold.targets.builder import CONTRIB
 from onnxfold.passes.fold.types import is_dequantize
 from onnxfold.passes.rewriter import Rewriter
 

@@ -10,21 +10,19 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxfold.passes.fold import lower_products, lower_standard
-from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lowering import Linear, Lowering
-from onnxfold.passes.fold.target import Target
+from onnxfold.passes.fold.targets import products, standard
+from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.target import Target
 
 
 def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
     """Write ``lowering`` down; see ``target.Write``."""
     match lowering:
         case Linear():
-            return [lower_products.with_integer_kernels(lowering, build)]
+            return [products.with_integer_kernels(lowering, build)]
         case _:
-            return lower_standard.write_integer(lowering, build)
+            return standard.write_integer(lowering, build)
 
 
-TARGET = Target(
-    "integer", True, write, lower_standard.decline, lower_standard.shift, accumulates=True
-)
+TARGET = Target("integer", True, write, standard.decline, standard.shift, accumulates=True)

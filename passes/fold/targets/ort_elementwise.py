@@ -31,11 +31,11 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_scalar
-from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.costs import FASTER_IN_FLOAT, NOT_IN_OLDEST
 from onnxfold.passes.fold.lowering import Extremum, Function, Operand, Refusal, Select, Sum
 from onnxfold.passes.fold.rules.operands import exact_operand
-from onnxfold.passes.fold.tables import look_up, sizes_for_reshape
+from onnxfold.passes.fold.targets.builder import CONTRIB, Builder
+from onnxfold.passes.fold.targets.tables import look_up, sizes_for_reshape
 from onnxfold.passes.fold.types import is_quantize
 
 _NANOSECONDS = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.fold.builder import Builder
 from onnxfold.passes.fold.lowering import Lowering, Refusal
+from onnxfold.passes.fold.targets.builder import Builder
 
 Write = Callable[[Lowering, Builder], Sequence[ir.Value]]
 """Writes a lowering down; returns what stands for each output of its node.

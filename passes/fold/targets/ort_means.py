@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.fold.builder import CONTRIB, Builder
 from onnxfold.passes.fold.lowering import AveragePool, Operand, Reduction
+from onnxfold.passes.fold.targets.builder import CONTRIB, Builder
 
 _CHANNEL_AXIS = 1
 _IMAGE_RANK = 4
