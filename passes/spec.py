@@ -15,11 +15,13 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Union, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, Union, cast, runtime_checkable
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.suggest import did_you_mean
+
+MadeT = TypeVar("MadeT")
 
 
 @runtime_checkable
@@ -132,8 +134,18 @@ def build_pass(pass_class: type[Pass], spec: PassSpec) -> Pass:
     Raises:
         UsageError: An option is unknown, missing, or its value does not fit its type.
     """
-    fields = {each.name: each for each in dataclasses.fields(pass_class)}
-    hints = typing.get_type_hints(pass_class)
+    return build("pass", pass_class, spec)
+
+
+def build(kind: str, made_class: type[MadeT], spec: PassSpec) -> MadeT:
+    """Make an object of any dataclass from what was written; ``kind`` is what messages call it.
+
+    Raises:
+        UsageError: An option is unknown, missing, or its value does not fit its type.
+    """
+    made: Any = made_class
+    fields = {each.name: each for each in dataclasses.fields(made)}
+    hints = typing.get_type_hints(made_class)
     arguments: dict[str, Any] = {}
     for option, values in spec.options.items():
         field = option.replace("-", "_")
@@ -141,11 +153,11 @@ def build_pass(pass_class: type[Pass], spec: PassSpec) -> Pass:
             known = [name.replace("_", "-") for name in fields]
             listing = f" (it has {', '.join(known)})" if known else " (it has none)"
             hint = did_you_mean(option, known) or listing
-            raise UsageError(f"pass {spec.name} has no option '{option}'{hint}")
+            raise UsageError(f"{kind} {spec.name} has no option '{option}'{hint}")
         try:
             arguments[field] = _parse_value(hints[field], values)
         except ValueError as error:
-            raise UsageError(f"pass {spec.name}, option {option}: {error}") from None
+            raise UsageError(f"{kind} {spec.name}, option {option}: {error}") from None
     missing = [
         each.name
         for each in fields.values()
@@ -154,8 +166,8 @@ def build_pass(pass_class: type[Pass], spec: PassSpec) -> Pass:
         and each.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UsageError(f"pass {spec.name} needs the option {missing[0].replace('_', '-')}")
-    return pass_class(**arguments)
+        raise UsageError(f"{kind} {spec.name} needs the option {missing[0].replace('_', '-')}")
+    return made_class(**arguments)
 
 
 def _parse_value(hint: Any, values: tuple[str, ...]) -> Any:
@@ -224,16 +236,21 @@ def option_summary(pass_class: type[Pass]) -> list[str]:
 
 def print_pass(pass_: Pass) -> str:
     """The pass as text, with the options that differ from their defaults."""
+    return print_with_options(pass_.name, pass_)
+
+
+def print_with_options(name: str, made: Any) -> str:
+    """``name`` with the fields of the dataclass ``made`` that differ from their defaults."""
     options: list[str] = []
-    for field in dataclasses.fields(pass_):
-        value = getattr(pass_, field.name)
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
         has_default = field.default is not dataclasses.MISSING
         if has_default and value == field.default:
             continue
         if field.default_factory is not dataclasses.MISSING and value == field.default_factory():
             continue
         options.append(_print_option(field.name.replace("_", "-"), value))
-    return f"{pass_.name}{{{' '.join(options)}}}" if options else pass_.name
+    return f"{name}{{{' '.join(options)}}}" if options else name
 
 
 def _print_option(name: str, value: object) -> str:

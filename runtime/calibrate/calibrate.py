@@ -9,7 +9,7 @@ costs a few per cent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -18,12 +18,46 @@ from onnxfold.passes.errors import UsageError
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.suggest import did_you_mean
 from onnxfold.passes.walk import all_graphs
-from onnxfold.runtime.calibrate.min_max import MinMax
+from onnxfold.runtime.calibrate.fixed_ranges import fixed_ranges
+from onnxfold.runtime.calibrate.method import Observer, Range
+from onnxfold.runtime.calibrate.methods import AnyMethod, parse_method
 from onnxfold.runtime.calibrate.observe import observe
-from onnxfold.runtime.calibrate.percentile import Histogram
 from onnxfold.runtime.progress import Progress
 
-CalibrationMethod: TypeAlias = Literal["min-max", "percentile"]
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """What the tensors of a model were seen to be, on all data or on one shard of it.
+
+    Attributes:
+        method: How ranges are taken from it.
+        observers: One per tensor that had to be observed.
+        fixed: The ranges of the tensors that had not.
+        notes: About tensors that could not be.
+    """
+
+    method: AnyMethod
+    observers: Mapping[str, Observer]
+    fixed: Mapping[str, Range]
+    notes: tuple[str, ...]
+
+    def merge(self, other: Observations) -> None:
+        """Take in another shard: bit for bit as if one run had seen the data of both.
+
+        Raises:
+            UsageError: The shards are of different tensors or methods.
+        """
+        if self.method != other.method or self.observers.keys() != other.observers.keys():
+            raise UsageError("only shards of one calibration merge: same method, same tensors")
+        for name, observer in self.observers.items():
+            observer.merge(other.observers[name])
+
+    def ranges(self) -> Ranges:
+        """The ranges of all tensors that had a value; ``notes`` names the others."""
+        found = {name: self.method.range(each) for name, each in self.observers.items()}
+        empty = [f"tensor '{name}' was always empty" for name in found if found[name] is None]
+        seen = {name: each for name, each in found.items() if each is not None}
+        return Ranges({**self.fixed, **seen}, notes=(*self.notes, *empty))
 
 
 def calibrate(
@@ -31,8 +65,7 @@ def calibrate(
     tensors: Sequence[str],
     feeds: Iterable[Mapping[str, Array]],
     *,
-    method: CalibrationMethod = "min-max",
-    percentile: float = 99.99,
+    method: AnyMethod | str = "min-max",
     progress: Progress | None = None,
 ) -> Ranges:
     """Run ``model`` on ``feeds`` and return the range of each of ``tensors``.
@@ -41,31 +74,50 @@ def calibrate(
         model: A float model; not changed.
         tensors: Names of float tensors of the main graph.
         feeds: One array per input each; shapes may differ. Read once, a few ahead, and copied.
-        method: The full range, or the interval holding ``percentile`` % of the values.
-        percentile: In (50, 100].
+        method: How ranges are found, or its textual form (``methods.parse_method``).
         progress: Hears one step per feed, in the stage the caller opened.
 
     Returns:
         Ranges of all tensors that were computed; ``notes`` names those that were not.
 
     Raises:
-        UsageError: A tensor is unknown, there is no data, or a feed does not fit the model.
+        UsageError: A tensor or the method is unknown, there is no data, or a feed does not fit
+            the model.
         InvalidModelError: A tensor became NaN or infinite; names tensor and sample.
         ExecutionError: ONNX Runtime failed.
     """
-    if not 50.0 < percentile <= 100.0:
-        raise UsageError(f"percentile {percentile} is not in (50, 100]")
+    return collect(model, tensors, feeds, method=method, progress=progress).ranges()
+
+
+def collect(
+    model: ir.Model,
+    tensors: Sequence[str],
+    feeds: Iterable[Mapping[str, Array]],
+    *,
+    method: AnyMethod | str = "min-max",
+    shard: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> Observations:
+    """Observe one shard of the data, to be merged with the others before ranges are taken.
+
+    Args:
+        model: As for ``calibrate``.
+        tensors: As for ``calibrate``.
+        feeds: The feeds of the shard.
+        method: As for ``calibrate``.
+        shard: (i, n): the feeds are every n-th sample of the data from the i-th on.
+        progress: As for ``calibrate``.
+
+    Raises:
+        OnnxfoldError: As for ``calibrate``.
+    """
+    chosen = parse_method(method) if isinstance(method, str) else method
     names, notes = _observable(model, tensors)
-    observed: dict[str, tuple[float, float] | None]
-    if method == "percentile":
-        histograms = observe(model, names, Histogram, feeds, progress)
-        observed = {name: each.range(percentile) for name, each in histograms.items()}
-    else:
-        extremes = observe(model, names, MinMax, feeds, progress)
-        observed = {name: each.range() for name, each in extremes.items()}
-    notes += [f"tensor '{name}' was always empty" for name in names if observed[name] is None]
-    ranges = {name: each for name, each in observed.items() if each is not None}
-    return Ranges(ranges, notes=tuple(notes))
+    bounded = fixed_ranges(model)
+    free = [name for name in names if name not in bounded]
+    observers = observe(model, free, chosen.new_observer, feeds, progress, shard=shard)
+    fixed = {name: bounded[name] for name in names if name in bounded}
+    return Observations(chosen, observers, fixed, tuple(notes))
 
 
 def _observable(model: ir.Model, tensors: Sequence[str]) -> tuple[list[str], list[str]]:

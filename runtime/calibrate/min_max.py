@@ -1,44 +1,24 @@
-"""The lowest and highest value seen, streamed and mergeable."""
+"""min-max: the full range of the values seen."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from onnxfold.passes.constants import Array
+from onnxfold.runtime.calibrate.extremes import Extremes
+from onnxfold.runtime.calibrate.method import Method, Range
 
 
-@dataclass
-class MinMax:
-    """Observes one tensor; holds two numbers whatever the number of samples.
+@dataclass(frozen=True)
+class MinMax(Method[Extremes]):
+    """From the lowest to the highest value: nothing saturates, one outlier coarsens all codes."""
 
-    Attributes:
-        low: Lowest value seen; +inf before the first.
-        high: Highest value seen; -inf before the first.
-    """
+    name: ClassVar[str] = "min-max"
 
-    low: float = math.inf
-    high: float = -math.inf
+    def new_observer(self) -> Extremes:
+        """See ``Method``."""
+        return Extremes()
 
-    def update(self, values: Array) -> None:
-        """Take in ``values`` (any float dtype and shape); empty arrays count for nothing.
-
-        Raises:
-            ValueError: A value is NaN or infinite.
-        """
-        if values.size == 0:
-            return
-        # Adding 0 turns -0.0 into 0.0: else which zero is kept would depend on the order.
-        low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
-        # NaN anywhere makes numpy's minimum NaN, which onnxruntime's ReduceMin does not.
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("NaN" if math.isnan(low) else "infinite values")
-        self.low, self.high = min(self.low, low), max(self.high, high)
-
-    def merge(self, other: MinMax) -> None:
-        """Take in all that ``other`` has seen."""
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-
-    def range(self) -> tuple[float, float] | None:
-        """(lowest, highest), or None before the first value."""
-        return None if self.low > self.high else (self.low, self.high)
+    def range(self, seen: Extremes) -> Range | None:
+        """See ``Method``."""
+        return seen.range()

@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TypeVar
 
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import InvalidModelError, UsageError
-from onnxfold.runtime.calibrate.min_max import MinMax
-from onnxfold.runtime.calibrate.percentile import Histogram
+from onnxfold.runtime.calibrate.method import Observer, ObserverT
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.session import DEPLOYMENT, Session, SessionConfig
 
@@ -31,16 +29,16 @@ LANES = 2
 AHEAD = 2 * LANES
 """Feeds read and not yet done, so that no lane waits for the reader."""
 
-Observer = TypeVar("Observer", MinMax, Histogram)
-
 
 def observe(
     model: ir.Model,
     names: Sequence[str],
-    new_observer: Callable[[], Observer],
+    new_observer: Callable[[], ObserverT],
     feeds: Iterable[Mapping[str, Array]],
     progress: Progress | None = None,
-) -> dict[str, Observer]:
+    *,
+    shard: tuple[int, int] = (0, 1),
+) -> dict[str, ObserverT]:
     """Run ``model`` on ``feeds``; for each of ``names`` an observer that has seen all its values.
 
     Args:
@@ -50,24 +48,25 @@ def observe(
         feeds: Read once, in the calling thread, up to ``AHEAD`` feeds ahead, and copied: the reader
             may use its arrays again.
         progress: Hears one step per feed, in the calling thread.
+        shard: (i, n) where ``feeds`` are every n-th sample of all from the i-th on.
 
     Raises:
         UsageError: There is no data, or a feed does not fit the model.
-        InvalidModelError: A tensor became NaN or infinite; names the first such feed.
+        InvalidModelError: A tensor became NaN or infinite; names the first such sample.
         ExecutionError: ONNX Runtime failed.
     """
     inputs = {value.name for value in model.graph.inputs}
     outputs = [name for name in names if name not in inputs]
     session = Session(_with_outputs(model, outputs), _config())
     lanes = [{name: new_observer() for name in names} for _ in range(LANES)]
-    free: SimpleQueue[dict[str, Observer]] = SimpleQueue()
+    free: SimpleQueue[dict[str, ObserverT]] = SimpleQueue()
     for lane in lanes:
         free.put(lane)
 
     def work(index: int, feed: Mapping[str, Array]) -> None:
         observers = free.get()
         try:
-            _update(observers, _values(session, feed, observers), index)
+            _update(observers, _values(session, feed, observers), shard[0] + shard[1] * index)
         finally:
             free.put(observers)
 
@@ -113,14 +112,14 @@ def _config() -> SessionConfig:
 
 
 def _update(
-    observers: Mapping[str, MinMax | Histogram], values: Iterable[tuple[str, Array]], index: int
+    observers: Mapping[str, Observer], values: Iterable[tuple[str, Array]], sample: int
 ) -> None:
     for name, array in values:
         try:
-            observers[name].update(array)
+            observers[name].update(array, sample)
         except ValueError as error:
             raise InvalidModelError(
-                f"tensor '{name}' has {error} on calibration sample {index}; "
+                f"tensor '{name}' has {error} on calibration sample {sample}; "
                 "check that sample, or leave it out"
             ) from None
 

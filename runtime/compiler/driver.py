@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import onnx_ir as ir
@@ -22,7 +23,9 @@ from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.remark import Remark
 from onnxfold.passes.walk import all_nodes
+from onnxfold.runtime.calibrate.cache import CalibrationCache
 from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.calibrate.methods import method_text, parse_method
 from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.plan import Plan
@@ -48,12 +51,13 @@ from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
 Target = Literal["ort", "standard", "integer", "qdq"]
-Calibration = Literal["auto", "min-max", "percentile"]
+SEARCH = "search"
+"""Instead of the name of a calibration method: two are tried, the nearer one is kept."""
+
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CALIBRATION_FEEDS = 256
-_PERCENTILE = 99.999
-"""Lower ones cut off what activations before a maximum are there for: 99.9 % costs magika 2 %."""
+_SEARCHED = ("min-max", "percentile")
 _NO_CANDIDATE = "no quantized candidate was within the budget and faster (measured)"
 _ADVICE = {
     FASTER: "--keep-slower quantizes it all the same",
@@ -71,7 +75,8 @@ class CompileOptions:
     Attributes:
         target: What the integer graph is made of.
         budget: What may be lost.
-        calibration: How ranges are found; ``auto`` tries both and keeps the nearer.
+        calibration: How ranges are found: a method, with its options in braces, or ``search``.
+        calibration_cache: A file that keeps ranges from one compilation to the next.
         keep_slower: Quantize all that can be, however slow.
         costs: A file of costs that kernels are chosen by; empty for the table that is built in.
         reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
@@ -79,10 +84,11 @@ class CompileOptions:
 
     target: Target = "ort"
     budget: Budget = field(default_factory=Budget)
-    calibration: Calibration = "auto"
+    calibration: str = SEARCH
     keep_slower: bool = False
     costs: str = ""
     reduce_range: bool = False
+    calibration_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,14 +149,16 @@ def compile_model(
     Raises:
         NotEquivalentError: The result breaks a contract or the budget.
         PassError: A pass failed.
-        UsageError: The model is quantized already.
+        UsageError: The model is quantized already, there is no such calibration method, or the
+            calibration cache belongs to another model or other data.
     """
     _refuse_quantized(model)
+    choices = _starting_choices(options)
     data = Data.split(feeds)
     float_run, float_passes = run_tolerant(model, parse_passes(OPTIMIZE), data.evaluation, progress)
     optimized = float_run.model
     builder = _Builder(optimized, data.calibration, options, progress)
-    selection = _choose(model, optimized, data, options, builder, progress)
+    selection = _choose(model, optimized, data, options, choices, builder, progress)
     if selection.choice is None:
         passes = () if selection.model is model else float_passes
     else:
@@ -239,7 +247,10 @@ class _Builder:
         self._feeds = feeds
         self._fold = fold_pass(options.target, options.costs, reduce_range=options.reduce_range)
         self._progress = progress
-        self._ranges: dict[str, Ranges] = {}
+        self._cache = CalibrationCache()
+        if options.calibration_cache is not None:
+            progress.stage("hashing the calibration data")
+            self._cache = CalibrationCache.open(options.calibration_cache, optimized, feeds)
 
     def passes(self, choice: Choice) -> tuple[Pass, ...]:
         """The passes that turn the optimized float model into what ``choice`` asks for."""
@@ -259,7 +270,7 @@ class _Builder:
         return Pipeline(tuple(after)).run(quantized.model).model
 
     def _calibrated(self, method: str, needed: Sequence[str]) -> Ranges:
-        known = self._ranges.get(method, Ranges({}))
+        known = self._cache.ranges(method)
         if all(name in known for name in needed):
             return known
         # One run over the data for all starting choices: what they observe differs a little.
@@ -271,12 +282,10 @@ class _Builder:
             self._optimized,
             missing,
             self._feeds,
-            method="percentile" if method == "percentile" else "min-max",
-            percentile=_PERCENTILE,
+            method=method,
             progress=self._progress,
         )
-        self._ranges[method] = known.union(found)
-        return self._ranges[method]
+        return self._cache.add(method, found)
 
 
 class _Damage:
@@ -311,6 +320,7 @@ def _choose(
     optimized: ir.Model,
     data: Data,
     options: CompileOptions,
+    choices: Sequence[Choice],
     builder: _Builder,
     progress: Progress,
 ) -> Selection[ir.Model]:
@@ -329,11 +339,12 @@ def _choose(
     )
     # Another runtime's target is not to be judged by how fast ONNX Runtime is on it.
     keep_slower = options.keep_slower or options.target != "ort"
-    return search(subject, _starting_choices(options), keep_slower=keep_slower)
+    return search(subject, choices, keep_slower=keep_slower)
 
 
 def _starting_choices(options: CompileOptions) -> list[Choice]:
-    methods = ("min-max", "percentile") if options.calibration == "auto" else (options.calibration,)
+    named = _SEARCHED if options.calibration == SEARCH else (options.calibration,)
+    methods = [method_text(parse_method(each)) for each in named]
     return [
         Choice(f"{width} ({method})", op_types, calibration=method)
         for width, op_types in (("all operators", ()), ("linear operators", _LINEAR))

@@ -27,7 +27,7 @@ from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.walk import label
 from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.driver import (
-    Calibration,
+    SEARCH,
     Compilation,
     CompileOptions,
     Target,
@@ -275,7 +275,8 @@ def compile(
     data: object = None,
     target: Target = "ort",
     budget: Budget | str | float | None = None,
-    calibration: Calibration = "auto",
+    calibration: str = SEARCH,
+    calibration_cache: str | os.PathLike[str] | None = None,
     keep_slower: bool = False,
     reduce_range: bool = False,
     costs: str | os.PathLike[str] | None = None,
@@ -290,7 +291,9 @@ def compile(
             with a plan.
         target: What the integer graph is made of.
         budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
-        calibration: How activation ranges are found.
+        calibration: How activation ranges are found: the name of a method, with its options in
+            braces, or ``search``, the better of min-max and percentile.
+        calibration_cache: A file (.json or .npz) that keeps the ranges for the next time.
         keep_slower: Quantize all that can be, even where it makes the model slower.
         reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
         costs: A file that ``tune`` wrote, by which kernels are chosen (target ``ort``).
@@ -298,7 +301,8 @@ def compile(
         progress: Told how far it is.
 
     Raises:
-        UsageError: There is no data, or the model is quantized already.
+        UsageError: There is no data, the model is quantized already, there is no such calibration
+            method, or the calibration cache belongs to another model or other data.
         NotEquivalentError: The result breaks a contract or the budget.
     """
     if data is None and plan is None:
@@ -313,7 +317,13 @@ def compile(
     else:
         table = "" if costs is None else os.fspath(costs)
         options = CompileOptions(
-            target, limits, calibration, keep_slower, table, reduce_range=reduce_range
+            target,
+            limits,
+            calibration,
+            keep_slower,
+            table,
+            reduce_range=reduce_range,
+            calibration_cache=None if calibration_cache is None else Path(calibration_cache),
         )
         done = compile_model(original, feeds, options, bar)
     return Outcome(done.run.model, _compile_report(model, original, done, feeds), done.plan)

@@ -39,6 +39,12 @@ TARGETS = {
 }
 """What a model can be folded for."""
 
+CALIBRATIONS = (
+    *("search", "min-max", "moving-average", "percentile", "standard-deviation"),
+    *("winsorized", "entropy", "mse", "auto"),
+)
+"""How activation ranges can be found."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Reports errors as every other error: one line, exit code 2."""
@@ -210,9 +216,17 @@ def _compile(parser: argparse.ArgumentParser) -> None:
     _budget(parser)
     parser.add_argument(
         "--calibration",
-        choices=("auto", "min-max", "percentile"),
-        default="auto",
-        help="how activation ranges are found (default: auto, the better of both)",
+        metavar="METHOD",
+        default=CALIBRATIONS[0],
+        help=f"how activation ranges are found: {', '.join(CALIBRATIONS)}; options in braces, like "
+        "percentile{percentile=99.9} (default: search, the better of min-max and percentile)",
+    )
+    parser.add_argument(
+        "--calibration-cache",
+        type=Path,
+        metavar="FILE",
+        help="a .json or .npz that keeps the ranges for the next compilation of the same model "
+        "with the same data",
     )
     parser.add_argument(
         "--keep-slower",

@@ -42,6 +42,7 @@ def compile(options: argparse.Namespace) -> int:
             target=options.target,
             budget=options.budget,
             calibration=options.calibration,
+            calibration_cache=options.calibration_cache,
             keep_slower=options.keep_slower,
             reduce_range=options.reduce_range,
             costs=options.costs,
@@ -313,7 +314,8 @@ def _list_passes(*, as_json: bool) -> int:
 def _check_places(options: argparse.Namespace) -> None:
     """Refuse, before the work, to write where it will not do or where an input lies."""
     named = vars(options)
-    files = [path for path in (named.get("output"), named.get("save_plan")) if path is not None]
+    written = (named.get(each) for each in ("output", "save_plan", "calibration_cache"))
+    files = [path for path in written if path is not None]
     folders = [named.get("report"), named.get("dump"), named.get("reproducer")]
     script = str(named.get("data") or "").rpartition(":")[0]
     inputs = [

@@ -11,7 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.errors import InvalidModelError, UsageError
-from onnxfold.runtime.calibrate.calibrate import CalibrationMethod, calibrate
+from onnxfold.runtime.calibrate.calibrate import calibrate, collect
+from onnxfold.runtime.calibrate.methods import METHODS
 
 Parse = Callable[..., ir.Model]
 Feed = dict[str, npt.NDArray[Any]]
@@ -52,21 +53,53 @@ def test_percentile_cuts_outliers_and_100_is_min_max(parse: Parse) -> None:
             yield feed
 
     whole = calibrate(parse(MODEL), ["x"], feeds())
-    cut = calibrate(parse(MODEL), ["x"], feeds(), method="percentile", percentile=95.0)
-    everything = calibrate(parse(MODEL), ["x"], feeds(), method="percentile", percentile=100.0)
+    cut = calibrate(parse(MODEL), ["x"], feeds(), method="percentile{percentile=95}")
+    everything = calibrate(parse(MODEL), ["x"], feeds(), method="percentile{percentile=100}")
     assert whole["x"][1] == 50.0
     assert cut["x"][1] < 5.0
     assert everything == whole
 
 
-@pytest.mark.parametrize("method", ["min-max", "percentile"])
-def test_shards_merge_to_the_same_bits(parse: Parse, method: CalibrationMethod) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_two_shards_and_eight_merge_to_the_same_bits(parse: Parse, method: str) -> None:
     model = parse(MODEL)
-    feeds = list(_feeds(8))
-    options: dict[str, Any] = {"method": method, "percentile": 100.0}
-    whole = calibrate(model, ["m", "r"], feeds, **options)
-    halves = [calibrate(model, ["m", "r"], feeds[i::2], **options) for i in (0, 1)]
-    assert halves[0].union(halves[1]) == whole
+    feeds = list(_feeds(25))
+    whole = calibrate(model, ["x", "m", "r"], feeds, method=method)
+    for count in (2, 8):
+        merged, *others = (
+            collect(model, ["x", "m", "r"], feeds[i::count], method=method, shard=(i, count))
+            for i in range(count)
+        )
+        for each in reversed(others):
+            merged.merge(each)
+        assert merged.ranges().to_text() == whole.to_text()
+
+
+def test_shards_of_different_calibrations_do_not_merge(parse: Parse) -> None:
+    model, feeds = parse(MODEL), list(_feeds())
+    first = collect(model, ["m"], feeds, method="percentile")
+    for tensor, method in (("m", "percentile{percentile=99}"), ("r", "percentile"), ("m", "mse")):
+        with pytest.raises(UsageError, match="same method, same tensors"):
+            first.merge(collect(model, [tensor], feeds, method=method))
+
+
+def test_the_sample_of_a_shard_is_named_by_its_number_in_all_data(parse: Parse) -> None:
+    feeds = list(_feeds(9))
+    feeds[7]["x"][0, 0] = np.nan
+    with pytest.raises(InvalidModelError, match=r"'x' has NaN on calibration sample 7"):
+        collect(parse(MODEL), ["x"], feeds[1::3], shard=(1, 3))
+
+
+def test_bounded_operators_have_their_bounds_and_are_not_observed(parse: Parse) -> None:
+    model = parse("""
+    g (float[N,4] x) => (float[N,4] y) {
+      s = Sigmoid(x) t = Tanh(x) p = Softmax(x) y = Neg(x)
+    }""")
+    feeds = [{"x": np.full((2, 4), 0.5, np.float32)}]
+    ranges = calibrate(model, ["s", "t", "p", "y"], feeds)
+    expected = {"s": (0.0, 1.0), "t": (-1.0, 1.0), "p": (0.0, 1.0), "y": (-0.5, -0.5)}
+    assert dict(ranges) == expected
+    assert set(collect(model, ["s", "t", "p", "y"], feeds).observers) == {"y"}
 
 
 def test_the_model_is_not_changed(parse: Parse) -> None:
@@ -92,10 +125,10 @@ def test_a_tensor_that_was_always_empty_is_left_out_with_a_note(parse: Parse) ->
     assert ranges.notes == ("tensor 'm' was always empty",)
 
 
-@pytest.mark.parametrize("method", ["min-max", "percentile"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite")])
 def test_nan_and_infinity_name_tensor_and_sample(
-    parse: Parse, method: CalibrationMethod, value: float, word: str
+    parse: Parse, method: str, value: float, word: str
 ) -> None:
     def feeds() -> Iterator[Feed]:
         for index, feed in enumerate(_feeds()):
@@ -116,12 +149,6 @@ def test_an_unknown_tensor_is_an_error_with_a_suggestion(parse: Parse) -> None:
 def test_no_data_is_an_error(parse: Parse) -> None:
     with pytest.raises(UsageError, match="calibration data is empty"):
         calibrate(parse(MODEL), ["m"], [])
-
-
-@pytest.mark.parametrize("percentile", [0.0, 50.0, 100.1])
-def test_a_percentile_out_of_range_is_an_error(parse: Parse, percentile: float) -> None:
-    with pytest.raises(UsageError, match="percentile"):
-        calibrate(parse(MODEL), ["m"], _feeds(), percentile=percentile)
 
 
 def test_progress_hears_every_feed(parse: Parse) -> None:

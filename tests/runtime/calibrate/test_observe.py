@@ -12,9 +12,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.errors import InvalidModelError, UsageError
-from onnxfold.runtime.calibrate.min_max import MinMax
+from onnxfold.runtime.calibrate.extremes import Extremes
+from onnxfold.runtime.calibrate.histogram import Histogram
 from onnxfold.runtime.calibrate.observe import AHEAD, observe
-from onnxfold.runtime.calibrate.percentile import Histogram
 from onnxfold.runtime.session import REFERENCE, Session
 
 Parse = Callable[..., ir.Model]
@@ -34,7 +34,7 @@ def _feeds(count: int = 24) -> Iterator[Feed]:
 def test_counts_and_extremes_are_those_of_one_feed_after_the_other(parse: Parse) -> None:
     names = ["x", "h", "y"]
     counted = observe(parse(MODEL), names, Histogram, _feeds())
-    extremes = observe(parse(MODEL), names, MinMax, _feeds())
+    extremes = observe(parse(MODEL), names, Extremes, _feeds())
     expected = {name: Histogram() for name in names}
     model = parse(MODEL)
     model.graph.outputs.insert(0, model.graph[0].outputs[0])
@@ -56,7 +56,7 @@ def test_a_reader_may_use_its_array_again(parse: Parse) -> None:
             yield {"x": x}
             x[...] = 1000
 
-    assert observe(parse(MODEL), ["x"], MinMax, feeds())["x"].range() == (1.0, 9.0)
+    assert observe(parse(MODEL), ["x"], Extremes, feeds())["x"].range() == (1.0, 9.0)
 
 
 def test_the_first_bad_feed_is_named_though_a_later_one_fails_sooner(parse: Parse) -> None:
@@ -64,12 +64,12 @@ def test_the_first_bad_feed_is_named_though_a_later_one_fails_sooner(parse: Pars
     slow[-1, -1] = np.inf
     arrays = [np.zeros((1, 1), np.float32), slow, np.full((1, 1), np.nan, np.float32)]
     with pytest.raises(InvalidModelError, match=r"'x' has infinite values on .* sample 1;"):
-        observe(parse(MODEL), ["x"], MinMax, ({"x": array} for array in arrays))
+        observe(parse(MODEL), ["x"], Extremes, ({"x": array} for array in arrays))
 
 
 def test_a_feed_that_does_not_fit_is_an_error(parse: Parse) -> None:
     with pytest.raises(UsageError, match="wants float32"):
-        observe(parse(MODEL), ["h"], MinMax, [{"x": np.zeros((1, 1), np.int32)}])
+        observe(parse(MODEL), ["h"], Extremes, [{"x": np.zeros((1, 1), np.int32)}])
 
 
 def test_an_error_of_the_reader_arrives_as_it_is(parse: Parse) -> None:
@@ -78,7 +78,7 @@ def test_an_error_of_the_reader_arrives_as_it_is(parse: Parse) -> None:
         raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        observe(parse(MODEL), ["h"], MinMax, feeds())
+        observe(parse(MODEL), ["h"], Extremes, feeds())
 
 
 def test_reading_stays_in_the_calling_thread_and_a_few_feeds_ahead(parse: Parse) -> None:

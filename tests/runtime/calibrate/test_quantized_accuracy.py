@@ -16,6 +16,7 @@ from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.calibrate.methods import METHODS
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
 
 OPTIMIZED = SessionConfig("optimized", optimize=True, threads=1)
@@ -41,13 +42,13 @@ def _prepared(fixtures_dir: Path, name: str) -> ir.Model:
     return Pipeline(parse_passes(PREPARE)).run(model).model
 
 
-@pytest.mark.parametrize("method", ["min-max", "percentile"])
+@pytest.mark.parametrize("method", ["min-max", "percentile{percentile=99.99}"])
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("activations", ["u8", "s8"])
 @pytest.mark.parametrize("name", ["conv_net", "mobile_net", "transformer", "constant_nodes"])
 def test_fixtures_keep_their_outputs(
     name: str,
-    method: Any,
+    method: str,
     per_channel: bool,
     activations: Any,
     fixtures_dir: Path,
@@ -56,7 +57,7 @@ def test_fixtures_keep_their_outputs(
     model = _prepared(fixtures_dir, name)
     tensors = tensors_to_observe(model, PlacementOptions())
     data = [random_feed(model, seed) for seed in range(16)]
-    ranges = calibrate(model, tensors, data, method=method, percentile=99.99)
+    ranges = calibrate(model, tensors, data, method=method)
     assert list(ranges) == sorted(tensors)
     quantized = model.clone()
     InsertQdq(ranges, activations, per_channel=per_channel).run(quantized)
@@ -64,6 +65,19 @@ def test_fixtures_keep_their_outputs(
     expected = _outputs(model, feeds, REFERENCE)
     for config in (REFERENCE, OPTIMIZED):
         assert _sqnr(expected, _outputs(quantized, feeds, config)) > 25, config.name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_is_near_its_float_self_by_every_method(
+    method: str, fixtures_dir: Path, random_feed: RandomFeed
+) -> None:
+    model = _prepared(fixtures_dir, "conv_net")
+    tensors = tensors_to_observe(model, PlacementOptions())
+    ranges = calibrate(model, tensors, [random_feed(model, s) for s in range(16)], method=method)
+    feeds = [random_feed(model, 100 + seed) for seed in range(4)]
+    expected = _outputs(model, feeds, REFERENCE)
+    InsertQdq(ranges).run(model)
+    assert _sqnr(expected, _outputs(model, feeds, REFERENCE)) > 22
 
 
 def test_ranges_of_a_full_placement_serve_any_selection(

@@ -1,4 +1,4 @@
-"""MinMax: streaming equals looking at everything at once; NaN and infinity are seen."""
+"""Extremes: streaming equals looking at everything at once; NaN and infinity are seen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxfold.runtime.calibrate.min_max import MinMax
+from onnxfold.runtime.calibrate.extremes import Extremes
 
 arrays = hnp.arrays(
     np.float32,
@@ -25,10 +25,10 @@ arrays = hnp.arrays(
 @settings(deadline=None, max_examples=50)
 @given(st.lists(arrays, min_size=1))
 def test_streaming_equals_everything_at_once(shards: list[npt.NDArray[Any]]) -> None:
-    one, merged = MinMax(), MinMax()
+    one, merged = Extremes(), Extremes()
     for shard in shards:
         one.update(shard)
-        other = MinMax()
+        other = Extremes()
         other.update(shard)
         merged.merge(other)
     everything = np.concatenate([shard.reshape(-1) for shard in shards])
@@ -46,13 +46,13 @@ def test_what_is_not_finite_is_an_error_wherever_it_is(
     values = np.zeros(1000, np.float32)
     values[position] = value
     with pytest.raises(ValueError, match=word):
-        MinMax().update(values)
+        Extremes().update(values)
 
 
 def test_which_zero_is_kept_does_not_depend_on_the_order() -> None:
     zeros = np.array([0.0, -0.0, 0.0], np.float32)
     for values in permutations(zeros):
-        seen = MinMax()
+        seen = Extremes()
         for value in values:
             seen.update(np.array([value]))
         assert math.copysign(1, seen.low) == math.copysign(1, seen.high) == 1
