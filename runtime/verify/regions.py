@@ -176,8 +176,8 @@ class _Pair:
     def _is_changed(self, name: str) -> bool:
         node = self.new[name].producer()
         original = self.old[self.shared[name]].producer()
-        if node is None:
-            return False
+        if node is None or not (self.new[name].uses() or self.new[name].is_graph_output()):
+            return False  # what nothing reads need not be what it was
         return original is None or not self._same_node(node, original)
 
     def _same_node(self, node: ir.Node, original: ir.Node) -> bool:
@@ -360,7 +360,10 @@ def _bytes(value: ir.Value, batch: int) -> int:
 
 
 def _value(array: Array, *, recoded: bool) -> Array:
-    return (array.astype(np.int16) + _RECODING_SHIFT).astype(np.uint8) if recoded else array
+    if not recoded:
+        return array
+    # numpy makes a scalar of a sum of rank 0, which is nothing that can be fed.
+    return np.asarray(array.astype(np.int16) + _RECODING_SHIFT).astype(np.uint8)
 
 
 def _code_step(value: ir.Value) -> float | None:
