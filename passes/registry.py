@@ -39,6 +39,7 @@ PASSES: dict[str, str] = {
     "remove-redundant-expand": "fuse.redundant_expand:RemoveRedundantExpand",
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
     # quantize
+    "correct-bias": "quantize.correct_bias:CorrectBias",
     "equalize": "quantize.equalize:Equalize",
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold

@@ -65,7 +65,7 @@ def region_inputs(graph: ir.Graph, targets: Iterable[str], borders: Collection[s
         if node in seen:
             continue
         seen.add(node)
-        for value in _reads(node, graph):
+        for value in values_read(node, graph):
             if value.name in borders:
                 found.add(value.name or "")
             elif value.name in producers:
@@ -79,7 +79,7 @@ def named_values(graph: ir.Graph) -> dict[str, ir.Value]:
     return {value.name or "": value for value in (*graph.inputs, *computed)}
 
 
-def _reads(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+def values_read(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
     """The values of ``graph`` that ``node`` reads, those its bodies capture included."""
     bodies = [each for body in iterate_graphs(node) for each in (body, *nested_graphs(body))]
     inner = [value for body in bodies for each in body for value in each.inputs]
