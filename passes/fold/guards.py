@@ -119,10 +119,11 @@ def _broadcast_shape(scale: Array, dequantize: ir.Node) -> tuple[int, ...] | Non
     """The shape in which the scale is multiplied; None where the rank is not known."""
     if scale.dtype != np.float32 or scale.ndim > 1:
         return None
-    if scale.size == 1:
-        return ()
     values = (dequantize.inputs[0], dequantize.outputs[0])
     shapes = [each.shape for each in values if each is not None and each.shape is not None]
+    if scale.size == 1:
+        # Of full rank: another fold would take a scalar factor back into the DequantizeLinear.
+        return (1,) * len(shapes[0]) if shapes else ()
     if not shapes:
         return None
     rank = len(shapes[0])

@@ -240,11 +240,19 @@ def _has_another_step(quantize: ir.Node | None, types: TypeState) -> bool:
 
 def _has_scales_per_channel(node: ir.Node) -> bool:
     """Whether an activation that ``node`` reads or writes has one scale a channel."""
+    if node.op_type in ("Add", "Mul") and any(_is_float(each) for each in node.inputs):
+        return False  # a float constant beside it, and no integer kernel takes them
     pairs = [each.dequantize for each in sources(node)]
     after = quantize_after(node)
     pairs += [] if after is None else [after]
     scales = [constant_array(each.inputs[1]) for each in pairs]
     return any(scale is None or scale.size != 1 for scale in scales)
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    """Whether ``value`` is a constant of real numbers."""
+    array = constant_array(value)
+    return array is not None and array.dtype.kind == "f"
 
 
 def _source(node: ir.Node, index: int, passed: frozenset[str]) -> Source | None:
