@@ -90,5 +90,5 @@ class Plan:
         if sha256 != self.model_sha256:
             raise UsageError(
                 f"the plan was made for another model (sha256 {self.model_sha256[:12]}..., this "
-                f"one is {sha256[:12]}...); compile without --plan"
+                f"one is {sha256[:12]}...); leave out --plan"
             )

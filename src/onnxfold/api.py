@@ -90,6 +90,12 @@ class Outcome:
     report: Report
     plan: Plan | None = None
 
+    def __repr__(self) -> str:
+        """One line: a graph and its report would fill the screen."""
+        nodes = sum(1 for _ in self.model.graph)
+        verdict = "passed" if self.report.passed else "not passed"
+        return f"Outcome({self.report.command}: {verdict}, {nodes:,} nodes)"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, all of it or nothing.
 
@@ -181,6 +187,8 @@ def fold(
     """
     if target != "ort" and (measure or relax or costs is not None):
         raise UsageError(f"costs, measuring and relaxing are for target ort, not {target}")
+    if plan is not None and (measure or relax or costs is not None):
+        raise UsageError("a plan holds its choices: leave out costs, measuring and relaxing")
     if reduce_range and (measure or relax or plan is not None):
         raise UsageError("reduced weights do not go with measuring, relaxing or a plan")
     original = load_model(model)
@@ -194,6 +202,7 @@ def fold(
     if plan is not None:
         loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
         loaded.check_model(model_facts(original).sha256)
+        _check_target(loaded, target)
         chosen = FoldChoice("", loaded.passes)
     elif measure or relax:
         clock = make_clock(feeds, bar)
@@ -219,6 +228,17 @@ def tune(*, progress: Progress | None = None) -> CostTable:
     bar = progress or Silent()
     bar.stage("measuring kernels", STEPS)
     return measure_costs(bar.advance)
+
+
+def _check_target(plan: Plan, target: Target) -> None:
+    """Refuse to replay a plan for a target that is not the one asked for."""
+    planned = {each.target for each in plan.passes if isinstance(each, FoldQdq)}
+    # "ort" is also what is asked for where nothing is: the plan decides then.
+    if target != "ort" and planned and target not in planned:
+        raise UsageError(
+            f"the plan is for target {', '.join(sorted(planned))}, not {target}; leave out --plan "
+            "or --target"
+        )
 
 
 def _require_integers(run: VerifiedRun) -> None:
@@ -334,7 +354,7 @@ def verify(
     candidate: Model,
     *,
     data: object = None,
-    contract: Contract | None = None,
+    contract: Contract | str | None = None,
     budget: Budget | str | float | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -344,19 +364,24 @@ def verify(
         reference: The original.
         candidate: The rewritten model.
         data: What to feed; generated if None.
-        contract: What the candidate promises; APPROXIMATE where a budget is given, else
-            REASSOCIATED.
+        contract: What the candidate promises, or its name; APPROXIMATE where a budget is given,
+            else REASSOCIATED. What ``fold`` makes of a model promises INTEGER.
         budget: What may be lost.
         progress: Told how far it is.
 
     Returns:
         The comparison; its verdict says whether the contract holds.
+
+    Raises:
+        UsageError: There is no such contract, or the data do not fit.
+        InvalidModelError: A model is missing, broken or hostile.
     """
+    promise = _contract(contract)
     original, rewritten = load_model(reference), load_model(candidate)
     feeds = feeds_for(original, data)
     default = Contract.REASSOCIATED if budget is None else Contract.APPROXIMATE
     (progress or Silent()).stage("comparing")
-    found = compare_models(original, rewritten, feeds, contract or default, _budget(budget))
+    found = compare_models(original, rewritten, feeds, promise or default, _budget(budget))
     return replace(
         found,
         reference=_name(reference, found.reference),
@@ -479,6 +504,15 @@ def _budget(budget: Budget | str | float | None) -> Budget:
     if budget is None:
         return Budget()
     return budget if isinstance(budget, Budget) else Budget.from_text(str(budget))
+
+
+def _contract(contract: Contract | str | None) -> Contract | None:
+    if contract is None or isinstance(contract, Contract):
+        return contract
+    names = [each.value for each in Contract]
+    if contract not in names:
+        raise UsageError(f"no contract '{contract}'; there are {', '.join(names)}")
+    return Contract(contract)
 
 
 def _source_facts(model: Model, loaded: ir.Model) -> Any:

@@ -35,7 +35,7 @@ TARGETS = {
     "ort": "integer operators of ONNX Runtime (com.microsoft allowed)",
     "standard": "integer operators of ai.onnx only",
     "integer": "no float at all between codes, scales neither: for microcontrollers and NPUs",
-    "qdq": "canonical QuantizeLinear/DequantizeLinear for TensorRT, OpenVINO, QNN, NNAPI",
+    "qdq": "canonical QuantizeLinear/DequantizeLinear for OpenVINO, QNN, NNAPI",
 }
 """What a model can be folded for."""
 
@@ -280,7 +280,8 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         "--contract",
         choices=("exact", "reassociated", "integer", "approximate", "additive"),
         default=None,
-        help="what the candidate promises (default: approximate with --budget, else reassociated)",
+        help="what the candidate promises (default: approximate with --budget, else reassociated; "
+        "what fold makes of a model promises integer)",
     )
     _budget(parser)
     parser.add_argument(

@@ -10,7 +10,6 @@ from typing import Any
 from onnxfold import api
 from onnxfold.console import ProgressBars, print_json, print_line, print_table
 from onnxfold.explaining import print_explanation, print_islands, print_remarks
-from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
 from onnxfold.passes.instruments import (
     CrashReproducer,
@@ -140,7 +139,7 @@ def verify(options: argparse.Namespace) -> int:
             options.reference,
             options.candidate,
             data=options.data,
-            contract=Contract(options.contract) if options.contract else None,
+            contract=options.contract,
             budget=options.budget,
             progress=progress,
         )

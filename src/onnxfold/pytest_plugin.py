@@ -27,12 +27,10 @@ def assert_equivalent() -> Callable[..., Comparison]:
 
     def check(reference: Any, candidate: Any, **options: Any) -> Comparison:
         # Imported late: pytest loads this plugin in every project that has onnxfold installed.
-        from onnxfold import Contract, verify
+        from onnxfold import verify
 
         __tracebackhide__ = True
-        contract = options.pop("contract", None)
-        named = Contract(contract) if isinstance(contract, str) else contract
-        comparison = verify(reference, candidate, contract=named, **options)
+        comparison = verify(reference, candidate, **options)
         if not comparison.verdict.passed:
             reasons = "\n  ".join(comparison.verdict.reasons)
             pytest.fail(f"not equivalent:\n  {reasons}", pytrace=False)

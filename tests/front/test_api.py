@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -215,3 +216,14 @@ def test_target_integer_is_all_integers_or_an_error() -> None:
     with pytest.raises(UsageError, match=r"target integer cannot compute .*LayerNormalization"):
         onnxfold.fold(model, target="integer")
     assert onnxfold.fold(model, target="standard").report.to_json()["verdict"]["passed"]
+
+
+def test_a_contract_goes_by_name_too(conv_net: Path) -> None:
+    assert onnxfold.verify(conv_net, conv_net, contract="integer").verdict.passed
+    with pytest.raises(UsageError, match="no contract 'integr'; there are exact, "):
+        onnxfold.verify(conv_net, conv_net, contract="integr")
+
+
+def test_an_outcome_prints_as_one_line(conv_net: Path) -> None:
+    shown = repr(onnxfold.optimize(conv_net))
+    assert re.fullmatch(r"Outcome\(optimize: passed, \d+ nodes\)", shown)

@@ -63,3 +63,14 @@ def test_measured_choices_are_replayed_from_the_plan(tmp_path: Path, fixtures_di
 def test_choices_are_for_onnxruntime(tmp_path: Path, fixtures_dir: Path) -> None:
     with pytest.raises(UsageError, match="for target ort, not qdq"):
         api.fold(fixtures_dir / _MODEL, target="qdq", measure=True)
+
+
+def test_a_plan_leaves_nothing_to_choose(tmp_path: Path, fixtures_dir: Path) -> None:
+    model = fixtures_dir / _MODEL
+    plan = api.fold(model, target="standard").plan
+    again = api.fold(model, plan=plan).model
+    assert "QLinearAdd" not in {node.op_type for node in again.graph}
+    with pytest.raises(UsageError, match="is for target standard, not qdq"):
+        api.fold(model, target="qdq", plan=plan)
+    with pytest.raises(UsageError, match="a plan holds its choices"):
+        api.fold(model, measure=True, plan=plan)
