@@ -174,7 +174,7 @@ def _evidence(evidence: dict[str, Any]) -> str:
     status, regions = evidence["verdict"]["status"], evidence.get("regions")
     if not regions:
         return status
-    seen = f"{regions['checked']} of {regions['regions']} regions, {regions['elements']} numbers"
+    seen = f"{regions['checked']} of {regions['regions']} regions, {regions['elements']:,} numbers"
     return f"{status}; {seen}: {regions['mismatches']} differ, {regions['ties']} more by ties"
 
 
@@ -224,7 +224,7 @@ def _remarks(remarks: list[dict[str, Any]]) -> list[str]:
         for group in groups[:_MAX_ISLANDS]
     ]
     header = ("operator", "nodes", "reason", "what would change it")
-    title = f"## Left as it was: {len(remarks)}"
+    title = f"## Remarks of passes: {len(remarks)}"
     return [title, "", *table(header, rows), *_more(len(groups) - len(rows))]
 
 

@@ -56,6 +56,7 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
     yield f"size: {source['bytes']:,} -> {result['bytes']:,} bytes"
     share = result["census"]["integer_share"]
     yield f"in integer operators: {share:.1%} of the multiply-accumulates{_form(result, share)}"
+    yield from _operator_by_operator(report)
     if report["data"].get("generated"):
         yield "inputs were generated: give --data for evidence on your own"
     if not report["data"].get("held_out", True):
@@ -70,6 +71,17 @@ def state(report: dict[str, Any]) -> str:
     if not report["verdict"]["passed"]:
         return "inconclusive"
     return "passed" if report["equivalence"] else "numbers not checked"
+
+
+def _operator_by_operator(report: dict[str, Any]) -> Iterator[str]:
+    """What a fold changed before errors add up: it explains the differences of the outputs."""
+    for row in report["passes"]:
+        found = row["evidence"].get("regions")
+        if found:
+            yield (
+                f"operator by operator: {found['mismatches']:,} of {found['elements']:,} numbers "
+                f"differ, {found['ties']:,} more by ties"
+            )
 
 
 def _status(row: dict[str, Any]) -> str:

@@ -40,11 +40,11 @@ def print_islands(islands: list[dict[str, Any]]) -> None:
 
 
 def print_remarks(remarks: list[dict[str, Any]]) -> None:
-    """What passes left as it was (as in a report), grouped."""
+    """What passes say beyond islands (as in a report), grouped."""
     groups = group_remarks(remarks)
     if not groups:
         return
-    print_line(f"left as it was: {len(remarks)}")
+    print_line(f"remarks of passes: {len(remarks)}")
     for group in groups[:_MAX_ROWS]:
         advice = f" ({group.advice})" if group.advice else ""
         print_item(f"{group.op_type}: {group.reason}{advice}", first="  ", rest=4)

@@ -69,7 +69,7 @@ def test_an_island_says_what_it_costs_and_what_would_change_it() -> None:
     assert "## Left in float: 1 island, 1 float operator, 12.5% of the run time" in text
     assert "| 12.5% | can be changed | Conv, with QuantizeLinear |" in text
     assert "| Conv: no output scale | add a Q |" in text
-    assert "## Left as it was: 1" in text
+    assert "## Remarks of passes: 1" in text
     assert "| Div | s | needs opset 13 | run upgrade-opset |" in text
 
 

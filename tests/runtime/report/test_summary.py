@@ -27,6 +27,7 @@ def report(**changes: Any) -> dict[str, Any]:
     facts = {"path": "m.onnx", "bytes": 1000, "census": census}
     document: dict[str, Any] = {
         "decisions": [],
+        "passes": [],
         "latency": {},
         "task": {},
         "source": facts,
@@ -76,3 +77,10 @@ def test_a_qdq_model_is_not_called_float() -> None:
 def test_nothing_unchecked_is_called_passed(passed: bool, equivalence: Any, text: str) -> None:
     verdict: dict[str, Any] = {"passed": passed, "reasons": []}
     assert state(report(verdict=verdict, equivalence=equivalence)).startswith(text)
+
+
+def test_a_fold_says_what_it_changed_operator_by_operator() -> None:
+    fold = row("fold-qdq{target=qdq}", 3)
+    fold["evidence"]["regions"] = {"mismatches": 3, "elements": 459128, "ties": 7}
+    expected = "operator by operator: 3 of 459,128 numbers differ, 7 more by ties"
+    assert expected in list(summary(report(passes=[row("a", 1), fold])))
