@@ -54,6 +54,8 @@ def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = Fal
             continue
         if is_dequantize(node):
             _write_zero_point(node, plan, rewriter)
+        if node.domain == "" and node.op_type == "Transpose":
+            _write_permutation(node, rewriter)
         if node.domain == "" and node.op_type in PROPAGATED:
             _pair_after(node, plan, rewriter)
             _move_sums(node, plan, rewriter)
@@ -176,6 +178,19 @@ def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     with rewriter.step("guard-zero-point", node):
         name = f"{node.outputs[0].name}_zero_point"
         rewriter.set_input(node, 2, rewriter.constant(node, affine.zero_point, name=name))
+
+
+def _write_permutation(node: ir.Node, rewriter: Rewriter) -> None:
+    """Write the permutation of a Transpose down, where it reverses the dimensions.
+
+    Behind a DequantizeLinear with one scale a channel, ONNX Runtime 1.23 looks for it while it
+    optimizes, and aborts the process.
+    """
+    rank = _rank(node.outputs[0])
+    if "perm" in node.attributes or rank is None:
+        return
+    with rewriter.step("guard-transpose", node):
+        rewriter.set_attribute(node, "perm", tuple(reversed(range(rank))))
 
 
 def _move_sums(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:

@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxfold.passes.errors import ExecutionError
 from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig, version
 
 _GRID = "float s = {0.05}, uint8 z = {120}, float t = {0.1}, uint8 u = {0}"
@@ -431,3 +433,22 @@ def test_what_is_read_right_is_not_guarded(parse: Callable[..., ir.Model]) -> No
     )
     FoldQdq("qdq").run(model)
     assert "Mul" not in {node.op_type for node in model.graph}
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "qdq", "integer"])
+def test_a_transpose_of_dequantized_channels_says_its_permutation(
+    target: str, parse: Callable[..., ir.Model]
+) -> None:
+    """Optimizing one that does not, ONNX Runtime 1.23 aborts: only the folded one can be tried."""
+    model = parse(
+        f"agraph (float[8,4] q) => (float[8,4] y) <{_W4}>"
+        "{ v = DequantizeLinear <axis = 0> (w, sw, zw) i = Identity (v) m = Transpose (i)"
+        " y = MatMul (q, m) }"
+    )
+    feed = _feed(model)
+    wanted = Session(model, REFERENCE).run(feed)["y"]
+    Pipeline(parse_passes(f"infer-shapes,fold-qdq{{target={target}}}")).run(model)
+    for node in model.graph:
+        assert node.op_type != "Transpose" or node.attributes.get_ints("perm") == (1, 0)
+    got = Session(model, DEPLOYMENT).run(feed)["y"]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
