@@ -166,15 +166,15 @@ def main() -> int:
         print(json.dumps(measure(arguments.worker[0], int(arguments.worker[1]))))
         return 0
     tools = arguments.tool or _all_tools()
-    rows = [_in_process(tool, count) for tool in tools for count in (SHORT, LONG)]
+    rows = (_in_process(tool, count) for tool in tools for count in (SHORT, LONG))
     if arguments.json:
-        print(json.dumps({"benchmark": "calibration", "rows": rows}, indent=1))
+        print(json.dumps({"benchmark": "calibration", "rows": list(rows)}, indent=1))
         return 0
     print(f"calibration, {CONVOLUTIONS} convolutions of {CHANNELS} channels at {SIDE}x{SIDE}")
     print(f"{'':28}{'samples':>8}{'x plain inference':>20}{'x its CPU':>12}{'added peak MiB':>16}")
     for row in rows:
         times = f"{row['multiple']:20.2f}{row['cpu_multiple']:12.2f}"
-        print(f"{row['tool']:28}{row['samples']:8}{times}{row['added_mib']:16.1f}")
+        print(f"{row['tool']:28}{row['samples']:8}{times}{row['added_mib']:16.1f}", flush=True)
     return 0
 
 

@@ -296,11 +296,13 @@ class _Damage:
         builder: _Builder,
         judge: QualityJudge,
         layers: Mapping[str, str],
+        calibration: str,
         progress: Progress,
     ) -> None:
         self._builder = builder
         self._judge = judge
         self._layers = layers
+        self._choice = Choice("", _LINEAR, calibration=calibration)
         self._progress = progress
         self._announced = False
 
@@ -309,7 +311,7 @@ class _Damage:
             self._progress.stage("ranking the layers by damage", len(self._layers))
             self._announced = True
         others = [name for name in self._layers if name != layer]
-        alone = Choice("", _LINEAR).without(others, f"{layer} alone", "to measure another")
+        alone = self._choice.without(others, f"{layer} alone", "to measure another")
         quantized = self._builder.build(alone)
         self._progress.advance()
         return -math.inf if quantized is None else -self._judge(quantized).score
@@ -333,7 +335,7 @@ def _choose(
         judge=judge,
         clock=make_clock(data.evaluation, progress),
         layers=layers,
-        damage=_Damage(builder, quick, layers, progress),
+        damage=_Damage(builder, quick, layers, choices[0].calibration, progress),
         original=model,
         optimized=optimized,
     )
