@@ -8,6 +8,7 @@ memory holds one feed.
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -222,7 +223,8 @@ def _run_wave(
         for output in outputs:
             found[output.node].update(result[output.value.name or ""], output.axis)
         kept = [np.asarray(result[name] if name in result else known[name]) for name in frontier]
-        np.savez(folder / f"{index}.npz", *kept)
+        # Protocol 5 writes arrays as they lie in memory, of every element type there is.
+        (folder / str(index)).write_bytes(pickle.dumps(kept, protocol=5))
         types = {name: _type_of(array) for name, array in zip(frontier, kept, strict=True)}
     return found, types
 
@@ -234,8 +236,7 @@ def _type_of(array: Array) -> ir.TypeAndShape:
 def _stored(folder: Path, names: Sequence[str]) -> Iterator[Mapping[str, Array]]:
     """The values of each feed, from their files, which are removed."""
     for index in range(len(list(folder.iterdir()))):
-        path = folder / f"{index}.npz"
-        with np.load(path) as file:
-            values = {name: file[f"arr_{place}"] for place, name in enumerate(names)}
+        path = folder / str(index)
+        arrays: list[Array] = pickle.loads(path.read_bytes())
         path.unlink()
-        yield values
+        yield dict(zip(names, arrays, strict=True))

@@ -13,7 +13,7 @@ import pytest
 
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import OPTIMIZE
+from onnxfold.passes.presets import OPTIMIZE, TIDY, fold_pass
 from onnxfold.passes.quantize.correct_bias import CorrectBias
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.output_errors import OutputErrors
@@ -36,7 +36,7 @@ def _sqnr(original: ir.Model, candidate: ir.Model, feeds: list[Feed]) -> float:
         for name, values in wanted.items():
             signal += float(np.square(values.astype(np.float64)).sum())
             noise += float(np.square(values.astype(np.float64) - found[name]).sum())
-    return float(10 * np.log10(signal / noise))
+    return float(10 * np.log10(signal / max(noise, 1e-30)))
 
 
 def _quantized(model: ir.Model, feeds: list[Feed], **options: Any) -> ir.Model:
@@ -128,6 +128,19 @@ def test_matrices_with_and_without_a_bias(fixtures_dir: Path, random_feed: Rando
     errors = measure_output_errors(model, quantized, feeds)
     left = measure_output_errors(model, _corrected(quantized, errors), feeds)
     assert _largest(left) < _largest(errors) / 100
+
+
+def test_a_corrected_model_folds_to_no_more_operators(parse: Parse) -> None:
+    model = _weighted(parse, CHAIN, np.random.default_rng(7))
+    rng = np.random.default_rng(8)
+    feeds: list[Feed] = [{"x": rng.uniform(0, 2, (2, 4, 8)).astype(np.float32)} for _ in range(4)]
+    quantized = _quantized(model, feeds, weight_ranges="mse")
+    corrected = _corrected(quantized, measure_output_errors(model, quantized, feeds))
+    fold = parse_passes(f"{fold_pass('ort')},{TIDY}")
+    plain = Pipeline(fold).run(quantized).model
+    better = Pipeline(fold).run(corrected.clone()).model
+    assert [node.op_type for node in better.graph] == [node.op_type for node in plain.graph]
+    assert _sqnr(corrected, better, feeds) > 60
 
 
 def test_feeds_are_read_once_and_the_result_repeats(parse: Parse) -> None:
