@@ -305,8 +305,7 @@ def _scaled_weights(w: Operand, factor: Array, product: _Product) -> Operand | N
     scale = np.asarray(w.type.scale * magnitude, np.float32)
     if not bool(np.all(np.isfinite(scale) & (scale > np.finfo(np.float32).tiny))):
         return None
-    # One zero point serves all channels: accumulation_weights left no other.
-    zeros: Array = np.full(scale.shape, w.type.zero_point.reshape(-1)[0], np.int8)
+    zeros: Array = np.array(np.broadcast_to(w.type.zero_point, scale.shape), np.int8)
     axis = product.weight_axis if scale.ndim else None
     return Operand(AffineType(scale, zeros, w.type.dtype, axis), None, codes)
 
