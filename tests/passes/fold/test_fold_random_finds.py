@@ -96,3 +96,28 @@ def test_transposed_data_is_not_said_to_have_the_shape_of_the_result(
         if node.op_type == "Transpose":
             assert node.outputs[0].shape == ir.Shape([6, 4])
     np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+_COLUMNS = """
+agraph (uint8[4,2] q) => (uint8[4,2] p)
+<float s = {0.0117}, uint8 z = {5}, uint8[2,2] w = {255, 0, 10, 255},
+ float[2] sw = {0.01, 0.02}, uint8[2] zw = {121, 136}, float third = {0.3}, float t = {0.21}>
+{
+  x = DequantizeLinear (q, s, z)
+  m = DequantizeLinear <axis = 1> (w, sw, zw)
+  h = MatMul (x, m)
+  d = Div (h, third)
+  p = QuantizeLinear (d, t, z)
+}
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_zero_point_a_column_survives_a_scaling(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse(_COLUMNS)
+    feed = {"q": np.arange(0, 248, 31, dtype=np.uint8).reshape(4, 2)}
+    wanted = _outputs(model, feed)["p"]
+    FoldQdq(target).run(model)
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
