@@ -5,6 +5,8 @@ data, with a session that is there already and ONNX Runtime's own choice of thre
 same process right before and after each calibration; the median of the rounds is printed. So the
 multiple includes all that a calibration costs besides inference, making its session too. CPU time,
 over all threads, is given beside the time on the clock: other work on the machine changes it less.
+It is a multiple of plain inference on one thread, because threads that wait for each other use CPU
+time, too, which would flatter a calibration.
 Memory is what the first calibration adds to the peak resident size.
 """
 
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,11 +115,14 @@ def measure(tool: str, count: int) -> dict[str, Any]:
 
     proto = build_net()
     session = Session(proto, DEPLOYMENT)
+    alone = Session(proto, replace(DEPLOYMENT, threads=1))
     library, method = tool.split()
     run = calibrate_with_onnxfold if library == "onnxfold" else calibrate_with_onnxruntime
 
     def infer() -> Times:
-        return _times(lambda: [session.run(feed) and None for feed in feeds(count)])
+        clock = _times(lambda: [session.run(feed) and None for feed in feeds(count)])[0]
+        cpu = _times(lambda: [alone.run(feed) and None for feed in feeds(count)])[1]
+        return np.array([clock, cpu])
 
     infer()
     run(proto, method, 2)  # imports and first allocations are not calibration

@@ -104,3 +104,8 @@ def test_without_a_file_it_keeps_ranges_in_memory() -> None:
     cache = CalibrationCache()
     cache.add("min-max", FOUND)
     assert cache.ranges("min-max") == FOUND
+
+
+def test_the_hash_tells_where_a_feed_ends() -> None:
+    x, z = np.zeros(2, np.float32), np.ones(2, np.float32)
+    assert data_hash([{"x": x, "z": z}]) != data_hash([{"x": x}, {"z": z}])
