@@ -94,4 +94,6 @@ def _costs(name: str) -> CostTable | None:
         text = Path(name).read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{name}: cannot read the table of costs: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: no table of costs, but binary; write one with tune") from error
     return read_costs(text, name)

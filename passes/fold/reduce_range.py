@@ -97,7 +97,8 @@ class ReduceRange(Pass):
         with rewriter.step("reduce-range", node):
             if key not in reduced:
                 reduced[key] = _write(weights, factors, rewriter)
-            replaced = [node.inputs[1], *_keep_biases(linear, plan, rewriter)]
+            units = linear.x.type.scale * (written.type.scale * factors)
+            replaced = [node.inputs[1], *_keep_biases(linear, plan, rewriter, units)]
             rewriter.set_input(node, 1, reduced[key])
         for value in replaced:
             _erase_unread(value, rewriter)
@@ -152,10 +153,13 @@ def _write(weights: WrittenWeights, factors: Array, rewriter: Rewriter) -> ir.Va
     )
 
 
-def _keep_biases(linear: Linear, plan: Plan, rewriter: Rewriter) -> Sequence[ir.Value]:
-    """Write quantized biases as the real numbers they are; returns what they replace.
+def _keep_biases(
+    linear: Linear, plan: Plan, rewriter: Rewriter, units: Array
+) -> Sequence[ir.Value]:
+    """Write quantized biases as real numbers; returns what they replace.
 
-    Their scale was that of the old weights, and ONNX Runtime reads some biases by that rule.
+    Their scale was that of the old weights, and ONNX Runtime reads some biases by that rule. They
+    are rounded to ``units``, those of the new weights, as integer kernels will hold them.
     """
     replaced: list[ir.Value] = []
     for node in linear.covered:
@@ -165,6 +169,9 @@ def _keep_biases(linear: Linear, plan: Plan, rewriter: Rewriter) -> Sequence[ir.
             if value is None or known is None or known.codes is None:
                 continue
             real = known.type.dequantize(known.codes)
+            if linear.operator.op_type != "Gemm" and units.size in (1, real.size):
+                steps = np.rint(real.reshape(-1) / units.reshape(-1))
+                real = np.asarray(steps * units.reshape(-1), np.float32).reshape(real.shape)
             constant = rewriter.constant(node, real, name=f"{value.name}_real")
             rewriter.set_input(node, index, constant)
             replaced.append(value)

@@ -20,6 +20,16 @@ _AXES_ARE_INPUTS = 13
 """Since this opset Unsqueeze and Squeeze take their axes as an input."""
 
 
+_HAS_PRODUCTS = (
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT16,
+    ir.DataType.INT32,
+    ir.DataType.INT64,
+)
+"""What ONNX Runtime multiplies matrices of."""
+
+
 @dataclass(frozen=True)
 class _Product:
     """sum over k of left[b, m, k] right[b, k, n], each letter group any number of axes.
@@ -51,8 +61,10 @@ class _Product:
         if equation is None or len(equation.operands) != 2:
             return "it has not two operands of known rank"
         first, second = node.inputs
+        if first is None or first.dtype not in _HAS_PRODUCTS:
+            return "there is no MatMul of its type, or the type is not known"
         (a, b), output = equation.operands, equation.output
-        if first is None or second is None or any(len(set(t)) < len(t) for t in (a, b, output)):
+        if second is None or any(len(set(t)) < len(t) for t in (a, b, output)):
             return "it takes a diagonal"
         if set(a + b) - set(output) - (set(a) & set(b)):
             return "it sums over an axis of one operand alone"

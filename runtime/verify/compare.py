@@ -33,7 +33,7 @@ from onnxfold.runtime.verify.softmax import (
 from onnxfold.runtime.verify.structure import signature_differences
 
 _ORACLE_FEEDS = 64
-_NUDGES = 2
+_NUDGES = 4
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +10,22 @@ import onnx_ir as ir
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.walk import nested_graphs
 
-_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_SCALES = {
+    "DequantizeLinear": (1,),
+    "MatMulIntegerToFloat": (2,),
+    "QGemm": (1, 7),
+    "QLinearAdd": (1, 4, 6),
+    "QLinearAveragePool": (1, 3),
+    "QLinearConv": (1, 6),
+    "QLinearGlobalAveragePool": (1, 3),
+    "QLinearLeakyRelu": (1, 3),
+    "QLinearMatMul": (1, 6),
+    "QLinearMul": (1, 4, 6),
+    "QLinearSigmoid": (1, 3),
+    "QLinearSoftmax": (1, 3),
+    "QuantizeLinear": (1,),
+}
+"""Which inputs are the scales of activations."""
 
 
 def nudge_scales(model: ir.Model, seed: int) -> ir.Model | None:
@@ -32,25 +47,28 @@ def nudge_scales(model: ir.Model, seed: int) -> ir.Model | None:
     # Local functions are left alone: they hold no initializers, and one body serves many calls.
     for graph in (copy.graph, *nested_graphs(copy.graph)):
         for node in tuple(graph):
-            scale = _activation_scale(node)
-            if scale is None:
-                continue
-            value = ir.Value(name=f"nudged_scale_{moved}")
-            value.const_value = ir.tensor(_nudged(scale, seed), name=value.name)
-            graph.register_initializer(value)
-            node.replace_input_with(1, value)
-            moved += 1
+            for index in _scale_inputs(node):
+                scale = constant_array(node.inputs[index])
+                if scale is None or scale.dtype != np.float32:
+                    continue
+                value = ir.Value(name=f"nudged_scale_{moved}")
+                value.const_value = ir.tensor(_nudged(scale, seed), name=value.name)
+                graph.register_initializer(value)
+                node.replace_input_with(index, value)
+                moved += 1
     return copy if moved else None
 
 
-def _activation_scale(node: ir.Node) -> Array | None:
-    """The constant float32 scale of a Q or DQ of something that is computed."""
-    if node.op_type not in _QUANTIZERS or constant_array(node.inputs[0]) is not None:
-        return None
-    scale = constant_array(node.inputs[1])
-    return scale if scale is not None and scale.dtype == np.float32 else None
+def _scale_inputs(node: ir.Node) -> tuple[int, ...]:
+    """The inputs of ``node`` that are scales of something that is computed."""
+    if not node.inputs or constant_array(node.inputs[0]) is not None:
+        return ()
+    found = _SCALES.get(node.op_type, ())
+    return tuple(index for index in found if index < len(node.inputs))
 
 
 def _nudged(scale: Array, seed: int) -> Array:
-    upwards = zlib.crc32(scale.tobytes(), seed) & 1
+    # A checksum of both would give two patterns in all: its parity is linear in the seed.
+    digest = hashlib.blake2b(scale.tobytes(), key=seed.to_bytes(8, "little"), digest_size=1)
+    upwards = digest.digest()[0] & 1
     return np.nextafter(scale, np.float32(np.inf if upwards else 0))

@@ -70,7 +70,10 @@ class Float64Oracle:
         copy = exposed(model, softmaxes)
         _widen(copy)
         self._names = dict(softmaxes)
-        self._evaluator = ReferenceEvaluator(to_proto(copy), new_ops=[GlobalMaxPool])
+        try:
+            self._evaluator = ReferenceEvaluator(to_proto(copy), new_ops=[GlobalMaxPool])
+        except Exception as error:  # no implementation of an operator at this version
+            raise NoOracleError from error
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """The outputs in float64, and the values before softmaxes under their own names.

@@ -24,7 +24,7 @@ from onnxfold.passes.pipeline import Instrument
 from onnxfold.passes.presets import OPTIMIZE, folding
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
-from onnxfold.passes.walk import label
+from onnxfold.passes.walk import all_nodes, label
 from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.driver import (
     SEARCH,
@@ -244,6 +244,12 @@ def _check_target(plan: Plan, target: Target) -> None:
 def _require_integers(run: VerifiedRun) -> None:
     """Refuse a result with float operators between codes: its processor may have no float unit."""
     left = float_ops_between(run.model, strict=True)
+    dynamic = [node for node in all_nodes(run.model) if node.op_type == "DynamicQuantizeLinear"]
+    if dynamic:
+        raise UsageError(
+            f"target integer cannot compute {label(dynamic[0])}: it finds its scale at run time, "
+            "in float; fold with --target standard or ort"
+        )
     if not left:
         return
     reasons = {remark.node: remark.reason for remark in run.remarks}

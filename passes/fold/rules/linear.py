@@ -18,6 +18,7 @@ from onnxfold.passes.fold.accumulate import (
     negated_weights,
 )
 from onnxfold.passes.fold.lowering import Linear, Lowering, Operand, Refusal
+from onnxfold.passes.fold.rules.normalization import batch_norm_step
 from onnxfold.passes.fold.rules.operands import operand, reads
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
@@ -282,6 +283,8 @@ def _channel_step(
         constant = _real_constant(follower.inputs[1 - index], types)
         bias = channel_bias(constant, product.channels, rank=rank, axis=product.axis)
         return None if bias is None else (np.ones(product.channels), bias)
+    if follower.op_type == "BatchNormalization":
+        return batch_norm_step(follower, types) if index == 0 and product.axis == 1 else None
     step = ChannelAffine.match(follower, channels=product.channels, axis=product.axis, rank=rank)
     return None if step is None or step.source is not source else (step.scale, step.shift)
 

@@ -6,10 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.channel_affine import ChannelAffine
-from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.lowering import Function, Lowering, Refusal
-from onnxfold.passes.fold.rules.operands import reads
+from onnxfold.passes.fold.rules.operands import reads, real_constant
 from onnxfold.passes.fold.rules.refusals import touches_quantization
 from onnxfold.passes.fold.rules.rounded import rounded_operand
 from onnxfold.passes.fold.types import Quantized, TypeState
@@ -28,7 +27,7 @@ def batch_norm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     if not isinstance(found, tuple):
         return found
     operand, want = found
-    numbers = _table(node, operand.type)
+    numbers = _table(node, operand.type, types)
     if numbers is None:
         return Refusal("its statistics are not constant, or its channels not known")
     types.put(node.outputs[0], Quantized(want))
@@ -44,17 +43,32 @@ def batch_norm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     )
 
 
-def _table(node: ir.Node, affine: AffineType) -> Array | None:
+def batch_norm_step(node: ir.Node, types: TypeState) -> tuple[Array, Array] | None:
+    """Scale and shift of each channel (float64) of a BatchNormalization at inference.
+
+    None where its parameters are not constant, dequantized or as they are.
+    """
+    constants = [real_constant(value, types) for value in node.inputs[1:5]]
+    gamma, beta, mean, variance = (
+        None if each is None else each.astype(np.float64) for each in constants
+    )
+    if gamma is None or beta is None or mean is None or variance is None:
+        return None
+    if node.attributes.get_int("training_mode", 0):
+        return None
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    return scale, beta - mean * scale
+
+
+def _table(node: ir.Node, affine: AffineType, types: TypeState) -> Array | None:
     """The real results for all codes, [channels, 256]; None where they are not constant."""
-    scale, data = constant_array(node.inputs[1]), node.inputs[0]
-    if scale is None or data is None or data.shape is None:
+    step, data = batch_norm_step(node, types), node.inputs[0]
+    if step is None or data is None or data.shape is None:
         return None
-    step = ChannelAffine.match(node, channels=scale.size, axis=1, rank=len(data.shape))
-    if step is None:
-        return None
+    scale, shift = step
     low, high = affine.limits
     numbers = affine.dequantize(np.arange(low, high + 1)).astype(np.float64)
-    return np.asarray(numbers * step.scale[:, None] + step.shift[:, None], np.float32)
+    return np.asarray(numbers * scale[:, None] + shift[:, None], np.float32)
 
 
 _REASONS = {

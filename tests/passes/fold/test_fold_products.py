@@ -140,3 +140,22 @@ def test_canonical_movement_to_another_scale_is_one_pair(
         "Reshape",
         "QuantizeLinear",
     ]
+
+
+def test_batch_norm_with_dequantized_parameters_folds(
+    parse: Callable[..., ir.Model], evaluate: Callable[..., dict[str, Any]]
+) -> None:
+    """onnxruntime's quantize_static quantizes the scale and the shift of a BatchNormalization."""
+    text = (
+        "agraph (uint8[1,2,3,3] q) => (uint8[1,2,3,3] y) <" + _TYPES + ","
+        " int8[2,2,1,1] w = {1, -20, 30, 4}, float sw = {0.07}, uint8[2] g = {90, 200},"
+        " float sg = {0.01}, uint8 zg = {10}, int8[2] h = {5, -9}, float sh = {0.02},"
+        " int8 zh = {1}, float[2] mean = {0.1, -0.2}, float[2] var = {0.9, 1.3}> {"
+        " x = DequantizeLinear (q, sx, zx) v = DequantizeLinear (w, sw)"
+        " gf = DequantizeLinear (g, sg, zg) hf = DequantizeLinear (h, sh, zh)"
+        " c = Conv (x, v) n = BatchNormalization (c, gf, hf, mean, var)"
+        " y = QuantizeLinear (n, sy, zy) }"
+    )
+    ops = _check(text, "integer", parse, evaluate)
+    assert "BatchNormalization" not in ops
+    assert "DequantizeLinear" not in ops

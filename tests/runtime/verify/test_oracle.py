@@ -89,3 +89,14 @@ def test_large_models_are_not_evaluated(parse: Parse, monkeypatch: pytest.Monkey
     model = parse("g (float[4,4] x) => (float[4,4] y) { y = MatMul(x, x) }")
     with pytest.raises(oracle.NoOracleError):
         oracle.Float64Oracle(model, {})
+
+
+def test_an_operator_newer_than_the_evaluator_knows_has_no_oracle(parse: Parse) -> None:
+    """onnx's reference has no DequantizeLinear of opset 18, which tf2onnx writes."""
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        agraph (uint8[4] q) => (float[4] y) <float s = {0.5}, uint8 z = {3}>
+        { y = DequantizeLinear (q, s, z) }"""
+    )
+    with pytest.raises(oracle.NoOracleError):
+        oracle.Float64Oracle(model, {})
