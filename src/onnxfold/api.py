@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import onnx
 import onnx_ir as ir
 
+from onnxfold.outcome import (
+    COMPARISON_FEEDS,
+    Model,
+    Outcome,
+    Work,
+    compared,
+    display_name,
+    fold_target,
+    source_facts,
+)
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.census import has_codes, integer_weights
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
@@ -19,7 +26,6 @@ from onnxfold.passes.float_ops import float_ops_between
 from onnxfold.passes.fold.costs import CostTable
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.fold.types import is_dequantize, is_quantize
-from onnxfold.passes.islands import Island
 from onnxfold.passes.pipeline import Instrument
 from onnxfold.passes.presets import OPTIMIZE, folding
 from onnxfold.passes.provenance import node_name
@@ -41,14 +47,12 @@ from onnxfold.runtime.compiler.verified import (
     model_facts,
     run_tolerant,
     run_verified,
-    weakest_contract,
 )
 from onnxfold.runtime.explain import Explanation, explain_islands, explain_model
 from onnxfold.runtime.feeds import FeedSource
-from onnxfold.runtime.loading import load_model, save_model
+from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.report.report import Report
-from onnxfold.runtime.report.write import write_report
 from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.tune import STEPS, measure_costs
 from onnxfold.runtime.verify.budget import Budget
@@ -69,59 +73,6 @@ __all__ = [
     "verify",
 ]
 
-_COMPARISON_FEEDS = 64
-"""Feeds on which ``run_passes`` compares end to end; ``verify`` takes all there are."""
-
-Model = str | os.PathLike[str] | onnx.ModelProto | ir.Model
-"""A path, a protobuf or an IR model."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A rewritten model and the evidence for it.
-
-    Attributes:
-        model: The rewritten model.
-        report: Everything that was done, measured and left alone.
-        plan: What was chosen (``compile`` and ``fold``); replay it with their ``plan`` argument.
-    """
-
-    model: ir.Model
-    report: Report
-    plan: Plan | None = None
-
-    def __repr__(self) -> str:
-        """One line: a graph and its report would fill the screen."""
-        nodes = sum(1 for _ in self.model.graph)
-        verdict = "passed" if self.report.passed else "not passed"
-        return f"Outcome({self.report.command}: {verdict}, {nodes:,} nodes)"
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, all of it or nothing.
-
-        Raises:
-            UsageError: The place is not writable.
-        """
-        save_model(self.model, path)
-
-    def save_report(
-        self, directory: str | os.PathLike[str], *, result_path: str | os.PathLike[str] = ""
-    ) -> None:
-        """Write report.json, report.md and, where there is one, plan.json.
-
-        Args:
-            directory: The folder; made where it is missing.
-            result_path: Where the model was written, for the report.
-
-        Raises:
-            UsageError: The folder is not writable.
-        """
-        document = self.report.to_json()
-        document["result"]["path"] = str(result_path)
-        write_report(document, Path(directory))
-        if self.plan is not None:
-            self.plan.save(Path(directory) / "plan.json")
-
 
 def optimize(model: Model, *, data: object = None, progress: Progress | None = None) -> Outcome:
     """Simplify and fuse a float model. A pass that breaks its contract on it is left out.
@@ -140,14 +91,14 @@ def optimize(model: Model, *, data: object = None, progress: Progress | None = N
     feeds = feeds_for(original, data)
     run, kept = run_tolerant(original, parse_passes(OPTIMIZE), feeds, bar)
     try:
-        return _compared(_Work("optimize", model, original, run, kept), feeds, bar)
+        return compared(Work("optimize", model, original, run, kept), feeds, bar)
     except NotEquivalentError:
         # The few feeds of the gates did not show which pass it was: all that are compared do.
         known = {each.name for each in kept}
         left_out = tuple(each for each in run.remarks if each.pass_name not in known)
-        run, kept = run_tolerant(original, kept, feeds, bar, gate_feeds=_COMPARISON_FEEDS)
+        run, kept = run_tolerant(original, kept, feeds, bar, gate_feeds=COMPARISON_FEEDS)
         run = replace(run, remarks=(*run.remarks, *left_out))
-        return _compared(_Work("optimize", model, original, run, kept), feeds, bar)
+        return compared(Work("optimize", model, original, run, kept), feeds, bar)
 
 
 def fold(
@@ -210,7 +161,7 @@ def fold(
     run = run_verified(original, chosen.passes, feeds, bar, budget=limits)
     if target == "integer":
         _require_integers(run)
-    done = _compared(_Work("fold", model, original, run, chosen.passes, limits), feeds, bar)
+    done = compared(Work("fold", model, original, run, chosen.passes, limits), feeds, bar)
     report = replace(done.report, decisions=chosen.decisions)
     written = Plan(model_facts(original).sha256, chosen.passes, chosen.decisions)
     return replace(done, report=report, plan=written)
@@ -292,7 +243,7 @@ def run_passes(
     feeds = feeds_for(original, data) if gates else None
     bar = progress or Silent()
     run = run_verified(original, pipeline, feeds, bar, instruments=instruments)
-    return _compared(_Work("opt", model, original, run, pipeline), feeds, bar)
+    return compared(Work("opt", model, original, run, pipeline), feeds, bar)
 
 
 def compile(
@@ -390,8 +341,8 @@ def verify(
     found = compare_models(original, rewritten, feeds, promise or default, _budget(budget))
     return replace(
         found,
-        reference=_name(reference, found.reference),
-        candidate=_name(candidate, found.candidate),
+        reference=display_name(reference, found.reference),
+        candidate=display_name(candidate, found.candidate),
     )
 
 
@@ -430,63 +381,6 @@ def require_conclusive(comparison: Comparison) -> None:
     raise kind(f"{first}; and {len(others)} more" if others else first)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A pipeline that ran, on its way to becoming an outcome."""
-
-    command: str
-    model: Model
-    original: ir.Model
-    run: VerifiedRun
-    passes: Sequence[Pass]
-    budget: Budget | None = None
-
-
-def _compared(work: _Work, feeds: FeedSource | None, progress: Progress) -> Outcome:
-    """The outcome of a pipeline, compared end to end where there are feeds.
-
-    Raises:
-        NotEquivalentError: The result as a whole is not within the weakest contract of the passes.
-    """
-    run, comparison = work.run, None
-    if feeds is not None:
-        progress.stage("comparing with the original")
-        few = feeds.first(_COMPARISON_FEEDS)
-        contract = weakest_contract(work.passes)
-        comparison = compare_models(work.original, run.model, few, contract, work.budget)
-    verdict = comparison.verdict if comparison else None
-    if verdict is not None and not verdict.passed and not verdict.inconclusive:
-        raise NotEquivalentError("; ".join(verdict.reasons))
-    report = Report(
-        command=work.command,
-        passed=verdict is None or verdict.passed,
-        reasons=verdict.reasons if verdict else ("numbers were not checked",),
-        source=_source_facts(work.model, work.original),
-        result=model_facts(run.model),
-        data=feeds.to_json() if feeds else {},
-        passes=run.rows,
-        equivalence=comparison.to_json() if comparison else {},
-        islands=_islands(run, feeds, _target(work.passes), progress),
-        remarks=run.remarks,
-    )
-    return Outcome(run.model, report)
-
-
-def _islands(
-    run: VerifiedRun, feeds: FeedSource | None, target: str, progress: Progress
-) -> tuple[Island, ...]:
-    """What is left in float beside integers; a model without codes has no islands."""
-    if not has_codes(run.model):
-        return ()
-    progress.stage("timing what is left in float")
-    return explain_islands(run.model, run.remarks, feeds, target)
-
-
-def _target(passes: Sequence[Pass]) -> str:
-    """What the fold among ``passes`` folds for."""
-    return next((each.target for each in passes if isinstance(each, FoldQdq)), "ort")
-
-
 def _nothing_to_fold(model: ir.Model) -> str:
     """Why a fold would do nothing, and what would do something."""
     names = list(integer_weights(model))
@@ -500,10 +394,6 @@ def _nothing_to_fold(model: ir.Model) -> str:
         "nothing to fold: the model holds no QuantizeLinear/DequantizeLinear and no integer "
         "operator; `onnxfold compile` quantizes it"
     )
-
-
-def _name(model: Model, otherwise: str) -> str:
-    return str(model) if isinstance(model, str | os.PathLike) else otherwise
 
 
 def _budget(budget: Budget | str | float | None) -> Budget:
@@ -521,15 +411,6 @@ def _contract(contract: Contract | str | None) -> Contract | None:
     return Contract(contract)
 
 
-def _source_facts(model: Model, loaded: ir.Model) -> Any:
-    if not isinstance(model, str | os.PathLike):
-        return model_facts(loaded)
-    path = Path(model)
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    return replace(model_facts(loaded), path=str(path), sha256=digest, size=len(data))
-
-
 def _compile_report(
     model: Model, original: ir.Model, done: Compilation, feeds: FeedSource
 ) -> Report:
@@ -542,7 +423,7 @@ def _compile_report(
         command="compile",
         passed=verdict.passed,
         reasons=verdict.reasons,
-        source=_source_facts(model, original),
+        source=source_facts(model, original),
         result=model_facts(done.run.model),
         data={**feeds.to_json(), "held_out": done.held_out},
         passes=done.run.rows,
@@ -550,6 +431,8 @@ def _compile_report(
         task=done.task.to_json() if done.task else {},
         latency={"models": latency} if latency else {},
         decisions=done.plan.decisions,
-        islands=explain_islands(done.run.model, done.run.remarks, feeds, _target(done.plan.passes)),
+        islands=explain_islands(
+            done.run.model, done.run.remarks, feeds, fold_target(done.plan.passes)
+        ),
         remarks=done.run.remarks,
     )
