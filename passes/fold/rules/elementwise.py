@@ -154,7 +154,10 @@ def _clamp(
             )
         codes.append(code)
     types.put(node.outputs[0], Quantized(affine))
-    if tuple(codes) == affine.limits:
+    smallest, largest = types.bounds.get(data, affine.limits)
+    clipped = np.clip([smallest, largest], codes[0], codes[1]).tolist()
+    types.bounds[node.outputs[0]] = clipped[0], clipped[1]
+    if clipped == [smallest, largest]:
         return Alias(node=node, reads=(data,), covered=(node,))
     return Clamp(
         node=node, reads=(data,), covered=(node,), low=codes[0], high=codes[1], type=affine

@@ -121,3 +121,44 @@ def test_a_zero_point_a_column_survives_a_scaling(
     wanted = _outputs(model, feed)["p"]
     FoldQdq(target).run(model)
     np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "integer"])
+def test_a_limit_within_another_is_not_written_again(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse("""
+    agraph (uint8[6] q) => (uint8[6] p)
+    <float s = {0.5}, uint8 z = {100}, float low = {-3.0}, float high = {1000.0}>
+    {
+      x = DequantizeLinear (q, s, z)
+      r = Relu (x)
+      c = Clip (r, low, high)
+      p = QuantizeLinear (c, s, z)
+    }
+    """)
+    feed = {"q": np.array([0, 99, 100, 101, 239, 255], np.uint8)}
+    wanted = _outputs(model, feed)["p"]
+    FoldQdq(target).run(model)
+    assert [node.op_type for node in model.graph].count("Clip") == 1
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "integer"])
+def test_limits_apart_leave_one_code(target: Any, parse: Callable[..., ir.Model]) -> None:
+    model = parse("""
+    agraph (uint8[6] q) => (uint8[6] p)
+    <float s = {0.5}, uint8 z = {100}, float zero = {0.0}, float one = {1.0}, float two = {2.0},
+     float six = {6.0}>
+    {
+      x = DequantizeLinear (q, s, z)
+      a = Clip (x, zero, one)
+      b = Clip (a, two, six)
+      c = Clip (b, zero, two)
+      p = QuantizeLinear (c, s, z)
+    }
+    """)
+    feed = {"q": np.array([0, 99, 100, 101, 239, 255], np.uint8)}
+    FoldQdq(target).run(model)
+    assert [node.op_type for node in model.graph].count("Clip") == 2
+    assert _outputs(model, feed)["p"].tolist() == [104] * 6
