@@ -222,11 +222,17 @@ def _kernel(function: Function) -> _Kernel | None:
     """The kernel that computes ``function``, if there is one."""
     if function.axis is not None:
         return None
-    if function.covered == (function.node,) and function.node.op_type == "Sigmoid":
+    x = _argument(function.operand.type).astype(np.float64)
+    # What the last op computes of its own input need not be the function: that may be of another.
+    if function.node.op_type == "Sigmoid" and _computes(function, 1.0 / (1.0 + np.exp(-x))):
         return _Kernel("QLinearSigmoid", function.operand.type, function.type)
-    if function.covered == (function.node,) and function.node.op_type == "Tanh":
+    if function.node.op_type == "Tanh" and _computes(function, np.tanh(x)):
         return _tanh(function)
     return _two_slopes(function)
+
+
+def _computes(function: Function, numbers: Array) -> bool:
+    return bool(np.allclose(function.numbers, numbers, rtol=1e-5, atol=1e-6))
 
 
 def _two_slopes(function: Function) -> _Kernel | None:

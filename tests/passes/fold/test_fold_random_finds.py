@@ -162,3 +162,30 @@ def test_limits_apart_leave_one_code(target: Any, parse: Callable[..., ir.Model]
     FoldQdq(target).run(model)
     assert [node.op_type for node in model.graph].count("Clip") == 2
     assert _outputs(model, feed)["p"].tolist() == [104] * 6
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op_type", ["Sigmoid", "Tanh"])
+def test_a_function_of_a_sum_is_not_taken_for_one_of_its_operand(
+    op_type: str, target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    """The sum has another reader, so that it is not among the nodes the function replaces."""
+    text = """
+    agraph (uint8[6] q) => (uint8[6] p, uint8[6] o)
+    <float s = {0.0145}, uint8 z = {161}, float t = {0.0078125}, uint8 u = {128}, float v = {0.011}>
+    {
+      x = DequantizeLinear (q, s, z)
+      a = Add (x, x)
+      f = Sigmoid (a)
+      p = QuantizeLinear (f, t, u)
+      g = DequantizeLinear (p, t, u)
+      m = Mul (a, g)
+      o = QuantizeLinear (m, v, u)
+    }
+    """
+    model = parse(text.replace("Sigmoid", op_type))
+    feed = {"q": np.array([0, 60, 120, 161, 200, 255], np.uint8)}
+    wanted = _outputs(model, feed)
+    FoldQdq(target).run(model)
+    for name, got in _outputs(model, feed).items():
+        assert np.max(np.abs(got.astype(int) - wanted[name])) <= 1, name
