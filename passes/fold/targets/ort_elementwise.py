@@ -224,7 +224,7 @@ def _kernel(function: Function) -> _Kernel | None:
         return None
     x = _argument(function.operand.type).astype(np.float64)
     # What the last op computes of its own input need not be the function: that may be of another.
-    if function.node.op_type == "Sigmoid" and _computes(function, 1.0 / (1.0 + np.exp(-x))):
+    if function.node.op_type == "Sigmoid" and _computes(function, (1.0 + np.tanh(x / 2)) / 2):
         return _Kernel("QLinearSigmoid", function.operand.type, function.type)
     if function.node.op_type == "Tanh" and _computes(function, np.tanh(x)):
         return _tanh(function)
