@@ -32,7 +32,7 @@ REAL = [
     if model.member.endswith(".tflite") and not name.endswith("-float")
 ]
 SAMPLES = 16
-MOST_OFF: dict[Target, float] = {"ort": 1e-3, "standard": 1e-3, "integer": 1e-2, "qdq": 1e-3}
+MOST_OFF = 1e-3
 """Share of outputs further than one step from TFLite's. Fixed-point rescaling may round another
 way once in a thousand, in each of up to 79 layers."""
 
@@ -78,13 +78,15 @@ def test_where_the_converted_model_agrees_with_tflite_the_folded_one_does(
     (output,) = model.graph.outputs
     step, raw = step_of(output), run(model, feeds)
     # Where tf2onnx's own graph is off, it is the conversion that is, and no fold can mend it.
-    kernels = [each for each in expected if share_off(raw, expected[each], step) <= 1e-3]
+    kernels = [each for each in expected if share_off(raw, expected[each], step) <= MOST_OFF]
     if not kernels:
         return
     for target in TARGETS:
         folded = run(onnxfold.fold(path, target=target).model, feeds)
         off = {each: share_off(folded, expected[each], step) for each in kernels}
-        assert all(share <= MOST_OFF[target] for share in off.values()), (target, off)
+        # One tie that falls to the other side in a deep network may move one value further.
+        allowed = max(MOST_OFF, 1 / raw.size)
+        assert all(share <= allowed for share in off.values()), (target, off)
 
 
 def folds(path: Path, target: Target) -> None:
