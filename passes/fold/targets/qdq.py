@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.lowering import (
     AveragePool,
@@ -134,8 +135,19 @@ def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
         codes = [np.asarray(each, np.int64) for each in (clamp.low, clamp.high)]
         inputs = [real, *(build.constant(clamp.type.dequantize(each), "bound") for each in codes)]
     codes = _op(clamp.node, inputs, clamp.type, build)
-    _remember_real(codes, clamp.type, build)
+    limits = clamp.type.dequantize(np.asarray(clamp.type.limits, np.int64))
+    if all(value is real or _is_code(value, clamp.type, limits) for value in inputs):
+        _remember_real(codes, clamp.type, build)
     return codes
+
+
+def _is_code(value: ir.Value | None, affine: AffineType, limits: Array | None = None) -> bool:
+    """Whether codes of ``affine`` stand exactly for a constant, brought within ``limits``."""
+    number = constant_array(value)
+    if number is None or number.dtype.kind != "f":
+        return value is None
+    number = number if limits is None else np.clip(number, limits[0], limits[1])
+    return bool(np.all(affine.dequantize(affine.quantize(number)) == number))
 
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
@@ -158,12 +170,14 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
         attributes=node.attributes,
         outputs=len(node.outputs),
     )
+    given = [inputs[each] for each in move.constants if each < len(inputs)]
+    fills_are_codes = all(_is_code(each, known.type) for each in given)
     results: list[ir.Value] = []
     for old, new in zip(node.outputs, inserted.outputs, strict=True):
         is_real = build.types.get(old) is not None
         build.rewriter.set_type(new, _FLOAT if is_real else ir.DataType.INT64, old.shape)
         results.append(build.quantize(new, known.type, old) if is_real else new)
-        if is_real and not move.rounds:
+        if is_real and not move.rounds and fills_are_codes:
             _remember_real(results[-1], known.type, build)
     return results
 

@@ -189,3 +189,29 @@ def test_a_function_of_a_sum_is_not_taken_for_one_of_its_operand(
     FoldQdq(target).run(model)
     for name, got in _outputs(model, feed).items():
         assert np.max(np.abs(got.astype(int) - wanted[name])) <= 1, name
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "op", ["Pad (x, pads, number)", "Clip (x, low, number)", "Min (x, number)", "Pad (x, pads)"]
+)
+def test_a_number_between_codes_is_rounded_before_it_is_requantized(
+    op: str, target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse(f"""
+    agraph (uint8[6] q) => (uint8[] p)
+    <float s = {{0.015625}}, uint8 z = {{3}}, float t = {{0.001953125}}, uint8 u = {{0}},
+     float number = {{0.4000001}}, float low = {{-1.0}}, int64[2] pads = {{1, 2}}>
+    {{
+      x = DequantizeLinear (q, s, z)
+      r = {op}
+      c = QuantizeLinear (r, s, z)
+      d = DequantizeLinear (c, s, z)
+      p = QuantizeLinear (d, t, u)
+    }}
+    """)
+    model.graph.outputs[0].shape = None
+    feed = {"q": np.array([0, 3, 10, 20, 29, 200], np.uint8)}
+    wanted = _outputs(model, feed)["p"]
+    FoldQdq(target).run(model)
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
