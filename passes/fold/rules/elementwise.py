@@ -19,7 +19,7 @@ from onnxfold.passes.fold.rules.operands import (
     uniform_operand,
 )
 from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded
-from onnxfold.passes.fold.rules.sums import sum_of_two, weighted_sum
+from onnxfold.passes.fold.rules.sums import no_sum, sum_of_two, weighted_sum
 from onnxfold.passes.fold.types import Quantized, TypeState
 
 
@@ -186,12 +186,12 @@ RULES = {
     "Clip": first_of(clip, if_function),
     "Div": first_of(rescale, if_function, weighted_sum, division),
     "Max": first_of(one_bound, if_function, extremum),
-    "Mean": first_of(if_function, weighted_sum),
+    "Mean": first_of(if_function, weighted_sum, no_sum),
     "Min": first_of(one_bound, if_function, extremum),
     "Mul": first_of(rescale, product, if_function, weighted_sum),
-    "Neg": first_of(if_function, weighted_sum),
+    "Neg": first_of(if_function, weighted_sum, no_sum),
     "Relu": first_of(relu, if_function),
     "Sub": first_of(sum_of_two, if_function, weighted_sum),
-    "Sum": first_of(if_function, weighted_sum),
+    "Sum": first_of(if_function, weighted_sum, no_sum),
     "Where": first_of(if_function, select),
 }

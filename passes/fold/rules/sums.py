@@ -52,6 +52,14 @@ def sum_of_two(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     )
 
 
+def no_sum(node: ir.Node, types: TypeState) -> Refusal:
+    """Why a sum that nothing else takes stays float."""
+    for value in node.inputs:
+        if not has_computed_codes(value, types) and real_constant(value, types) is None:
+            return not_quantized(value, types)
+    return not_rounded(node.outputs[0])
+
+
 def weighted_sum(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """The node and the additions and scalings that lead to it, as one sum that is rounded once."""
     output = node.outputs[0]

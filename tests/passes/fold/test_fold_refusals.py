@@ -185,3 +185,15 @@ def test_float_convolution_gets_its_weights_dequantized_ahead_of_time(
     np.testing.assert_array_equal(
         weights.const_value.numpy().reshape(-1), np.array([0.5, 1.0, 1.5, 2.0], np.float32)
     )
+
+
+@pytest.mark.parametrize("body", ["Sum (x, m)", "Mean (x, m)", "Neg (m)"])
+def test_sum_of_an_unrounded_product_says_so(body: str, parse: Callable[..., ir.Model]) -> None:
+    model = parse(
+        "agraph (uint8[2,2] q) => (uint8[2,2] y)"
+        " <float s = {0.1}, uint8 z = {3}, int8[2,2] w = {1, 2, 3, 4}, float[2] b = {0.1, 0.2}> {"
+        " x = DequantizeLinear (q, s, z) v = DequantizeLinear (w, s) p = MatMul (x, v)"
+        f" m = Softmax (p) n = {body} y = QuantizeLinear (n, s, z) }}"
+    )
+    reasons = {each.node: each.reason for each in FoldQdq().run(model).remarks}
+    assert reasons["n"] == "'m' is not quantized"
