@@ -53,7 +53,7 @@ from onnxfold.passes.fold.targets.ort_elementwise import (
 )
 from onnxfold.passes.fold.targets.ort_means import average_pool, is_mean_of_maps, mean_of_maps
 from onnxfold.passes.fold.targets.padding import merge_padding
-from onnxfold.passes.fold.targets.products import has_batched_channels
+from onnxfold.passes.fold.targets.products import data, has_batched_channels, product
 from onnxfold.passes.fold.targets.target import Target, shift_through_real
 from onnxfold.passes.fold.types import is_quantize
 
@@ -130,7 +130,7 @@ def _linear(linear: Linear, build: Builder) -> ir.Value:
     if linear.type is None:
         return _product_to_real(linear, build)
     if linear.bias_codes is None:
-        return _product(linear, build)
+        return product(linear, build)
     return _product_with_bias(linear, build)
 
 
@@ -152,37 +152,10 @@ def _convolution(linear: Linear, build: Builder) -> ir.Value:
     )
 
 
-def _data(linear: Linear, build: Builder) -> ir.Value:
-    codes = build.operand(linear.x, f"{linear.output.name}_left")
-    if not linear.transposed:
-        return codes
-    turned = None if codes.shape is None else ir.Shape(list(codes.shape)[::-1])
-    return build.insert(
-        "Transpose",
-        [codes],
-        linear.output,
-        linear.x.type.dtype,
-        attributes={"perm": [1, 0]},
-        shape=turned,
-    )
-
-
-def _product(linear: Linear, build: Builder) -> ir.Value:
-    assert linear.type is not None
-    inputs = [
-        _data(linear, build),
-        *build.parameters(linear.x.type),
-        build.operand(linear.w, f"{linear.output.name}_weights"),
-        *build.parameters(linear.w.type),
-        *build.parameters(linear.type),
-    ]
-    return build.insert("QLinearMatMul", inputs, linear.output, linear.type.dtype)
-
-
 def _product_to_real(linear: Linear, build: Builder) -> ir.Value:
     """The product as a real number, with the bias as it was written: nothing is rounded."""
     inputs: list[ir.Value | None] = [
-        _data(linear, build),
+        data(linear, build),
         build.operand(linear.w, f"{linear.output.name}_weights"),
         build.scale(linear.x.type),
         build.scale(linear.w.type),
