@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
@@ -25,16 +25,36 @@ def coverage(model: ir.Model, executed: onnx.GraphProto) -> Coverage:
     An executed node does the work of everything in the model between the values it computes and
     those that other executed nodes compute. One that the model does not know (a change of layout,
     a part of an inlined function) shares the work of the nodes that read it.
+    Nodes without a name are keyed by ``unnamed``.
     """
     producers = {value.name: node for node in all_nodes(model) for value in node.outputs}
     results = {node_name(node): _output_names(node) for node in all_nodes(model)}
-    anchors = _anchors(list(_nodes(executed)), producers, results)
+    anchors = _anchors(_named(_nodes(executed)), producers, results)
     cuts = {name for names in anchors.values() for name in names}
     cones = {name: _cone(name, cuts, producers, model) for name in cuts}
     return {
         node: tuple(dict.fromkeys(each for name in names for each in cones[name]))
         for node, names in anchors.items()
     }
+
+
+def unnamed(op_type: str, position: int) -> str:
+    """The key of the ``position``-th (from 0) executed node of that kind that has no name.
+
+    Some versions of ONNX Runtime leave the parts of an operator they expand without names.
+    """
+    return f"#{position} {op_type}"
+
+
+def _named(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    seen: Counter[str] = Counter()
+    found: list[onnx.NodeProto] = []
+    for node in nodes:
+        if not node.name:
+            node.name = unnamed(node.op_type, seen[node.op_type])
+            seen[node.op_type] += 1
+        found.append(node)
+    return found
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

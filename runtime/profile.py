@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.walk import all_graphs, all_nodes
-from onnxfold.runtime.attribution import Coverage, coverage
+from onnxfold.runtime.attribution import Coverage, coverage, unnamed
 from onnxfold.runtime.session import DEPLOYMENT, Session, SessionConfig
 from onnxfold.runtime.specs import Feed, ModelLike
 
@@ -141,8 +141,7 @@ def execution_profile(
     times = _node_times(_without_first_run(events), count)
     if executed is None or not isinstance(model, ir.Model):
         return Profile(tuple(times))
-    covered: Coverage = coverage(model, executed)
-    return Profile(tuple(replace(each, covers=covered.get(each.node, ())) for each in times))
+    return Profile(tuple(_attributed(times, coverage(model, executed))))
 
 
 def optimized_op_census(model: ModelLike, config: SessionConfig = DEPLOYMENT) -> dict[str, int]:
@@ -156,6 +155,17 @@ def optimized_op_census(model: ModelLike, config: SessionConfig = DEPLOYMENT) ->
         nodes = onnx.load(path, load_external_data=False).graph.node
     names = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in nodes)
     return dict(sorted(names.items()))
+
+
+def _attributed(times: Iterable[NodeTime], covered: Coverage) -> Iterator[NodeTime]:
+    """With what each covers; the n-th unknown name of a kind is its n-th unnamed node."""
+    seen: Counter[str] = Counter()
+    for each in times:
+        key = each.node
+        if key not in covered:
+            key = unnamed(each.op_type, seen[each.op_type])
+            seen[each.op_type] += 1
+        yield replace(each, covers=covered.get(key, ()))
 
 
 def _with_names(model: ir.Model) -> ir.Model:
