@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
-from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.op_kinds import op_key
-from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import OPTIMIZE, TIDY, fold_pass
+from onnxfold.passes.presets import OPTIMIZE
 from onnxfold.passes.provenance import node_name
-from onnxfold.passes.quantize.insert_qdq import InsertQdq
-from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
-from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.remark import Remark
 from onnxfold.passes.walk import all_nodes
-from onnxfold.runtime.calibrate.cache import CalibrationCache
-from onnxfold.runtime.calibrate.calibrate import calibrate
-from onnxfold.runtime.calibrate.methods import method_text, parse_method
+from onnxfold.runtime.compiler.builder import Builder
+from onnxfold.runtime.compiler.choice import (
+    FASTER,
+    SENSITIVE,
+    Choice,
+    Latency,
+    Selection,
+    Subject,
+)
 from onnxfold.runtime.compiler.clock import make_clock
+from onnxfold.runtime.compiler.damage import Damage
 from onnxfold.runtime.compiler.layers import linear_layers
+from onnxfold.runtime.compiler.options import CompileOptions
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.quality import (
     QualityJudge,
@@ -35,29 +36,14 @@ from onnxfold.runtime.compiler.quality import (
     task_budget,
     within_budget,
 )
-from onnxfold.runtime.compiler.search import (
-    FASTER,
-    SENSITIVE,
-    Choice,
-    Latency,
-    Selection,
-    Subject,
-    search,
-)
+from onnxfold.runtime.compiler.search import search
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
-Target = Literal["ort", "standard", "integer", "qdq"]
-SEARCH = "search"
-"""Instead of the name of a calibration method: two are tried, the nearer one is kept."""
-
-
-_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CALIBRATION_FEEDS = 256
-_SEARCHED = ("min-max", "percentile")
 _NO_CANDIDATE = "no quantized candidate was within the budget and faster (measured)"
 _ADVICE = {
     FASTER: "--keep-slower quantizes it all the same",
@@ -66,29 +52,6 @@ _ADVICE = {
 }
 _JUDGED_FEEDS = 512
 _QUICK_FEEDS = 8
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What the user asked for.
-
-    Attributes:
-        target: What the integer graph is made of.
-        budget: What may be lost.
-        calibration: How ranges are found: a method, with its options in braces, or ``search``.
-        calibration_cache: A file that keeps ranges from one compilation to the next.
-        keep_slower: Quantize all that can be, however slow.
-        costs: A file of costs that kernels are chosen by; empty for the table that is built in.
-        reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
-    """
-
-    target: Target = "ort"
-    budget: Budget = field(default_factory=Budget)
-    calibration: str = SEARCH
-    keep_slower: bool = False
-    costs: str = ""
-    reduce_range: bool = False
-    calibration_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -153,11 +116,11 @@ def compile_model(
             calibration cache belongs to another model or other data.
     """
     _refuse_quantized(model)
-    choices = _starting_choices(options)
+    choices = options.starting_choices
     data = Data.split(feeds)
     float_run, float_passes = run_tolerant(model, parse_passes(OPTIMIZE), data.evaluation, progress)
     optimized = float_run.model
-    builder = _Builder(optimized, data.calibration, options, progress)
+    builder = Builder(optimized, data.calibration, options, progress)
     selection = _choose(model, optimized, data, options, choices, builder, progress)
     if selection.choice is None:
         passes = () if selection.model is model else float_passes
@@ -237,93 +200,13 @@ _LENIENT = Budget(sqnr_db=5.0, cosine=0.8, max_flip_rate=None)
 """For the few feeds of the per-pass gate: it catches a broken pass, the comparison judges."""
 
 
-class _Builder:
-    """Makes quantized models of choices; observes each tensor once per method."""
-
-    def __init__(
-        self, optimized: ir.Model, feeds: FeedSource, options: CompileOptions, progress: Progress
-    ) -> None:
-        self._optimized = optimized
-        self._feeds = feeds
-        self._fold = fold_pass(options.target, options.costs, reduce_range=options.reduce_range)
-        self._progress = progress
-        self._cache = CalibrationCache()
-        if options.calibration_cache is not None:
-            progress.stage("hashing the calibration data")
-            self._cache = CalibrationCache.open(options.calibration_cache, optimized, feeds)
-
-    def passes(self, choice: Choice) -> tuple[Pass, ...]:
-        """The passes that turn the optimized float model into what ``choice`` asks for."""
-        insert = InsertQdq(Ranges({}), op_types=choice.op_types, skip=choice.skip)
-        needed = tensors_to_observe(self._optimized, insert.placement_options)
-        ranges = self._calibrated(choice.calibration, needed)
-        known = Ranges({name: ranges[name] for name in needed if name in ranges})
-        after = parse_passes(f"{self._fold},{TIDY}")
-        return (replace(insert, ranges=known), *after)
-
-    def build(self, choice: Choice) -> ir.Model | None:
-        """The model of ``choice``; None where that quantizes nothing."""
-        insert, *after = self.passes(choice)
-        quantized = Pipeline((insert,)).run(self._optimized.clone())
-        if not quantized.modified:
-            return None
-        return Pipeline(tuple(after)).run(quantized.model).model
-
-    def _calibrated(self, method: str, needed: Sequence[str]) -> Ranges:
-        known = self._cache.ranges(method)
-        if all(name in known for name in needed):
-            return known
-        # One run over the data for all starting choices: what they observe differs a little.
-        widths = (PlacementOptions(), PlacementOptions(_LINEAR))
-        usual = [name for each in widths for name in tensors_to_observe(self._optimized, each)]
-        missing = [name for name in dict.fromkeys((*needed, *usual)) if name not in known]
-        self._progress.stage(f"calibrating ({method})", self._feeds.count)
-        found = calibrate(
-            self._optimized,
-            missing,
-            self._feeds,
-            method=method,
-            progress=self._progress,
-        )
-        return self._cache.add(method, found)
-
-
-class _Damage:
-    """How much quantizing one layer alone costs, in decibels on a few feeds; larger is worse."""
-
-    def __init__(
-        self,
-        builder: _Builder,
-        judge: QualityJudge,
-        layers: Mapping[str, str],
-        calibration: str,
-        progress: Progress,
-    ) -> None:
-        self._builder = builder
-        self._judge = judge
-        self._layers = layers
-        self._choice = Choice("", _LINEAR, calibration=calibration)
-        self._progress = progress
-        self._announced = False
-
-    def __call__(self, layer: str) -> float:
-        if not self._announced:
-            self._progress.stage("ranking the layers by damage", len(self._layers))
-            self._announced = True
-        others = [name for name in self._layers if name != layer]
-        alone = self._choice.without(others, f"{layer} alone", "to measure another")
-        quantized = self._builder.build(alone)
-        self._progress.advance()
-        return -math.inf if quantized is None else -self._judge(quantized).score
-
-
 def _choose(
     model: ir.Model,
     optimized: ir.Model,
     data: Data,
     options: CompileOptions,
     choices: Sequence[Choice],
-    builder: _Builder,
+    builder: Builder,
     progress: Progress,
 ) -> Selection[ir.Model]:
     judge = QualityJudge(model, data.evaluation.first(_JUDGED_FEEDS), options.budget)
@@ -335,23 +218,15 @@ def _choose(
         judge=judge,
         clock=make_clock(data.evaluation, progress),
         layers=layers,
-        damage=_Damage(builder, quick, layers, choices[0].calibration, progress),
+        damage=Damage(builder, quick, layers, choices[0], progress),
         original=model,
         optimized=optimized,
+        ladder=options.ladder,
+        is_idle=builder.is_idle,
     )
     # Another runtime's target is not to be judged by how fast ONNX Runtime is on it.
     keep_slower = options.keep_slower or options.target != "ort"
     return search(subject, choices, keep_slower=keep_slower)
-
-
-def _starting_choices(options: CompileOptions) -> list[Choice]:
-    named = _SEARCHED if options.calibration == SEARCH else (options.calibration,)
-    methods = [method_text(parse_method(each)) for each in named]
-    return [
-        Choice(f"{width} ({method})", op_types, calibration=method)
-        for width, op_types in (("all operators", ()), ("linear operators", _LINEAR))
-        for method in methods
-    ]
 
 
 def _refuse_quantized(model: ir.Model) -> None:

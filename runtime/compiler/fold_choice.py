@@ -14,8 +14,8 @@ from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import folding
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.serialization import model_bytes
+from onnxfold.runtime.compiler.choice import Latency
 from onnxfold.runtime.compiler.clock import Clock
-from onnxfold.runtime.compiler.search import Latency
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import compare_models

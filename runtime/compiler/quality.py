@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
-from onnxfold.runtime.compiler.search import Quality
+from onnxfold.runtime.compiler.choice import Quality
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.specs import Feed

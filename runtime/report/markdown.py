@@ -187,11 +187,16 @@ def _decisions(decisions: list[dict[str, Any]]) -> list[str]:
             _number(row.get("median_ms"), ".3f"),
             _number(row.get("relative"), ".3f"),
             row.get("quality", ""),
+            _number(row.get("gain_db"), "+.1f"),
+            _number(row.get("seconds"), ".1f"),
             row["outcome"],
         )
         for row in decisions
     ]
-    header = ("candidate", "median ms", "of the original", "quality", "outcome")
+    header = (
+        *("candidate", "median ms", "of the original", "quality", "gain dB", "seconds"),
+        "outcome",
+    )
     return ["## What was measured and chosen", "", *table(header, rows)]
 
 

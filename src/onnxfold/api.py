@@ -32,15 +32,9 @@ from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.walk import all_nodes, label
 from onnxfold.runtime.compiler.clock import make_clock
-from onnxfold.runtime.compiler.driver import (
-    SEARCH,
-    Compilation,
-    CompileOptions,
-    Target,
-    compile_model,
-    replay,
-)
+from onnxfold.runtime.compiler.driver import Compilation, compile_model, replay
 from onnxfold.runtime.compiler.fold_choice import FoldChoice, FoldSubject, choose_fold
+from onnxfold.runtime.compiler.options import SEARCH, CompileOptions, Preset, Target
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.verified import (
     VerifiedRun,
@@ -252,6 +246,7 @@ def compile(
     data: object = None,
     target: Target = "ort",
     budget: Budget | str | float | None = None,
+    preset: Preset = "balanced",
     calibration: str = SEARCH,
     calibration_cache: str | os.PathLike[str] | None = None,
     keep_slower: bool = False,
@@ -268,8 +263,10 @@ def compile(
             with a plan.
         target: What the integer graph is made of.
         budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
+        preset: How much is tried for accuracy: ``fast`` only what the budget needs, ``balanced``
+            what takes seconds, ``best`` all there is.
         calibration: How activation ranges are found: the name of a method, with its options in
-            braces, or ``search``, the better of min-max and percentile.
+            braces, or ``search``, the nearest of several.
         calibration_cache: A file (.json or .npz) that keeps the ranges for the next time.
         keep_slower: Quantize all that can be, even where it makes the model slower.
         reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
@@ -296,6 +293,7 @@ def compile(
         options = CompileOptions(
             target,
             limits,
+            preset,
             calibration,
             keep_slower,
             table,

@@ -39,6 +39,13 @@ TARGETS = {
 }
 """What a model can be folded for."""
 
+PRESETS = {
+    "fast": "tries for accuracy what the budget needs",
+    "balanced": "every compensation that takes seconds, others as the budget needs them",
+    "best": "everything that may bring the result nearer to float",
+}
+"""How much is tried for accuracy."""
+
 CALIBRATIONS = (
     *("search", "min-max", "moving-average", "percentile", "standard-deviation"),
     *("winsorized", "entropy", "mse", "auto"),
@@ -215,11 +222,18 @@ def _compile(parser: argparse.ArgumentParser) -> None:
     _target(parser)
     _budget(parser)
     parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="balanced",
+        help=f"{'; '.join(f'{name}: {text}' for name, text in PRESETS.items())} "
+        "(default: balanced)",
+    )
+    parser.add_argument(
         "--calibration",
         metavar="METHOD",
         default=CALIBRATIONS[0],
         help=f"how activation ranges are found: {', '.join(CALIBRATIONS)}; options in braces, like "
-        "percentile{percentile=99.9} (default: search, the better of min-max and percentile)",
+        "percentile{percentile=99.9} (default: search, the nearest of several)",
     )
     parser.add_argument(
         "--calibration-cache",

@@ -40,6 +40,7 @@ def compile(options: argparse.Namespace) -> int:
             data=options.data,
             target=options.target,
             budget=options.budget,
+            preset=options.preset,
             calibration=options.calibration,
             calibration_cache=options.calibration_cache,
             keep_slower=options.keep_slower,
@@ -215,18 +216,20 @@ def _print_passes(passes: list[dict[str, Any]]) -> None:
 def _print_decisions(decisions: list[dict[str, Any]]) -> None:
     print_table(
         "what was measured and chosen (ms: median; ratio: to the original's)",
-        ("candidate", "ms", "ratio", "quality", "outcome"),
+        ("candidate", "ms", "ratio", "quality", "gain dB", "seconds", "outcome"),
         (
             (
                 row["candidate"],
-                "" if row["median_ms"] is None else f"{row['median_ms']:.3f}",
-                "" if row["relative"] is None else f"{row['relative']:.3f}",
+                _figure(row["median_ms"], ".3f"),
+                _figure(row["relative"], ".3f"),
                 row["quality"],
+                _figure(row.get("gain_db"), "+.1f"),
+                _figure(row.get("seconds"), ".1f"),
                 row["outcome"],
             )
             for row in decisions
         ),
-        numbers=(1, 2),
+        numbers=(1, 2, 4, 5),
     )
 
 
@@ -254,6 +257,10 @@ def _print_outputs(outputs: list[dict[str, Any]], samples: int) -> None:
         ),
         numbers=(1, 2, 3, 4),
     )
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _rounded(value: float | str, form: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 from onnxfold.cli import TARGETS, build_parser, main
 from onnxfold.console import print_item
 from onnxfold.passes.errors import InvalidModelError
-from onnxfold.runtime.compiler.driver import Target
+from onnxfold.runtime.compiler.options import Target
 from onnxfold.runtime.report.markdown import escape
 
 

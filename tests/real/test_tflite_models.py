@@ -19,7 +19,7 @@ from onnxfold.passes.constants import constant_array
 from onnxfold.passes.float_ops import float_ops_between
 from onnxfold.passes.op_kinds import is_dequantize, op_key
 from onnxfold.passes.registry import parse_passes
-from onnxfold.runtime.compiler.driver import Target
+from onnxfold.runtime.compiler.options import Target
 from onnxfold.runtime.generated_feeds import ValueRange, generate_feed, input_ranges
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.specs import input_specs

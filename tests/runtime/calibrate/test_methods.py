@@ -17,7 +17,7 @@ from onnxfold.passes.affine import affine_from_range
 from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.calibrate.method import Range
 from onnxfold.runtime.calibrate.methods import METHODS, method_text, parse_method
-from onnxfold.runtime.compiler.driver import SEARCH
+from onnxfold.runtime.compiler.options import SEARCH
 
 Values = npt.NDArray[Any]
 

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from onnxfold.runtime.compiler.choice import Latency
 from onnxfold.runtime.compiler.fold_choice import (
     AS_IT_CAME,
     BY_COSTS,
@@ -16,7 +17,6 @@ from onnxfold.runtime.compiler.fold_choice import (
     FoldSubject,
     choose_fold,
 )
-from onnxfold.runtime.compiler.search import Latency
 from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.verify.budget import Budget
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from onnxfold.runtime.compiler.search import (
+from onnxfold.runtime.compiler.choice import (
     FLOAT,
     ORIGINAL,
     Choice,
@@ -13,8 +13,8 @@ from onnxfold.runtime.compiler.search import (
     Quality,
     Selection,
     Subject,
-    search,
 )
+from onnxfold.runtime.compiler.search import search
 
 LAYERS = {"stem": "Conv, 3 input channels", "body": "Conv", "head": "Gemm"}
 WIDE = Choice("everything", ("Conv", "Gemm", "Add"))

@@ -1,0 +1,179 @@
+"""Makes quantized models of choices; observes each tensor once per method."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxfold.passes.base import Pass
+from onnxfold.passes.errors import NotEquivalentError
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import TIDY, fold_pass
+from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
+from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.calibrate.cache import CalibrationCache
+from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.compiler.choice import Choice
+from onnxfold.runtime.compiler.options import LINEAR, CompileOptions
+from onnxfold.runtime.compiler.rungs import INSERTING, MENDING, PREPARING, Lesson
+from onnxfold.runtime.compiler.verified import run_verified
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.progress import Progress, Silent
+
+_KEPT = 8
+"""Models that are kept: a rung starts from the one before it."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A model, the passes that made it, and whether the last of them changed anything."""
+
+    model: ir.Model
+    passes: tuple[Pass, ...]
+    modified: bool
+
+
+class Builder:
+    """Makes the models of choices from one optimized float model.
+
+    Attributes:
+        optimized: That model; not modified.
+        feeds: What ranges and errors are taken from.
+    """
+
+    def __init__(
+        self, optimized: ir.Model, feeds: FeedSource, options: CompileOptions, progress: Progress
+    ) -> None:
+        """Open the calibration cache, where there is one.
+
+        Args:
+            optimized: The float model; not modified.
+            feeds: What ranges and errors are taken from.
+            options: What the user asked for.
+            progress: Told of each run over the data.
+
+        Raises:
+            UsageError: The calibration cache belongs to another model or other data.
+        """
+        self.optimized = optimized
+        self.feeds = feeds
+        self._fold = parse_passes(
+            f"{fold_pass(options.target, options.costs, reduce_range=options.reduce_range)},{TIDY}"
+        )
+        self._progress = progress
+        self._prepared: dict[tuple[str, ...], _Stage] = {(): _Stage(optimized, (), modified=True)}
+        self._caches: dict[tuple[str, ...], CalibrationCache] = {}
+        self._kept: OrderedDict[tuple[object, ...], _Stage] = OrderedDict()
+        self._caches[()] = self._open_cache(options.calibration_cache, optimized)
+
+    def passes(self, choice: Choice) -> tuple[Pass, ...]:
+        """The passes that turn the optimized float model into what ``choice`` asks for."""
+        return (*self._quantized(choice).passes, *self._fold)
+
+    def build(self, choice: Choice) -> ir.Model | None:
+        """The folded model of ``choice``; None where that quantizes nothing."""
+        quantized = self.quantize(choice)
+        return None if quantized is None else Pipeline(self._fold).run(quantized.clone()).model
+
+    def quantize(self, choice: Choice) -> ir.Model | None:
+        """The same before it is folded: with Q/DQ pairs. Not to be modified."""
+        stage = self._quantized(choice)
+        inserted = any(isinstance(each, InsertQdq) for each in stage.passes)
+        return stage.model if inserted else None
+
+    def is_idle(self, choice: Choice) -> bool:
+        """Whether the last rung of ``choice`` changed nothing."""
+        if not choice.rungs:
+            return False
+        rung = choice.rungs[-1]
+        if rung in PREPARING:
+            return not self._prepare(_of(choice, PREPARING)).modified
+        return rung in MENDING and not self._quantized(choice).modified
+
+    def _quantized(self, choice: Choice) -> _Stage:
+        key = (choice.op_types, choice.skip, choice.calibration, choice.rungs)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        mending = _of(choice, MENDING)
+        if not mending:
+            stage = self._insert(choice)
+        else:
+            last = mending[-1]
+            before = replace(choice, rungs=tuple(each for each in choice.rungs if each != last))
+            stage = self._mend(before, last)
+        self._kept[key] = stage
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return stage
+
+    def _mend(self, before: Choice, rung: str) -> _Stage:
+        stage = self._quantized(before)
+        if not any(isinstance(each, InsertQdq) for each in stage.passes):
+            return stage
+        original = self._prepare(_of(before, PREPARING)).model
+        mend = MENDING[rung](self._lesson(original, stage.model))
+        done = Pipeline((mend,)).run(stage.model.clone())
+        return _Stage(done.model, (*stage.passes, mend), done.modified)
+
+    def _insert(self, choice: Choice) -> _Stage:
+        prepared = self._prepare(_of(choice, PREPARING))
+        insert = InsertQdq(Ranges({}), op_types=choice.op_types, skip=choice.skip)
+        needed = tensors_to_observe(prepared.model, insert.placement_options)
+        ranges = self._calibrated(choice, needed)
+        insert = replace(insert, ranges=Ranges({n: ranges[n] for n in needed if n in ranges}))
+        for rung in _of(choice, INSERTING):
+            insert = INSERTING[rung](insert, self._lesson(prepared.model, prepared.model))
+        done = Pipeline((insert,)).run(prepared.model.clone())
+        passes = (*prepared.passes, insert) if done.modified else prepared.passes
+        return _Stage(done.model, passes, done.modified)
+
+    def _prepare(self, rungs: tuple[str, ...]) -> _Stage:
+        """The float model after ``rungs``; a pass that breaks its contract on it is left out."""
+        if rungs in self._prepared:
+            return self._prepared[rungs]
+        before = self._prepare(rungs[:-1])
+        pass_ = PREPARING[rungs[-1]](self._lesson(before.model, before.model))
+        try:
+            run = run_verified(before.model, (pass_,), self.feeds, Silent())
+            modified = any(row.modified for row in run.rows)
+            stage = _Stage(run.model, (*before.passes, pass_), modified)
+        except NotEquivalentError:
+            stage = replace(before, modified=False)
+        self._prepared[rungs] = stage if stage.modified else replace(before, modified=False)
+        return self._prepared[rungs]
+
+    def _calibrated(self, choice: Choice, needed: Sequence[str]) -> Ranges:
+        rungs, method = _of(choice, PREPARING), choice.calibration
+        model = self._prepare(rungs).model
+        cache = self._caches.setdefault(rungs, CalibrationCache())
+        known = cache.ranges(method)
+        if all(name in known for name in needed):
+            return known
+        # One run over the data for all starting choices: what they observe differs a little.
+        widths = (PlacementOptions(), PlacementOptions(LINEAR))
+        usual = [name for each in widths for name in tensors_to_observe(model, each)]
+        missing = [name for name in dict.fromkeys((*needed, *usual)) if name not in known]
+        self._progress.stage(f"calibrating ({method})", self.feeds.count)
+        found = calibrate(model, missing, self.feeds, method=method, progress=self._progress)
+        return cache.add(method, found)
+
+    def _lesson(self, original: ir.Model, quantized: ir.Model) -> Lesson:
+        return Lesson(original, quantized, self.feeds, self._progress)
+
+    def _open_cache(self, path: Path | None, model: ir.Model) -> CalibrationCache:
+        if path is None:
+            return CalibrationCache()
+        self._progress.stage("hashing the calibration data")
+        return CalibrationCache.open(path, model, self.feeds)
+
+
+def _of(choice: Choice, stage: Mapping[str, object]) -> tuple[str, ...]:
+    """The rungs of ``choice`` that belong to a stage, in order."""
+    return tuple(rung for rung in choice.rungs if rung in stage)

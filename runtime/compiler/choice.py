@@ -1,0 +1,203 @@
+"""The vocabulary of the search: choices, how near and how fast they are, and the log of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+ModelT = TypeVar("ModelT")
+
+SENSITIVE = "quantizing it damages the output beyond the budget (measured)"
+FASTER = "it is faster in float here (measured)"
+
+ORIGINAL = "original"
+FLOAT = "float, optimized"
+
+FASTER_BY = 0.98
+"""A change has to gain 2 % to be made: less is noise on a shared machine."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to quantize, how its ranges are found, and what compensates for the rounding.
+
+    Attributes:
+        name: What reports call it.
+        op_types: The operators to quantize.
+        in_float: Nodes to leave in float, each with the reason.
+        calibration: How activation ranges are found.
+        rungs: Rungs of the accuracy ladder that are climbed, in order.
+    """
+
+    name: str
+    op_types: tuple[str, ...]
+    in_float: tuple[tuple[str, str], ...] = ()
+    calibration: str = "min-max"
+    rungs: tuple[str, ...] = ()
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Names of the nodes to leave in float."""
+        return tuple(node for node, _ in self.in_float)
+
+    def without(self, nodes: Sequence[str], name: str, reason: str) -> Choice:
+        """The same with more nodes left in float."""
+        kept = {**dict.fromkeys(nodes, reason), **dict(self.in_float)}
+        return replace(self, name=name, in_float=tuple(sorted(kept.items())))
+
+    def compensated(self, rung: str) -> Choice:
+        """The same with one more rung climbed."""
+        return replace(self, name=f"{self.name} + {rung}", rungs=(*self.rungs, rung))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How near a choice stays to the original.
+
+    Attributes:
+        passed: Whether it meets the budget.
+        score: Larger is nearer, in dB; orders choices.
+        text: For people.
+    """
+
+    passed: bool
+    score: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One model's share of an interleaved measurement.
+
+    Attributes:
+        median_ms: Median milliseconds of one run.
+        relative: Ratio to the original, of the fastest turns (``Timing.relative_best``).
+    """
+
+    median_ms: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Compensations for rounding that cost nothing at run time.
+
+    Attributes:
+        rungs: In the order in which they are tried.
+        always: Those that are tried even where the budget is met without them.
+    """
+
+    rungs: tuple[str, ...] = ()
+    always: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Subject(Generic[ModelT]):
+    """What the search works on.
+
+    Attributes:
+        build: Makes the model of a choice; None where that quantizes nothing.
+        judge: Its quality.
+        clock: Times models interleaved, the original among them; by name.
+        layers: The linear layers that can be quantized: node name -> class of layer.
+        damage: How much noise quantizing one layer alone makes, for each unit of time that it
+            saves; larger is worse. Asked only on repair, once a layer.
+        original: The model that came in.
+        optimized: The float model that competes with the quantized ones.
+        ladder: What may be climbed.
+        is_idle: Whether the rung that a choice climbed last changed nothing in its model.
+    """
+
+    build: Callable[[Choice], ModelT | None]
+    judge: Callable[[ModelT], Quality]
+    clock: Callable[[Mapping[str, ModelT]], Mapping[str, Latency]]
+    layers: Mapping[str, str]
+    damage: Callable[[str], float]
+    original: ModelT
+    optimized: ModelT
+    ladder: Ladder = Ladder()
+    is_idle: Callable[[Choice], bool] = lambda _: False
+
+    def candidate(self, choice: Choice) -> Candidate[ModelT] | None:
+        """``choice``, built and judged; None where there is nothing to build."""
+        model = self.build(choice)
+        return None if model is None else Candidate(choice, model, self.judge(model))
+
+    def time(self, candidates: Sequence[Candidate[ModelT]]) -> Mapping[str, Latency]:
+        """Latencies of ``candidates`` and of both float models, by name."""
+        models = {each.choice.name: each.model for each in candidates}
+        return self.clock({ORIGINAL: self.original, FLOAT: self.optimized, **models})
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[ModelT]):
+    """A choice that was built and judged."""
+
+    choice: Choice
+    model: ModelT
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Selection(Generic[ModelT]):
+    """What the search chose.
+
+    Attributes:
+        name: ``original``, ``float, optimized`` or the name of the choice.
+        choice: What to quantize; None where the model stays in float.
+        model: The model.
+        latency: The final measurement, by name.
+        decisions: Every candidate with its figures and what became of it.
+    """
+
+    name: str
+    choice: Choice | None
+    model: ModelT
+    latency: Mapping[str, Latency]
+    decisions: tuple[dict[str, Any], ...]
+
+
+class Log:
+    """Every candidate with its figures and what became of it, in order."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        name: str,
+        quality: Quality | None,
+        latency: Latency | None,
+        outcome: str,
+        *,
+        gain_db: float | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Write down one candidate.
+
+        Args:
+            name: Of the candidate.
+            quality: Where it was judged.
+            latency: Where it was timed.
+            outcome: What became of it.
+            gain_db: What a rung of the ladder gained.
+            seconds: What finding it out took.
+        """
+        self._rows.append(
+            {
+                "candidate": name,
+                "quality": quality.text if quality else "",
+                "score_db": quality.score if quality else None,
+                "passed": quality.passed if quality else None,
+                "median_ms": latency.median_ms if latency else None,
+                "relative": latency.relative if latency else None,
+                "gain_db": gain_db,
+                "seconds": seconds,
+                "outcome": outcome,
+            }
+        )
+
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """What was written down."""
+        return tuple(self._rows)

@@ -1,0 +1,61 @@
+"""The rungs of the accuracy ladder: which pass each is, and what it has to know about the data.
+
+A rung belongs to one of three stages: it prepares the float model, it changes how weights are
+quantized, or it mends the codes of the quantized model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from onnxfold.passes.base import Pass
+from onnxfold.passes.quantize.correct_bias import CorrectBias
+from onnxfold.passes.quantize.equalize import Equalize
+from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.progress import Progress
+
+_FEEDS = 64
+"""What the passes learn from: means and second moments need no more."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a rung may learn from.
+
+    Attributes:
+        original: The float model, as prepared so far.
+        quantized: The same with Q/DQ pairs, where it has them already; else the same.
+        feeds: The data.
+        progress: Told what is measured.
+    """
+
+    original: ir.Model
+    quantized: ir.Model
+    feeds: FeedSource
+    progress: Progress
+
+
+def _correct_bias(lesson: Lesson) -> Pass:
+    lesson.progress.stage("measuring the mean errors of layers")
+    feeds = lesson.feeds.first(_FEEDS)
+    return CorrectBias(measure_output_errors(lesson.original, lesson.quantized, feeds))
+
+
+PREPARING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
+    {"equalize": lambda _: Equalize()}
+)
+"""Rungs that change the float model, as far as real numbers go not at all."""
+
+INSERTING: Mapping[str, Callable[[InsertQdq, Lesson], InsertQdq]] = MappingProxyType(
+    {"weight-ranges": lambda insert, _: replace(insert, weight_ranges="mse")}
+)
+"""Rungs that change how weights are quantized; the last one climbed decides."""
+
+MENDING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType({"correct-bias": _correct_bias})
+"""Rungs that change codes."""
