@@ -10,6 +10,8 @@ import onnx_ir as ir
 from onnxfold.passes.constants import Array
 
 INTEGER_LIMITS: dict[ir.DataType, tuple[int, int]] = {
+    ir.DataType.INT4: (-8, 7),
+    ir.DataType.UINT4: (0, 15),
     ir.DataType.INT8: (-128, 127),
     ir.DataType.UINT8: (0, 255),
     ir.DataType.INT16: (-32768, 32767),
@@ -24,16 +26,19 @@ class AffineType:
     """How the codes of a tensor stand for real numbers: real = scale * (q - zero_point).
 
     Attributes:
-        scale: float32; a scalar per tensor, or 1-D of shape [C] per channel. Positive.
+        scale: float32; a scalar per tensor, 1-D of shape [C] per channel, or per block of the
+            tensor's rank, with one element for each block along ``axis``. Positive.
         zero_point: Integer codes of ``dtype``, of the same shape as ``scale``.
         dtype: The type of the codes.
-        axis: The channel axis (non-negative) where ``scale`` is 1-D, else None.
+        axis: The axis of channels or blocks (non-negative), None per tensor.
+        block: Elements along ``axis`` that share a scale; 0 where there are no blocks.
     """
 
     scale: Array
     zero_point: Array
     dtype: ir.DataType
     axis: int | None = None
+    block: int = 0
 
     @property
     def per_tensor(self) -> bool:
@@ -54,7 +59,7 @@ class AffineType:
         """Whether equal codes stand for equal reals in both."""
         return (
             self.dtype == other.dtype
-            and self.axis == other.axis
+            and (self.axis, self.block) == (other.axis, other.block)
             and np.array_equal(self.scale, other.scale)
             and np.array_equal(self.zero_point, other.zero_point)
         )
@@ -68,7 +73,7 @@ class AffineType:
 
     def quantize(self, real: Array) -> Array:
         """Codes of ``real``, as ONNX QuantizeLinear: round half to even, then saturate."""
-        scale, zero_point = self._broadcast(real.ndim)
+        scale, zero_point = self._broadcast(real.shape)
         low, high = self.limits
         with np.errstate(over="ignore"):  # what overflows saturates
             steps = np.rint(real.astype(np.float32) / scale)
@@ -77,15 +82,20 @@ class AffineType:
 
     def dequantize(self, codes: Array) -> Array:
         """Reals (float32) that ``codes`` stand for, as ONNX DequantizeLinear."""
-        scale, zero_point = self._broadcast(codes.ndim)
+        scale, zero_point = self._broadcast(codes.shape)
         return (codes.astype(np.int64) - zero_point).astype(np.float32) * scale
 
-    def _broadcast(self, rank: int) -> tuple[Array, Array]:
-        """Scale (float32) and zero point (int64), shaped to broadcast over ``rank`` axes."""
+    def _broadcast(self, of: tuple[int, ...]) -> tuple[Array, Array]:
+        """Scale (float32) and zero point (int64), shaped to broadcast over a tensor."""
         zero_point = self.zero_point.astype(np.int64)
         if self.axis is None:
             return self.scale.reshape(()), zero_point.reshape(())
-        shape = [1] * rank
+        if self.block:
+            # The last block may be shorter than the others.
+            positions = np.arange(of[self.axis]) // self.block
+            scale: Array = np.take(self.scale, positions, axis=self.axis)
+            return scale, np.take(zero_point, positions, axis=self.axis)
+        shape = [1] * len(of)
         shape[self.axis] = -1
         return self.scale.reshape(shape), zero_point.reshape(shape)
 
