@@ -16,6 +16,7 @@ from onnxfold.passes.fold.misread import (
     Source,
     addition,
     is_misread,
+    is_moved,
     merged_source,
     misread_bias,
     quantize_after,
@@ -58,11 +59,12 @@ def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = Fal
             _write_permutation(node, rewriter)
         if node.domain == "" and node.op_type in PROPAGATED:
             _pair_after(node, plan, rewriter)
+        if is_moved(node):
             _move_sums(node, plan, rewriter)
         if node.domain == "" and node.op_type in ("Gemm", "MatMul"):
             _write_bias(node, plan, rewriter)
         becomes_float = float_weights and rewriter.opset(node) >= OLDEST_OPSET
-        if is_misread(node, plan, float_weights=becomes_float):
+        if is_misread(node, plan, rewriter.opset(node), float_weights=becomes_float):
             guarded.add(node)
             _separate(node, sources(node), rewriter)
     return guarded
@@ -95,18 +97,20 @@ def _scaled(source: Source, scale: Array, shape: tuple[int, ...], rewriter: Rewr
     dequantize, output = source.dequantize, source.dequantize.outputs[0]
     name = f"{output.name}_guarded"
     anchor = source.reader
-    ones = rewriter.constant(anchor, np.ones_like(scale), name=f"{name}_unit")
+    # A Mul by one would be removed again; halves and doubles are as exact.
+    step = np.float32(0.5 if np.all(scale == 1.0) else 1.0)
+    units = rewriter.constant(anchor, np.full_like(scale, step), name=f"{name}_unit")
     steps = rewriter.insert(
         anchor,
         DEQUANTIZE,
-        [dequantize.inputs[0], ones, *dequantize.inputs[2:]],
+        [dequantize.inputs[0], units, *dequantize.inputs[2:]],
         name=name,
         attributes=dequantize.attributes,
         domain=dequantize.domain,
         dtype=ir.DataType.FLOAT,
         shape=output.shape,
     )
-    factor = rewriter.constant(anchor, scale.reshape(shape), name=f"{name}_scale")
+    factor = rewriter.constant(anchor, (scale / step).reshape(shape), name=f"{name}_scale")
     return rewriter.insert(
         anchor,
         "Mul",
@@ -168,10 +172,12 @@ def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     """Write an absent zero point down: it says what the codes are.
 
     ONNX Runtime puts pairs with the same parameters around movements, and a QuantizeLinear without
-    a zero point makes uint8 codes.
+    a zero point makes uint8 codes. Sums in int32 have none: no pair of theirs can be loaded.
     """
     affine = plan.types.parameters(node)
-    if len(node.inputs) > 2 or affine is None or affine.dtype == ir.DataType.UINT8:
+    if len(node.inputs) > 2 or affine is None:
+        return
+    if affine.dtype in (ir.DataType.UINT8, ir.DataType.INT32):
         return
     if constant_array(node.inputs[0]) is not None:
         return
@@ -194,7 +200,7 @@ def _write_permutation(node: ir.Node, rewriter: Rewriter) -> None:
 
 
 def _move_sums(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
-    """Dequantize the int32 data of a movement as Cast and Mul.
+    """Dequantize the int32 data of a movement, or of what is reshaped, as Cast and Mul.
 
     ONNX Runtime puts pairs of int32 around the movement, and there is no such QuantizeLinear. It
     also takes a Transpose to the other side of a Mul, so that the DequantizeLinear has to go.

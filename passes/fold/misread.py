@@ -29,6 +29,8 @@ _FUSED = _LINEAR | {
 }
 _DEPTH = 8  # how many ops are looked through: more than ONNX Runtime does
 _INT32_LIMIT = 2**31
+_ROUND_OPSET = 11
+_MATRIX = 2
 _CROP = "tf_crop_and_resize"
 _STEP_TOLERANCE = 1e-6
 
@@ -105,12 +107,25 @@ def quantize_after(node: ir.Node) -> ir.Node | None:
     return None
 
 
-def is_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
+def is_moved(node: ir.Node) -> bool:
+    """Whether ONNX Runtime puts pairs around ``node``, or around a Reshape of its data.
+
+    It makes a Gemm of a MatMul and an Add, and reshapes data of more dimensions for it.
+    """
+    if node.domain:
+        return False
+    shape = node.outputs[0].shape
+    is_reshaped = node.op_type == "MatMul" and (shape is None or len(shape) > _MATRIX)
+    return is_reshaped or node.op_type in PROPAGATED
+
+
+def is_misread(node: ir.Node, plan: Plan, opset: int, *, float_weights: bool) -> bool:
     """Whether ``node``, a float op, is taken for an integer op that computes something else.
 
     Args:
         node: An op that stays float.
         plan: The fold's plan.
+        opset: Its version of ai.onnx.
         float_weights: Whether the weights of linear ops that were refused become float.
     """
     if node.domain or node.op_type not in _FUSED or not sources(node):
@@ -119,6 +134,8 @@ def is_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
         refused = float_weights and node in plan.refusals
         if _is_linear_misread(node, plan, float_weights=refused):
             return True
+        if opset < _ROUND_OPSET and quantize_after(node) is not None and _float_bias(node).size:
+            return True  # what quantizes the bias is not in this opset
     if node.op_type == "Softmax" and _has_another_step(quantize_after(node), plan.types):
         return True
     return _has_no_such_kernel(node, plan.types) or _has_scales_per_channel(node)
@@ -209,18 +226,27 @@ def _is_linear_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> boo
 
 def _bias_overflows(node: ir.Node, weights: AffineType, types: TypeState) -> bool:
     """Whether a float bias, which is quantized in units of s_x s_w, leaves int32."""
-    source, added = _source(node, 0, _PASSED), addition(node)
-    bias = constant_array(_input(*added) if added is not None else _input(node, 2))
+    source, bias = _source(node, 0, _PASSED), _float_bias(node)
     x = None if source is None else types.parameters(source.dequantize)
-    if bias is None or x is None or bias.dtype.kind != "f" or bias.size == 0:
+    if x is None or bias.size == 0:
         return False
     units = float(np.min(x.scale.astype(np.float64))) * float(np.min(weights.scale))
     return float(np.max(np.abs(bias.astype(np.float64)))) / units >= _INT32_LIMIT
 
 
-def _output_axis(node: ir.Node, rank: int) -> int:
+def _float_bias(node: ir.Node) -> Array:
+    """The float constant that is added to a product; empty where there is none."""
+    added = addition(node)
+    bias = constant_array(_input(*added) if added is not None else _input(node, 2))
+    return np.empty(0, np.float32) if bias is None or bias.dtype.kind != "f" else bias
+
+
+def _output_axis(node: ir.Node, rank: int) -> int | None:
+    """The axis of the weights along which the output has one number each; None for a vector."""
     if node.op_type == "ConvTranspose":
         return 1
+    if rank == 1:
+        return None
     by_rows = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
     return 0 if by_rows else rank - 1
 

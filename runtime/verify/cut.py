@@ -88,6 +88,18 @@ def values_read(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
     return [value for value in reads if value is not None and value.graph is graph]
 
 
+def is_only_quantized(value: ir.Value) -> bool:
+    """Whether a computed real number is seen through QuantizeLinear alone.
+
+    Where its operands were rounded before, it differs from the original's without anything that is
+    seen being wrong: the codes behind it are what is compared.
+    """
+    if value.producer() is None or value.is_graph_output() or value.dtype != ir.DataType.FLOAT:
+        return False
+    readers = [use.node for use in value.uses()]
+    return bool(readers) and all(each.op_type == "QuantizeLinear" for each in readers)
+
+
 def _remove_dead(graph: ir.Graph) -> None:
     for node in reversed(tuple(graph)):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):

@@ -13,7 +13,13 @@ from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.walk import iterate_graphs
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
-from onnxfold.runtime.verify.cut import cut_at, keep_outputs, named_values, region_inputs
+from onnxfold.runtime.verify.cut import (
+    cut_at,
+    is_only_quantized,
+    keep_outputs,
+    named_values,
+    region_inputs,
+)
 from onnxfold.runtime.verify.exact import MOST_PRODUCTS, ExactCodes, ExactRegion
 
 RECODED_SUFFIX = "_u8"
@@ -324,6 +330,8 @@ def _shared(old: Mapping[str, ir.Value], new: Mapping[str, ir.Value]) -> Iterato
     """Names in the new model with the name in the old one of what they stand for."""
     for name, value in new.items():
         source = name.removesuffix(RECODED_SUFFIX)
+        if is_only_quantized(value):
+            continue
         if name in old and _comparable(old[name], value):
             yield name, name
         elif source != name and source in old and old[source].dtype == ir.DataType.INT8:

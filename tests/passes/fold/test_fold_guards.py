@@ -240,6 +240,35 @@ MISREAD = {
         fails=True,
         factors=1,
     ),
+    "a vector of weights with one scale an element": Case(
+        f"agraph (uint8[4,4] q) => (float[4] y) <{_GRID}, int8[4] w = {{50, -60, 70, 80}},"
+        f" float[4] sw = {_STEPS}>"
+        f"{{ {_READ} v = DequantizeLinear <axis = 0> (w, sw) y = MatMul (x, v) }}",
+        factors=1,
+    ),
+    "data of a scale of one, and float weights": Case(
+        f"agraph (uint8[1,4,5,5] q) => (uint8[1,4,5,5] y) <float s = {{1.0}}, uint8 z = {{120}},"
+        f" float t = {{3.1}}, uint8 u = {{100}}, float[4,4,1,1] v = {{{_FLOAT}}}>"
+        f"{{ {_READ} c = Conv (x, v) {_ROUND} }}",
+        factors=1,
+        since="1.32",
+    ),
+    "a float bias before there is Round": Case(
+        f"{_PRODUCT % 'uint8'} <{_GRID}, int8[4,4] w = {{{_numbers(16)}}}, {_SV},"
+        " float[4] b = {0.1, 0.2, -0.3, 4.0}>"
+        f"{{ {_READ} {_PER_TENSOR} c = Gemm (x, v, b) {_ROUND} }}",
+        fails=True,
+        opset=10,
+        factors=1,
+        since="1.32",
+    ),
+    "int32 data that is reshaped for a Gemm": Case(
+        f"agraph (int32[2,3,4] q) => (float[2,3,4] y) <float s = {{0.05}},"
+        f" float[4,4] v = {{{_FLOAT}}}, float[4] b = {{0.1, 0.2, -0.3, 4.0}}>"
+        "{ x = DequantizeLinear (q, s) m = MatMul (x, v) y = Add (m, b) }",
+        fails=True,
+        factors=1,
+    ),
     "int8 codes without a zero point behind a movement": Case(
         _real(
             "p = QuantizeLinear (q, s, z) x = DequantizeLinear (p, s)"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.fold.fold_qdq import FoldQdq
-from onnxfold.runtime.session import REFERENCE, Session
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
 TARGETS: tuple[Any, ...] = ("ort", "standard", "qdq", "integer")
 
@@ -215,3 +215,26 @@ def test_a_number_between_codes_is_rounded_before_it_is_requantized(
     wanted = _outputs(model, feed)["p"]
     FoldQdq(target).run(model)
     np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_float_weights_behind_a_scale_of_one_are_not_quantized_again(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    """ONNX Runtime removes a Mul by one, and then sees DequantizeLinear in front."""
+    numbers = np.random.default_rng(1).integers(-120, 121, 32).tolist()
+    model = parse(f"""
+    agraph (uint8[2,4,6,6] q) => (uint8[2,2,7,7] p)
+    <float s = {{1.0}}, uint8 z = {{0}}, int8[4,2,2,2] w = {{{", ".join(map(str, numbers))}}},
+     float sw = {{0.00390625}}, uint8 u = {{158}}>
+    {{
+      x = DequantizeLinear (q, s, z)
+      v = DequantizeLinear (w, sw)
+      c = ConvTranspose (x, v)
+      p = QuantizeLinear (c, s, u)
+    }}
+    """)
+    feed = {"q": np.random.default_rng(0).integers(0, 64, (2, 4, 6, 6)).astype(np.uint8)}
+    wanted = _outputs(model, feed)["p"]
+    FoldQdq(target).run(model)
+    np.testing.assert_array_equal(Session(model, DEPLOYMENT).run(feed)["p"], wanted)

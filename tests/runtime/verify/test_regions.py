@@ -134,3 +134,22 @@ def test_feeds_may_have_different_batch_sizes(parse: Callable[..., ir.Model]) ->
     after = parse(text.replace("Mul (x, k)", "Add (x, k)"))
     survey = check_regions(parse(text), after, [_FEED, {"f": np.ones(7, np.float32)}])
     assert survey.results[0].elements == 11
+
+
+def test_what_is_quantized_by_all_that_reads_it_is_compared_as_codes(
+    parse: Callable[..., ir.Model],
+) -> None:
+    """Here a Relu of 0.7 is 0.5 already, as codes are its operand now: 1 code either way."""
+    before = """
+        agraph (float[4] f) => (int8[4] p)
+        <float s = {0.5}, int8 z = {0}>
+        { r = Relu (f)  p = QuantizeLinear (r, s, z) }
+        """
+    pair = "q = QuantizeLinear (f, s, z) x = DequantizeLinear (q, s, z)"
+    rounded = parse(before.replace("r = Relu (f)", f"{pair} r = Relu (x)"))
+    next(each for each in rounded.graph if each.op_type == "Relu").outputs[
+        0
+    ].dtype = ir.DataType.FLOAT
+    survey = check_regions(parse(before), rounded, [_FEED])
+    assert [each.name for each in survey.results] == ["p"]
+    assert survey.results[0].mismatches == 0
