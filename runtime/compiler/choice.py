@@ -107,6 +107,10 @@ class Subject(Generic[ModelT]):
         optimized: The float model that competes with the quantized ones.
         ladder: What may be climbed.
         is_idle: Whether the rung that a choice climbed last changed nothing in its model.
+        mixes: Whether mixtures of integer and float layers are measured, for the curve of what
+            accuracy costs.
+        slowest: The largest ratio to the original's latency that the user will have; of what is
+            faster the most accurate is chosen. None chooses the fastest.
     """
 
     build: Callable[[Choice], ModelT | None]
@@ -118,6 +122,8 @@ class Subject(Generic[ModelT]):
     optimized: ModelT
     ladder: Ladder = Ladder()
     is_idle: Callable[[Choice], bool] = lambda _: False
+    mixes: bool = False
+    slowest: float | None = None
 
     def candidate(self, choice: Choice) -> Candidate[ModelT] | None:
         """``choice``, built and judged; None where there is nothing to build."""

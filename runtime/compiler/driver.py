@@ -122,6 +122,7 @@ def compile_model(
     optimized = float_run.model
     builder = Builder(optimized, data.calibration, options, progress)
     selection = _choose(model, optimized, data, options, choices, builder, progress)
+    _require_speed(selection, options.budget)
     if selection.choice is None:
         passes = () if selection.model is model else float_passes
     else:
@@ -223,10 +224,23 @@ def _choose(
         optimized=optimized,
         ladder=options.ladder,
         is_idle=builder.is_idle,
+        mixes=options.preset == "best",
+        slowest=None if options.budget.faster is None else 1.0 / options.budget.faster,
     )
     # Another runtime's target is not to be judged by how fast ONNX Runtime is on it.
     keep_slower = options.keep_slower or options.target != "ort"
     return search(subject, choices, keep_slower=keep_slower)
+
+
+def _require_speed(selection: Selection[ir.Model], budget: Budget) -> None:
+    if budget.faster is None:
+        return
+    gain = 1.0 / selection.latency[selection.name].relative
+    if gain < budget.faster:
+        raise NotEquivalentError(
+            f"the fastest model within the budget is {gain:.2f} times as fast as the original, "
+            f"not {budget.faster:g} times ({selection.name}); a wider budget for noise may allow it"
+        )
 
 
 def _refuse_quantized(model: ir.Model) -> None:

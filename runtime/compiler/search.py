@@ -14,7 +14,9 @@ that it can be tested without either. What it does:
 6. What meets the budget is timed, interleaved with the original and the optimized float model.
 7. From the fastest, one class of layers after another that gained nothing alone is tried in float;
    it stays there where that is faster.
-8. Nothing is chosen that is slower than the original.
+8. Where asked, the curve of what accuracy costs is measured: mixtures with more and more layers
+   in float. Where so much speed is asked for, the most accurate point that has it is taken.
+9. Nothing is chosen that is slower than the original.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from onnxfold.runtime.compiler.choice import (
     Selection,
     Subject,
 )
+from onnxfold.runtime.compiler.frontier import mixtures, most_accurate
 from onnxfold.runtime.compiler.ladder import climb
 from onnxfold.runtime.compiler.repair import repair
 
@@ -69,11 +72,26 @@ def search(
         log.add(each.choice.name, each.quality, latency[each.choice.name], "measured")
     best = min(accepted, key=lambda each: latency[each.choice.name].relative)
     best = _refine(subject, best, gaining, log)
-    latency = subject.time([best])
+    best, latency = _balanced(subject, best, log)
     if not _gains(latency[best.choice.name], latency):
         log.add(best.choice.name, best.quality, latency[best.choice.name], "not faster than float")
         return _float(subject, latency, log)
     return _select(best, latency, log, "chosen")
+
+
+def _balanced(
+    subject: Subject[ModelT], best: Candidate[ModelT], log: Log
+) -> tuple[Candidate[ModelT], Mapping[str, Latency]]:
+    """``best``, or the mixture of integer and float layers that suits better; and latencies."""
+    if not subject.mixes and subject.slowest is None:
+        return best, subject.time([best])
+    points, latency = mixtures(subject, best, log)
+    if subject.slowest is not None:
+        return most_accurate(points, latency, subject.slowest) or best, latency
+    passed = [each for each in points if each.quality.passed]
+    fastest = min(passed, key=lambda each: latency[each.choice.name].relative, default=best)
+    old, new = (latency[each.choice.name].relative for each in (best, fastest))
+    return fastest if new < old * FASTER_BY else best, latency
 
 
 def _widest(

@@ -15,6 +15,7 @@ _LIMITS = {
     "sqnr": "sqnr_db",
     "cosine": "cosine",
     "max-difference": "max_abs_diff",
+    "faster": "faster",
 }
 
 
@@ -40,13 +41,14 @@ class Budget:
     confidence: float = 0.95
     max_abs_diff: float | None = None
     decisions_first: bool = True
+    faster: float | None = None
 
     @classmethod
     def from_text(cls, text: str) -> Budget:
         """Parse ``0.01`` (a flip rate) or limits by name: ``flips=0.01,sqnr=30,cosine=0.999``.
 
         Where limits on noise are named, they are meant as they stand, for class scores too, and
-        limits that are not named are off.
+        limits that are not named are off. ``faster=1.5`` alone switches none off.
 
         Raises:
             UsageError: A limit is unknown, not a number, or out of range.
@@ -61,7 +63,9 @@ class Budget:
             limits[field] = _limit(part, value)
         if not 0 <= limits.get("max_flip_rate", 0) <= 1 or limits.get("cosine", 0) > 1:
             raise UsageError(f"budget {text}: rates and cosines lie between 0 and 1")
-        if set(limits) <= {"max_flip_rate"}:
+        if limits.get("faster", 1.0) <= 0:
+            raise UsageError(f"budget {text}: faster is a ratio above 0")
+        if set(limits) <= {"max_flip_rate", "faster"}:
             return replace(cls(), **limits)
         return replace(cls(None, None, None, decisions_first=False), **limits)
 

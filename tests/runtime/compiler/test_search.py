@@ -9,6 +9,7 @@ from onnxfold.runtime.compiler.choice import (
     FLOAT,
     ORIGINAL,
     Choice,
+    Ladder,
     Latency,
     Quality,
     Selection,
@@ -168,3 +169,102 @@ def test_only_the_nearest_calibration_is_repaired_and_each_layer_ranked_once() -
     assert "head" not in selection.model
     assert outcomes(selection)["percentile"] == "other calibration is nearer"
     assert sorted(asked) == sorted(LAYERS)
+
+
+def test_a_rung_is_kept_only_where_it_brings_the_model_nearer() -> None:
+    world = replace(
+        subject({"body": -6.0}, {"body": 0.5}),
+        build=lambda choice: frozenset({*(build(choice) or ()), *choice.rungs}),
+        ladder=Ladder(("mends", "harms"), frozenset({"mends", "harms"})),
+    )
+    scores = {"mends": 2.0, "harms": -3.0}
+
+    def judge(model: Model) -> Quality:
+        score = sum(scores.get(part, 0.0) for part in model)
+        return Quality(True, score, f"{score} dB")
+
+    selection = search(replace(world, judge=judge), [LINEAR])
+    assert selection.choice is not None
+    assert selection.choice.rungs == ("mends",)
+    rows = {row["candidate"]: row for row in selection.decisions if row["gain_db"] is not None}
+    assert rows["linear + mends"]["gain_db"] == 2.0
+    assert rows["linear + mends + harms"]["outcome"] == "no gain"
+    assert rows["linear + mends"]["seconds"] >= 0.0
+
+
+def test_dear_rungs_are_climbed_only_until_the_budget_is_met() -> None:
+    tried: list[str] = []
+
+    def built(choice: Choice) -> Model | None:
+        tried.extend(choice.rungs[-1:])
+        return frozenset({*(build(choice) or ()), *choice.rungs})
+
+    def judge(model: Model) -> Quality:
+        return Quality("second" in model, float(len(model)), "")
+
+    world = replace(
+        subject({"body": -6.0}),
+        build=built,
+        judge=judge,
+        ladder=Ladder(("first", "second", "third")),
+    )
+    selection = search(world, [LINEAR])
+    assert selection.choice is not None
+    assert selection.choice.rungs == ("first", "second")
+    assert "third" not in tried
+
+
+def test_a_rung_that_has_nothing_to_do_is_not_judged() -> None:
+    judged: list[Model] = []
+    world = subject({"body": -6.0})
+
+    def judge(model: Model) -> Quality:
+        judged.append(model)
+        return world.judge(model)
+
+    idle = replace(
+        world,
+        judge=judge,
+        ladder=Ladder(("idle",), frozenset({"idle"})),
+        is_idle=lambda choice: choice.rungs == ("idle",),
+    )
+    search(replace(idle, layers={"body": "Conv"}), [LINEAR])
+    assert len(judged) == 1
+
+
+def test_accuracy_is_not_worked_on_where_a_width_is_slower_than_float() -> None:
+    tried: list[Choice] = []
+
+    def built(choice: Choice) -> Model | None:
+        tried.append(choice)
+        return build(choice)
+
+    world = replace(
+        subject({"body": -6.0, "Add": 20.0}),
+        build=built,
+        ladder=Ladder(("rung",), frozenset({"rung"})),
+    )
+    selection = search(world, [WIDE, LINEAR])
+    assert {each.op_types for each in tried if each.rungs} == {LINEAR.op_types}
+    assert outcomes(selection)["everything"] == "not faster than float"
+
+
+MIXED = {"body": 0.8, "head": 0.1, "stem": 0.01}
+
+
+def test_of_what_is_fast_enough_the_most_accurate_is_chosen() -> None:
+    world = subject({"body": -2.0, "head": -2.0, "stem": -2.0}, MIXED)
+    fastest = search(world, [LINEAR])
+    assert fastest.model == {"stem", "body", "head"}
+    accurate = search(replace(world, slowest=0.65), [LINEAR])
+    assert accurate.model == {"stem", "head"}
+    assert [row["outcome"] for row in accurate.decisions].count("mixed precision") == 2
+
+
+def test_the_curve_is_measured_where_it_is_asked_for_and_the_fastest_stays() -> None:
+    world = replace(subject({"body": -2.0, "head": -2.0, "stem": -2.0}, MIXED), mixes=True)
+    selection = search(world, [LINEAR])
+    assert selection.model == {"stem", "body", "head"}
+    points = [row for row in selection.decisions if row["outcome"] == "mixed precision"]
+    assert [row["relative"] for row in points] == pytest.approx([0.6, 0.8])
+    assert [row["score_db"] for row in points] == pytest.approx([-0.11, -0.01])
