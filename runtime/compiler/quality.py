@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
+from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.compiler.choice import Quality
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
@@ -56,9 +57,19 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class _Sample:
+    """One feed, and what the original makes of it.
+
+    Attributes:
+        feed: The feed.
+        reference: Outputs of the original.
+        labels: The right class of each row of the scores; empty where there are none.
+        scores: The output they are about.
+    """
+
     feed: Feed
     reference: Mapping[str, Any]
-    labels: Array | None
+    labels: Array
+    scores: str
 
 
 class QualityJudge:
@@ -73,14 +84,19 @@ class QualityJudge:
     """
 
     def __init__(self, original: ir.Model, feeds: FeedSource, budget: Budget) -> None:
-        """Run the original once on all feeds."""
+        """Run the original once on all feeds.
+
+        Raises:
+            UsageError: Labels are no class numbers of the model.
+        """
         self._budget = budget
         self._cache: list[_Sample] = []
         session = Session(original, REFERENCE)
         used = 0
-        for feed, extra in feeds.with_labels():
+        for number, (feed, extra) in enumerate(feeds.with_labels()):
             outputs = session.run(feed)
-            self._cache.append(_Sample(feed, outputs, extra.get(LABELS)))
+            place = f"{feeds.description}, sample {number}"
+            self._cache.append(_sample(feed, outputs, extra.get(LABELS), place))
             used += _bytes(feed) + _bytes(outputs)
             if used > _CACHE_BYTES:
                 break
@@ -115,8 +131,11 @@ class QualityJudge:
 
 
 def task_budget(budget: Budget, task: TaskResult | None) -> Budget:
-    """The budget for noise where ``task`` judges the answers; ``budget`` itself without one."""
-    if task is None or budget.max_flip_rate is None:
+    """The budget for noise where ``task`` judges the answers; ``budget`` itself without one.
+
+    Where the original gives no right answer there is none to lose, and nothing is judged by it.
+    """
+    if task is None or task.original == 0 or budget.max_flip_rate is None:
         return budget
     limits = limits_for_scores(budget) if budget.decisions_first else budget
     return replace(limits, max_flip_rate=None)
@@ -137,20 +156,34 @@ def _describe(score: float, metrics: list[OutputMetrics], task: TaskResult | Non
     return text
 
 
+def _sample(feed: Feed, reference: Mapping[str, Any], extra: Array | None, place: str) -> _Sample:
+    """A sample with its labels, where an output has one row of scores for each.
+
+    Raises:
+        UsageError: The labels are no columns of the scores.
+    """
+    labels = np.empty(0, np.int64) if extra is None else extra.reshape(-1)
+    shapes = {name: np.shape(value) for name, value in reference.items()}
+    found = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == labels.size]
+    if not labels.size or not found:
+        return _Sample(feed, reference, np.empty(0, np.int64), "")
+    classes = shapes[found[0]][1]
+    for label in labels.tolist():
+        if label not in range(classes):
+            raise UsageError(
+                f"{place}: '{LABELS}' holds {label!r}, which is no class: output '{found[0]}' has "
+                f"scores for classes 0 to {classes - 1}"
+            )
+    return _Sample(feed, reference, labels.astype(np.int64), found[0])
+
+
 def _right_answers(sample: _Sample, outputs: Mapping[str, Any]) -> tuple[int, int, int]:
     """Labelled rows, and how many of them the original and the candidate get right."""
-    labels = sample.labels
-    if labels is None:
+    if not sample.labels.size:
         return 0, 0, 0
-    for name, reference in sample.reference.items():
-        scores = np.asarray(reference)
-        if scores.ndim != 2 or scores.shape[0] != labels.size:
-            continue
-        wanted = labels.reshape(-1)
-        old = np.argmax(scores, axis=1) == wanted
-        new = np.argmax(outputs[name], axis=1) == wanted
-        return labels.size, int(np.sum(old)), int(np.sum(new))
-    return 0, 0, 0
+    old = np.argmax(sample.reference[sample.scores], axis=1) == sample.labels
+    new = np.argmax(outputs[sample.scores], axis=1) == sample.labels
+    return sample.labels.size, int(np.sum(old)), int(np.sum(new))
 
 
 def _bytes(arrays: Mapping[str, Any]) -> int:

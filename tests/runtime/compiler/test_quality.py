@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.compiler.quality import QualityJudge
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.specs import input_specs
@@ -23,3 +24,28 @@ def test_decisions_that_few_samples_cannot_prove_are_told_from_wrong_ones(
     quality = QualityJudge(model, open_feeds(data, input_specs(model)), Budget())(model)
     assert quality.passed == proven
     assert ("too few samples" in quality.text) != proven
+
+
+CLASSIFIER = "g (float[N,3] x) => (float[N,3] y) { y = Neg(x) }"
+
+
+@pytest.mark.parametrize(("label", "shown"), [(3, "3"), (-1, "-1"), (0.5, "0.5"), ("a", "'a'")])
+def test_labels_that_are_no_classes_are_refused(
+    label: object, shown: str, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse(CLASSIFIER)
+    data = {"x": np.ones((2, 3), np.float32), "labels": np.array([label, label])}
+    with pytest.raises(UsageError, match=f"sample 0: 'labels' holds {shown}, which is no class"):
+        QualityJudge(model, open_feeds(data, input_specs(model)), Budget())
+
+
+def test_where_the_original_is_never_right_its_decisions_are_what_counts(
+    parse: Callable[..., ir.Model],
+) -> None:
+    model, other = parse(CLASSIFIER), parse(CLASSIFIER.replace("Neg(x)", "Identity(x)"))
+    numbers = np.random.default_rng(0).standard_normal((300, 3)).astype(np.float32)
+    data = {"x": numbers, "labels": np.argmax(numbers, axis=1)}
+    budget = Budget(sqnr_db=None, cosine=None)
+    judge = QualityJudge(model, open_feeds(data, input_specs(model)), budget)
+    assert judge(model).passed
+    assert not judge(other).passed
