@@ -172,9 +172,12 @@ def test_only_the_nearest_calibration_is_repaired_and_each_layer_ranked_once() -
 
 
 def test_a_rung_is_kept_only_where_it_brings_the_model_nearer() -> None:
+    def built(choice: Choice) -> Model | None:
+        return frozenset({*(build(choice) or ()), *choice.rungs})
+
     world = replace(
         subject({"body": -6.0}, {"body": 0.5}),
-        build=lambda choice: frozenset({*(build(choice) or ()), *choice.rungs}),
+        build=built,
         ladder=Ladder(("mends", "harms"), frozenset({"mends", "harms"})),
     )
     scores = {"mends": 2.0, "harms": -3.0}
@@ -222,11 +225,14 @@ def test_a_rung_that_has_nothing_to_do_is_not_judged() -> None:
         judged.append(model)
         return world.judge(model)
 
+    def is_idle(choice: Choice) -> bool:
+        return choice.rungs == ("idle",)
+
     idle = replace(
         world,
         judge=judge,
         ladder=Ladder(("idle",), frozenset({"idle"})),
-        is_idle=lambda choice: choice.rungs == ("idle",),
+        is_idle=is_idle,
     )
     search(replace(idle, layers={"body": "Conv"}), [LINEAR])
     assert len(judged) == 1
