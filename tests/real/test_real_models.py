@@ -16,13 +16,11 @@ import onnxfold
 from examples.magika import dataset as files
 from examples.samples import Samples
 from examples.textline_orientation import dataset as lines
-from fixtures.fetch import real_models
-from fixtures.real_inputs import real_inputs
+from fixtures.real_inputs import NAMES, real_inputs
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
-MODELS = [name for name, model in real_models().items() if model.path.endswith(".onnx")]
 SMALL = ["silero-vad", "chars2vec", "romanizer-encoder", "romanizer-decoder"]
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 BATCH = 32
@@ -39,7 +37,7 @@ def runs_alike(original: Path, result: ir.Model, feed: dict[str, Any]) -> None:
         ]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_optimize_keeps_within_its_contract(name: str, real_model: Callable[[str], Path]) -> None:
     path = real_model(name)
     feeds = real_inputs(name, 3)
