@@ -57,13 +57,14 @@ class CorrectBias(Pass):
             output = LinearOutput.match(nodes[name])
             if output is None or output.channels != len(errors):
                 raise UsageError(f"correct-bias: the errors of node '{name}' are another model's")
-            if any(errors):
-                _shift(output, np.array(errors), rewriter)
+            shift_output(output, np.array(errors), rewriter)
 
 
-def _shift(output: LinearOutput, shift: Array, rewriter: Rewriter) -> None:
-    """Add ``shift`` [channels] to an output."""
+def shift_output(output: LinearOutput, shift: Array, rewriter: Rewriter) -> None:
+    """Add ``shift`` [channels] to the bias of a linear operator, or remark why it cannot be."""
     node = output.node
+    if not shift.any():
+        return
     if node.op_type == "MatMul":
         _shift_sum(output, shift, rewriter)
         return

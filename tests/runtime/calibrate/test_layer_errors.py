@@ -14,14 +14,19 @@ import pytest
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import OPTIMIZE, TIDY, fold_pass
+from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.correct_bias import CorrectBias
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.linear_outputs import LinearOutput
 from onnxfold.passes.quantize.output_errors import OutputErrors
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.calibrate import sweep as sweeping
 from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.calibrate.counterparts import paired_layers
 from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
 from onnxfold.runtime.session import REFERENCE, Session
+from onnxfold.runtime.verify.cut import keep_outputs
 
 Feed = dict[str, npt.NDArray[Any]]
 Parse = Callable[..., ir.Model]
@@ -105,6 +110,76 @@ def test_later_layers_are_measured_behind_corrected_ones(parse: Parse) -> None:
     np.testing.assert_allclose(
         np.array(errors[names[0]]) + planted[names[0]], clean[names[0]], atol=1e-3
     )
+
+
+def _from_the_start(original: ir.Model, quantized: ir.Model, feeds: list[Feed]) -> OutputErrors:
+    """What measuring means: each layer by a run of the whole model, the earlier ones corrected."""
+    pairs = paired_layers(original, quantized)
+    working, found = quantized.clone(), dict[str, tuple[float, ...]]()
+    for pair in pairs:
+        wanted = _means(original, pair.original, feeds)
+        node = next(each for each in working.graph if node_name(each) == pair.name)
+        output = LinearOutput.match(node)
+        assert output is not None
+        found[pair.name] = tuple((wanted - _means(working, output, feeds)).tolist())
+        working = _corrected(working, OutputErrors({pair.name: found[pair.name]}))
+    return OutputErrors(found)
+
+
+def _means(model: ir.Model, output: LinearOutput, feeds: list[Feed]) -> npt.NDArray[np.float64]:
+    name = output.value.name or ""
+    session = Session(keep_outputs(model, [name]), REFERENCE)
+    values = np.concatenate([np.asarray(session.run(feed)[name], np.float64) for feed in feeds])
+    return np.moveaxis(values, output.axis, 0).reshape(output.channels, -1).mean(axis=1)
+
+
+@pytest.mark.parametrize("body", [CHAIN, SKIP, BESIDE])
+def test_one_sweep_equals_runs_from_the_start(body: str, parse: Parse) -> None:
+    model = _weighted(parse, body, np.random.default_rng(11))
+    _compare_with_runs_from_the_start(model, np.random.default_rng(12))
+
+
+@pytest.mark.parametrize("name", ["conv_net", "transformer"])
+def test_one_sweep_equals_runs_from_the_start_on_fixtures(name: str, fixtures_dir: Path) -> None:
+    path = fixtures_dir / f"{name}.onnx"
+    model = Pipeline(parse_passes(OPTIMIZE)).run(ir.load(path)).model
+    _compare_with_runs_from_the_start(model, np.random.default_rng(13))
+
+
+def _compare_with_runs_from_the_start(model: ir.Model, rng: np.random.Generator) -> None:
+    value = model.graph.inputs[0]
+    assert value.shape is not None
+    shape = [each if isinstance(each, int) else 2 for each in value.shape]
+    feeds: list[Feed] = [
+        {value.name or "": rng.uniform(0, 2, shape).astype(np.float32)} for _ in range(3)
+    ]
+    quantized = _quantized(model, feeds)
+    found = measure_output_errors(model, quantized, feeds)
+    wanted = _from_the_start(model, quantized, feeds)
+    assert list(found) == list(wanted)
+    for layer, errors in wanted.items():
+        np.testing.assert_allclose(found[layer], errors, atol=1e-6)
+
+
+def test_cost_is_linear_in_depth(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+
+    class Counting(Session):
+        def __init__(self, model: Any, config: Any) -> None:
+            loaded.append(len(list(model.graph)))
+            super().__init__(model, config)
+
+    monkeypatch.setattr(sweeping, "Session", Counting)
+    rng = np.random.default_rng(14)
+    layers = 12
+    body = " ".join(f"x{i + 1} = Conv(x{i}, w1, b)" for i in range(layers))
+    model = _weighted(parse, f"x0 = Relu(x) {body} y = Relu(x{layers})", rng)
+    feeds: list[Feed] = [{"x": rng.uniform(0, 2, (1, 4, 8)).astype(np.float32)}]
+    quantized = _quantized(model, feeds)
+    measure_output_errors(model, quantized, feeds)
+    assert len(loaded) == layers
+    # Every node twice: where its wave is measured, and corrected in front of the next one.
+    assert sum(loaded) <= 2 * len(list(quantized.graph))
 
 
 GAINS = {"tiny_dscnn_float": 3.0, "tiny_mobilenet_float": 3.0, "tiny_demosaic_float": 0.5}
