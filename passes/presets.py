@@ -56,7 +56,7 @@ def folding(
         reduce_range: Whether weights are reduced that x86 machines without VNNI compute wrongly.
     """
     lookups = "gather-blocked{contrib}," if target == "ort" else "gather-blocked,"
-    prepare = "" if target == "qdq" else f"{lookups}{_PREPARE}"
+    prepare = "carry-codes," if target == "qdq" else f"{lookups}{_PREPARE}carry-codes{{recode}},"
     if relax:
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
     return f"{FOLD},{prepare}{fold_pass(target, costs, reduce_range=reduce_range)},{TIDY}"

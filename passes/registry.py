@@ -41,8 +41,10 @@ PASSES: dict[str, str] = {
     # quantize
     "correct-bias": "quantize.correct_bias:CorrectBias",
     "equalize": "quantize.equalize:Equalize",
+    "gptq": "quantize.gptq:Gptq",
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     # fold
+    "carry-codes": "fold.carry_codes:CarryCodes",
     "fold-qdq": "fold.fold_qdq:FoldQdq",
     "promote-vectors": "fold.promote_vectors:PromoteVectors",
     "lower-conv-transpose": "fold.lower_conv_transpose:LowerConvTranspose",

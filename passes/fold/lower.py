@@ -24,6 +24,8 @@ from onnxfold.passes.fold.types import is_quantize
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
 
+_Graph = ir.Graph | ir.Function | None
+
 RECODED_SUFFIX = "_u8"
 """Appended to the name of int8 codes, it names the same codes + 128 as uint8."""
 
@@ -42,7 +44,9 @@ class Lowerer:
         self._build = Builder(rewriter, plan.types)
         self._replacements: list[tuple[ir.Value, ir.Value]] = []
         self._names: list[tuple[ir.Value, str, ir.Value]] = []
-        self._quantized: dict[tuple[ir.Value, AffineType], ir.Value] = {}
+        # By graph too: a body does not see what its sibling computes.
+        self._quantized: dict[tuple[_Graph, ir.Value, AffineType], ir.Value] = {}
+        self._shifted: dict[tuple[_Graph, ir.Value], ir.Value] = {}
         self._named: set[ir.Value] = set()
         self._original = set(plan.order)
         self._unused = {value for value in self._initializers() if not use_count(value)}
@@ -106,7 +110,7 @@ class Lowerer:
             self._names.append((output, output.name or "", codes))
             return codes
         source = lowering.plain[0]
-        key = (source, lowering.internal)
+        key = (lowering.node.graph, source, lowering.internal)
         if key not in self._quantized:
             written = lowering.type is lowering.internal
             self._quantized[key] = (
@@ -117,7 +121,7 @@ class Lowerer:
 
     def _requantize(self, lowering: Requantize) -> ir.Value:
         source, output = lowering.reads[0], lowering.node.outputs[0]
-        key = (source, lowering.type)
+        key = (lowering.node.graph, source, lowering.type)
         if key not in self._quantized:
             self._quantized[key] = self._target.write(lowering, self._build)[0]
             self._names.append((output, output.name or "", self._quantized[key]))
@@ -129,11 +133,12 @@ class Lowerer:
         source = lowering.plain[0]
         if lowering.type is lowering.internal:
             return source
-        if source not in self._build.codes:
-            self._build.codes[source] = self._target.shift(
+        key = (lowering.node.graph, source)
+        if key not in self._shifted:
+            self._shifted[key] = self._target.shift(
                 source, lowering.type, lowering.internal, source, self._build
             )
-        return self._build.codes[source]
+        return self._shifted[key]
 
     def _plain(self, output: ir.Value, codes: ir.Value) -> ir.Value | None:
         """What readers of ``output`` itself will read; None where there are none."""

@@ -56,23 +56,33 @@ _READ_NO_NUMBERS = frozenset({"Shape", "Size"})
 
 
 def find_wants(graphs: Sequence[ir.Graph], types: TypeState) -> None:
-    """Fill ``types.wants``, in one sweep from the outputs back."""
-    for graph in graphs:
+    """Fill ``types.wants``, in one sweep from the outputs back; bodies before what they capture.
+
+    Args:
+        graphs: All graphs, outer before inner.
+        types: What is known; filled.
+    """
+    for graph in reversed(graphs):
         for node in reversed(graph):
-            for output in node.outputs:
-                want = _want(output, graph, types)
-                if want is not None:
-                    types.wants[output] = want
+            _find_wants_of(node.outputs, types)
+        _find_wants_of(graph.inputs, types)
 
 
-def _want(value: ir.Value, graph: ir.Graph, types: TypeState) -> AffineType | None:
+def _find_wants_of(values: Sequence[ir.Value], types: TypeState) -> None:
+    for value in values:
+        want = _want(value, types)
+        if want is not None:
+            types.wants[value] = want
+
+
+def _want(value: ir.Value, types: TypeState) -> AffineType | None:
     if value.is_graph_output():
         return None
     agreed: AffineType | None = None
     for node, index in value.uses():
         if node.op_type in _READ_NO_NUMBERS and not node.domain:
             continue
-        want = _want_of_use(node, index, types) if node.graph is graph else None
+        want = _want_of_use(node, index, types)
         if want is None or (agreed is not None and want is not agreed):
             return None
         agreed = want

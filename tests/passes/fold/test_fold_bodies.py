@@ -243,3 +243,25 @@ def test_parameters_of_a_function_that_is_not_inlined_are_the_reason(
     after = [node.op_type for function in model.functions.values() for node in function]
     assert Counter(after)["Conv"] == Counter(before)["Conv"] == 1
     assert any("parameters of a local function" in remark.reason for remark in remarks)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "source",
+    ["v = Neg (f)", "o = QuantizeLinear (f, s2, z8) v = DequantizeLinear (o, s2, z8)"],
+)
+def test_each_branch_quantizes_what_it_captures_for_itself(
+    source: str,
+    target: str,
+    parse: Callable[..., ir.Model],
+    evaluate: Callable[..., dict[str, Any]],
+) -> None:
+    branch = "a = QuantizeLinear (v, s, z8) b = DequantizeLinear (a, s, z8) " + _LAYER.replace(
+        "(x, k)", "(b, k)"
+    ).replace(", z)", ", z8)")
+    text = (
+        f"g ({_T} f, bool on) => ({_T} y, {_T} e) <{_GRID}, {_WEIGHTS}, float s2 = {{0.0311}}, "
+        f"int8 z8 = {{-8}}> {{ {source} e = Erf (v) {_KERNEL} "
+        f"y = {_if(branch.format('ty'), branch.format('ey'))} }}"
+    )
+    _check(text, target, parse, evaluate)

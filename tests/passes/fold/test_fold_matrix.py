@@ -47,7 +47,7 @@ LEFT: dict[tuple[str, str], str] = {
         "Conv, quantized in two ways; Conv, 16-bit output"
     ),
     ("its output `x` leaves the graph unrounded", "ort qdq"): (
-        "Conv, real graph output in the middle; If, Conv in a body"
+        "Conv, real graph output in the middle"
     ),
     ("integer, rescaled", "ort"): (
         "Conv, int8 graph input and output; MatMul, int8; Mul, a number; Div, a number; "
@@ -137,7 +137,6 @@ LEFT: dict[tuple[str, str], str] = {
     ("its scales are computed at run time, for each input anew", ALL): (
         "MatMulInteger, dynamic quantization"
     ),
-    ("integer, rescaled", "standard integer"): ("If, Conv in a body"),
 }
 """What is not all integer, or not in Q/DQ form: why, on which targets; and the rows."""
 
