@@ -120,6 +120,20 @@ def affine_from_range(low: float, high: float, dtype: ir.DataType) -> AffineType
     return AffineType(np.asarray(scale, np.float32), np.array(zero_point, dtype.numpy()), dtype)
 
 
+def symmetric_from_range(low: float, high: float, dtype: ir.DataType) -> AffineType:
+    """The per-tensor type with its zero point in the middle whose codes cover [low, high].
+
+    The middle is 0 for signed types, 128 for uint8 and 32768 for uint16.
+    """
+    largest = INTEGER_LIMITS[dtype][1]
+    middle = 0 if INTEGER_LIMITS[dtype][0] < 0 else largest // 2 + 1
+    scale = np.float32(max(abs(low), abs(high)) / (largest - middle))
+    if not scale > np.finfo(np.float32).tiny:
+        scale = np.float32(1.0)
+    zero_point: Array = np.array(middle, dtype.numpy())
+    return AffineType(np.asarray(scale, np.float32), zero_point, dtype)
+
+
 def symmetric_weights(
     weights: Array, axis: int | None, dtype: ir.DataType = ir.DataType.INT8, magnitude: int = 127
 ) -> AffineType:

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxfold.passes.affine import AffineType, affine_from_range
+from onnxfold.passes.affine import AffineType, affine_from_range, symmetric_from_range
 from onnxfold.passes.constants import Array, constant_array, constant_tensor
+from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.placement import Group, Placement
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.quantize.roles import Role, constant_operand_indices, operand_indices
+from onnxfold.passes.quantize.schemes import Scheme
+from onnxfold.passes.quantize.unit_types import Coded, written_types
 from onnxfold.passes.quantize.units import Unit
-from onnxfold.passes.quantize.weights import QuantizedWeights, WeightRanges, quantize_weights
+from onnxfold.passes.quantize.weights import QuantizedWeights, quantize_weights
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
+
+CONTRIB = "com.microsoft"
+_OF_8_BITS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
 
 
 @dataclass(frozen=True)
 class QdqSettings:
-    """How codes are chosen.
+    """How codes are chosen, beyond the schemes of the operators.
 
     Attributes:
         ranges: What values the activations take.
-        activations: Type of the activations' codes.
-        per_channel: One weight scale per output channel instead of one per tensor.
-        weight_ranges: How weight scales are chosen.
+        symmetric: Whether zero points of activations are in the middle of the codes.
+        contrib: Whether Q/DQ of 4 and 16 bits are those of com.microsoft.
+        moments: What weights are multiplied by, for ``hessian``.
     """
 
     ranges: Ranges
-    activations: ir.DataType
-    per_channel: bool
-    weight_ranges: WeightRanges = "max"
+    symmetric: bool = False
+    contrib: bool = False
+    moments: InputMoments | None = None
 
 
 class QdqInserter:
@@ -43,7 +49,8 @@ class QdqInserter:
         self._placement = placement
         self._rewriter = rewriter
         self._first_node = next(iter(rewriter.model.graph), None)
-        self._types: dict[ir.Value, AffineType] = {}
+        self._types: dict[Coded, AffineType] = {}
+        self._readers: dict[Coded, list[tuple[ir.Node, int]]] = {}
         self._parameters: dict[Hashable, tuple[ir.Value, ir.Value]] = {}
         self._constants: dict[Hashable, ir.Value] = {}
         self._tensors: list[ir.TensorProtocol | None] = []  # keeps the ids in the keys unique
@@ -51,17 +58,25 @@ class QdqInserter:
 
     def insert(self) -> None:
         """Quantize activations, then constants."""
+        needed: dict[ir.Value, list[ir.DataType]] = {}
         for group in self._placement.groups:
-            self._types.update(dict.fromkeys(group.values, self._type_of(group)))
-        readers: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+            kind = self._type_of(group)
+            for value in group.values:
+                self._types[value, group.dtype] = kind
+                needed.setdefault(value, []).append(group.dtype)
         for unit in self._placement.units:
             for index in operand_indices(unit.node):
                 value = unit.node.inputs[index]
                 if value is not None:
-                    readers.setdefault(value, []).append((unit.node, index))
-        data_types = [self._types[unit.operands[0]] for unit in self._placement.units]
-        for value in self._types:
-            self._quantize_activation(value, readers.get(value, []))
+                    coded = value, unit.scheme.activation_type
+                    self._readers.setdefault(coded, []).append((unit.node, index))
+        data_types = [
+            self._types[unit.operands[0], unit.scheme.activation_type]
+            for unit in self._placement.units
+        ]
+        written = written_types(self._placement.units)
+        for value, dtypes in needed.items():
+            self._quantize_activation(value, dtypes, written.get(value))
         for unit, data_type in zip(self._placement.units, data_types, strict=True):
             self._quantize_constants(unit, data_type)
 
@@ -70,69 +85,113 @@ class QdqInserter:
         arrays = [constant_array(value) for value in group.constants]
         ranges += [(float(a.min()), float(a.max())) for a in arrays if a is not None and a.size]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-        return affine_from_range(low, high, self._settings.activations)
+        return self._affine(low, high, group.dtype)
 
-    def _quantize_activation(self, value: ir.Value, readers: list[tuple[ir.Node, int]]) -> None:
-        rewriter, producer = self._rewriter, value.producer()
-        anchor = producer or self._first_node
-        assert anchor is not None
-        with rewriter.step("quantize-activation", producer or readers[0][0]):
-            parameters = self._scale_and_zero_point(self._types[value], value.name or "")
-            after = producer is not None
-            codes = rewriter.insert(
-                anchor,
-                "QuantizeLinear",
-                [value, *parameters],
-                name=f"{value.name}_quantized",
-                dtype=self._types[value].dtype,
-                shape=value.shape,
-                after=after,
-            )
+    def _affine(self, low: float, high: float, dtype: ir.DataType) -> AffineType:
+        if self._settings.symmetric:
+            return symmetric_from_range(low, high, dtype)
+        return affine_from_range(low, high, dtype)
+
+    def _quantize_activation(
+        self, value: ir.Value, dtypes: Sequence[ir.DataType], written: ir.DataType | None
+    ) -> None:
+        """Put a pair on ``value``, or one for each type that it is needed in."""
+        if value not in self._produced or (written is None and len(dtypes) > 1):
+            for dtype in dtypes:
+                self._quantize_for_readers(value, value, dtype, "quantize-activation")
+            return
+        first = dtypes[0] if written is None else written
+        producer = value.producer()
+        assert producer is not None
+        rewriter = self._rewriter
+        with rewriter.step("quantize-activation", producer):
+            codes, real = self._pair(value, value, first)
             quantize = codes.producer()
             assert quantize is not None
-            real = rewriter.insert(
-                quantize if after else anchor,
-                "DequantizeLinear",
-                [codes, *parameters],
-                name=f"{value.name}_dequantized",
-                dtype=ir.DataType.FLOAT,
-                shape=value.shape,
-                after=after,
-            )
-            if value not in self._produced:
-                for node, index in readers:
-                    rewriter.set_input(node, index, real)
-                return
             for node, index in tuple(value.uses()):
                 if node.op_type in ("Shape", "Size") and not node.domain:
                     # Codes have the same shape; nothing need be dequantized to know it.
                     rewriter.set_input(node, index, codes)
             rewriter.replace_value(value, real, keep=(quantize,))
+        for dtype in dtypes:
+            if dtype != first:
+                self._quantize_for_readers(value, real, dtype, "requantize-activation")
+
+    def _quantize_for_readers(
+        self, value: ir.Value, source: ir.Value, dtype: ir.DataType, rule: str
+    ) -> None:
+        """Let those who need ``value`` in one type read a pair behind ``source``."""
+        readers = self._readers.get((value, dtype), [])
+        with self._rewriter.step(rule, value.producer() or readers[0][0]):
+            _, real = self._pair(value, source, dtype)
+            for node, index in readers:
+                self._rewriter.set_input(node, index, real)
+
+    def _pair(
+        self, value: ir.Value, source: ir.Value, dtype: ir.DataType
+    ) -> tuple[ir.Value, ir.Value]:
+        """Codes of ``value``, quantized from ``source``, and what they stand for."""
+        rewriter, producer = self._rewriter, source.producer()
+        anchor = producer or self._first_node
+        assert anchor is not None
+        after = producer is not None
+        parameters = self._scale_and_zero_point(self._types[value, dtype], value.name or "")
+        codes = rewriter.insert(
+            anchor,
+            "QuantizeLinear",
+            [source, *parameters],
+            name=f"{value.name}_quantized",
+            domain=self._domain(dtype),
+            dtype=dtype,
+            shape=value.shape,
+            after=after,
+        )
+        quantize = codes.producer()
+        assert quantize is not None
+        real = rewriter.insert(
+            quantize if after else anchor,
+            "DequantizeLinear",
+            [codes, *parameters],
+            name=f"{value.name}_dequantized",
+            domain=self._domain(dtype),
+            dtype=ir.DataType.FLOAT,
+            shape=value.shape,
+            after=after,
+        )
+        return codes, real
+
+    def _domain(self, dtype: ir.DataType) -> str:
+        return CONTRIB if self._settings.contrib and dtype not in _OF_8_BITS else ""
 
     def _quantize_constants(self, unit: Unit, data_type: AffineType) -> None:
-        node = unit.node
+        node, scheme = unit.node, unit.scheme
         for index in constant_operand_indices(node):
             array = constant_array(node.inputs[index])
             if array is not None:
                 tied = unit.role is Role.TIED
-                kind = data_type if tied else self._type_of_data(array)
+                kind = data_type if tied else self._type_of_data(array, scheme)
                 self._replace_constant(node, index, array, kind)
         if unit.role is not Role.LINEAR:
             return
         left = constant_array(node.inputs[0])
         if left is not None:
-            self._replace_constant(node, 0, left, self._type_of_data(left))
+            self._replace_constant(node, 0, left, self._type_of_data(left, scheme))
             return
-        settings = self._settings
+        moments = self._settings.moments
         quantized = quantize_weights(
-            node, data_type, per_channel=settings.per_channel, ranges=settings.weight_ranges
+            node,
+            data_type,
+            per_channel=scheme.per_channel,
+            ranges=scheme.weight_ranges,
+            dtype=scheme.weight_type,
+            block=scheme.block,
+            importance=None if moments is None else moments.importance(node),
         )
         if quantized is not None:
             self._replace_weights(node, quantized)
 
-    def _type_of_data(self, array: Array) -> AffineType:
-        dtype = self._settings.activations
-        return affine_from_range(float(array.min()), float(array.max()), dtype)
+    def _type_of_data(self, array: Array, scheme: Scheme) -> AffineType:
+        return self._affine(float(array.min()), float(array.max()), scheme.activation_type)
 
     def _replace_weights(self, node: ir.Node, quantized: QuantizedWeights) -> None:
         self._replace_codes(node, quantized.index, quantized.weights, quantized.weight_type)
@@ -149,7 +208,8 @@ class QdqInserter:
         tensor = constant_tensor(source)
         self._tensors.append(tensor)
         # One copy for each need: readers that agree about the codes' meaning share it.
-        key = (id(tensor), codes.shape, kind.dtype, kind.axis, kind.scale.tobytes())
+        meaning = (kind.dtype, kind.axis, kind.block, kind.scale.tobytes())
+        key = (id(tensor), codes.shape, *meaning, kind.zero_point.tobytes())
         with self._rewriter.step("quantize-constant", node):
             real = self._constants.get(key)
             if real is None:
@@ -162,12 +222,16 @@ class QdqInserter:
         rewriter = self._rewriter
         stored = rewriter.constant(node, codes, name=f"{name}_quantized")
         parameters = self._scale_and_zero_point(kind, name)
+        attributes = {} if kind.axis is None else {"axis": kind.axis}
+        if kind.block:
+            attributes["block_size"] = kind.block
         return rewriter.insert(
             node,
             "DequantizeLinear",
             [stored, *parameters],
             name=f"{name}_dequantized",
-            attributes={} if kind.axis is None else {"axis": kind.axis},
+            attributes=attributes,
+            domain=self._domain(kind.dtype),
             dtype=ir.DataType.FLOAT,
             shape=codes.shape,
         )

@@ -197,6 +197,10 @@ class Overrides:
         return [each for each in self.entries if each.matches(node)]
 
 
+NO_OVERRIDES = Overrides()
+"""No exceptions."""
+
+
 def _with_precision(scheme: Scheme, precision: Precision) -> Scheme:
     kind = scheme.activations
     if precision == "16":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -11,6 +11,7 @@ from onnxfold.passes.constants import constant_tensor
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.linear import LINEAR_OPS
 from onnxfold.passes.provenance import node_name
+from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.roles import (
     ROLES,
     Role,
@@ -18,6 +19,8 @@ from onnxfold.passes.quantize.roles import (
     operand_indices,
     role_of,
 )
+from onnxfold.passes.quantize.schemes import Scheme
+from onnxfold.passes.quantize.unit_types import Coded, coded_values, with_schemes
 from onnxfold.passes.quantize.units import Unit, find_units, float32_values, keep_regions
 from onnxfold.passes.suggest import did_you_mean
 from onnxfold.passes.walk import all_nodes, nested_graphs
@@ -31,11 +34,15 @@ class PlacementOptions:
         op_types: Operators that may be quantized; empty means all that can be.
         skip: Names of nodes to leave in float (of their first output where they have no name).
         only: Names of the linear nodes to quantize; empty means all.
+        overrides: Exceptions from the scheme.
+        scheme: The types of all other operators' codes.
     """
 
     op_types: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    overrides: Overrides = field(default_factory=Overrides)
+    scheme: Scheme = field(default_factory=Scheme)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +52,13 @@ class Group:
     Attributes:
         values: The activations, each to get a Q/DQ pair.
         observed: Those whose ranges, united, are the group's: the ones that are computed.
+        dtype: The type of their codes; one activation can be in groups of several types.
         constants: Constants that join in (Concat, the value of Pad).
     """
 
     values: tuple[ir.Value, ...]
     observed: tuple[ir.Value, ...]
+    dtype: ir.DataType
     constants: tuple[ir.Value, ...] = ()
 
 
@@ -96,7 +105,9 @@ class Placement:
         _check(model, options)
         allowed, left_out = _select(model, options)
         while True:
-            units = keep_regions(find_units(model.graph, allowed))
+            units = with_schemes(
+                keep_regions(find_units(model.graph, allowed)), options.overrides, options.scheme
+            )
             groups = _groups(units)
             if ranges is not None:
                 groups = tuple(_with_known_sources(group, ranges) for group in groups)
@@ -128,6 +139,7 @@ def _check(model: ir.Model, options: PlacementOptions) -> None:
         if op_type not in ROLES:
             hint = did_you_mean(op_type, ROLES)
             raise UsageError(f"op-types: '{op_type}' cannot be quantized{hint}")
+    options.overrides.check(model)
     if not options.skip and not options.only:
         return
     names = {node_name(node) for node in all_nodes(model)}
@@ -165,6 +177,8 @@ def _obstacle(
         return "the option skip names it", ""
     if options.only and node.op_type in LINEAR_OPS and node_name(node) not in options.only:
         return "the option only does not name it", ""
+    if options.overrides.in_float(node):
+        return "an override keeps it in float", ""
     if role_of(node) is None:
         return "all of its operands are constants", "run fold-constants first"
     operands = [node.inputs[index] for index in operand_indices(node)]
@@ -225,42 +239,32 @@ def _with_known_sources(group: Group, ranges: Collection[str]) -> Group:
         constants.update(dict.fromkeys(_tied_constants(producer)))
         inputs = (producer.inputs[index] for index in operand_indices(producer))
         pending += [each for each in inputs if each is not None and each not in observed]
-    return Group(group.values, tuple(observed), tuple(constants))
-
-
-def _quantized_values(units: Sequence[Unit]) -> dict[ir.Value, None]:
-    """The activations that get a Q/DQ pair, in the order of the graph."""
-    values: dict[ir.Value, None] = {}
-    for unit in units:
-        values.update(dict.fromkeys(unit.operands))
-        # A convolution without a quantized output has no fast integer kernel, unlike MatMul and
-        # Gemm; an operator that only moves codes has nothing else to put out.
-        if unit.role is Role.TIED or unit.node.op_type in ("Conv", "ConvTranspose"):
-            values.update(dict.fromkeys(unit.outputs))
-    return values
+    return Group(group.values, tuple(observed), group.dtype, tuple(constants))
 
 
 def _groups(units: Sequence[Unit]) -> tuple[Group, ...]:
-    values = _quantized_values(units)
-    leader = {value: value for value in values}
-    moved: set[ir.Value] = set()
-    constants: dict[ir.Value, list[ir.Value]] = {value: [] for value in values}
+    values = coded_values(units)
+    leader = {each: each for each in values}
+    moved: set[Coded] = set()
+    constants: dict[Coded, list[ir.Value]] = {each: [] for each in values}
     for unit in units:
         if unit.role is not Role.TIED:
             continue
-        moved.update(unit.outputs)
-        first = unit.operands[0]
+        dtype = unit.scheme.activation_type
+        moved.update((value, dtype) for value in unit.outputs)
+        first = unit.operands[0], dtype
         constants[first] += _tied_constants(unit.node)
         for value in (*unit.operands[1:], *unit.outputs):
-            _unite(leader, first, value)
-    members: dict[ir.Value, list[ir.Value]] = {}
-    for value in values:
-        members.setdefault(_leader(leader, value), []).append(value)
+            _unite(leader, first, (value, dtype))
+    members: dict[Coded, list[Coded]] = {}
+    for each in values:
+        members.setdefault(_leader(leader, each), []).append(each)
     return tuple(
         Group(
-            tuple(group),
-            tuple(value for value in group if value not in moved),
-            tuple(each for value in group for each in constants[value]),
+            tuple(value for value, _ in group),
+            tuple(value for value, dtype in group if (value, dtype) not in moved),
+            group[0][1],
+            tuple(constant for each in group for constant in constants[each]),
         )
         for group in members.values()
     )
@@ -272,13 +276,13 @@ def _tied_constants(node: ir.Node) -> list[ir.Value]:
     return [value for value in values if value is not None]
 
 
-def _leader(leader: Mapping[ir.Value, ir.Value], value: ir.Value) -> ir.Value:
-    while leader[value] is not value:
-        value = leader[value]
-    return value
+def _leader(leader: Mapping[Coded, Coded], each: Coded) -> Coded:
+    while leader[each] != each:
+        each = leader[each]
+    return each
 
 
-def _unite(leader: dict[ir.Value, ir.Value], first: ir.Value, second: ir.Value) -> None:
+def _unite(leader: dict[Coded, Coded], first: Coded, second: Coded) -> None:
     root, other = _leader(leader, first), _leader(leader, second)
     leader[other] = root
     # Point both at the root, so that chains stay short.

@@ -62,10 +62,10 @@ class Scheme:
         return WEIGHT_TYPES[self.weights]
 
     @property
-    def needs_opset_21(self) -> str:
+    def newer_types(self) -> str:
         """What of it came to ai.onnx with opset 21, in words; empty where nothing did."""
         if self.block:
             return "a scale a block"
         if self.activations not in _OF_8_BITS:
-            return f"{self.activations} activations"
-        return "" if self.weights in _OF_8_BITS else f"{self.weights} weights"
+            return f"a type of activations like {self.activations}"
+        return "" if self.weights in _OF_8_BITS else f"a type of weights like {self.weights}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from onnxfold.passes.constants import constant_tensor
 from onnxfold.passes.quantize.roles import Role, operand_indices, role_of
+from onnxfold.passes.quantize.schemes import Scheme
 from onnxfold.passes.walk import use_count
 
 
@@ -21,11 +22,13 @@ class Unit:
         node: The operator.
         role: How it takes part.
         tail: Nodes after it that no Q/DQ pair separates from it (Add of a bias, Relu, Clip).
+        scheme: The types of its codes.
     """
 
     node: ir.Node
     role: Role
     tail: tuple[ir.Node, ...] = ()
+    scheme: Scheme = field(default_factory=Scheme)
 
     @property
     def operands(self) -> tuple[ir.Value, ...]:
