@@ -18,12 +18,12 @@ from onnxfold.passes.fold.plan import Plan, make_plan
 from onnxfold.passes.fold.reduced_weights import WrittenWeights
 from onnxfold.passes.fold.targets.table import TARGETS
 from onnxfold.passes.fold.types import DEQUANTIZE, is_dequantize, is_quantize
+from onnxfold.passes.fold.unread import erase_unread
 from onnxfold.passes.pair_saturation import (
     SAFE_MAGNITUDE,
     pair_limits,
 )
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.walk import use_count
 
 _LARGEST = 127
 
@@ -101,7 +101,7 @@ class ReduceRange(Pass):
             replaced = [node.inputs[1], *_keep_biases(linear, plan, rewriter, units)]
             rewriter.set_input(node, 1, reduced[key])
         for value in replaced:
-            _erase_unread(value, rewriter)
+            erase_unread(value, rewriter)
         lower, upper = pair_limits(rows, *weights.data)
         reach = int(max(np.max(-lower), np.max(upper)))
         rewriter.remark(
@@ -208,22 +208,3 @@ def _real_bounds(node: ir.Node | None) -> tuple[float, float]:
         number = constant_scalar(value)
         bounds[index] = bounds[index] if number is None else float(number)
     return bounds[0], bounds[1]
-
-
-def _erase_unread(value: ir.Value | None, rewriter: Rewriter) -> None:
-    """Erase the constant subgraph that ends in ``value``, as far as nothing reads it."""
-    node = None if value is None else value.producer()
-    if value is None or use_count(value) or value.is_graph_output():
-        return
-    if node is None:
-        if value.is_initializer() and not value.is_graph_input():
-            with rewriter.step("remove-replaced-constant"):
-                rewriter.remove_initializer(value)
-        return
-    if any(use_count(each) or each.is_graph_output() for each in node.outputs):
-        return
-    inputs = [each for each in node.inputs if each is not None]
-    with rewriter.step("remove-replaced", node):
-        rewriter.erase(node)
-    for each in dict.fromkeys(inputs):
-        _erase_unread(each, rewriter)

@@ -1,4 +1,4 @@
-"""Data movement on codes, written the same way for all integer targets.
+"""Data movement on codes, and limits on them, written the same way for all integer targets.
 
 Where the oldest supported ONNX Runtime has no 8-bit kernel of an op (``_WIDENED``), it is done on
 wider integers, which hold all codes.
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import constant_array
-from onnxfold.passes.fold.lowering import Move, Scatter
+from onnxfold.passes.fold.lowering import Clamp, Move, Scatter
 from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.fold.targets.fixed_point import IntegerOps
 from onnxfold.passes.literals import AttributeValue
@@ -61,6 +61,16 @@ def write_scatter(scatter: Scatter, codes: Sequence[ir.Value], build: Builder) -
     inputs = [data, node.inputs[1], updates]
     dtype, attributes = scatter.type.dtype, node.attributes
     return build.insert(node.op_type, inputs, node.outputs[0], dtype, attributes=attributes)
+
+
+def write_clamp(clamp: Clamp, build: Builder) -> ir.Value:
+    """Limits on codes as a Clip of codes."""
+    output, dtype = clamp.node.outputs[0], clamp.type.dtype
+    bounds = [
+        build.constant(np.array(bound, dtype.numpy()), "code_limit")
+        for bound in (clamp.low, clamp.high)
+    ]
+    return build.insert("Clip", [build.codes_of(clamp.reads[0]), *bounds], output, dtype)
 
 
 def _insert(

@@ -44,7 +44,7 @@ from onnxfold.passes.fold.targets import averages
 from onnxfold.passes.fold.targets.builder import CONTRIB, Builder
 from onnxfold.passes.fold.targets.channels_last import depth_to_space, is_channels_last
 from onnxfold.passes.fold.targets.lookup import write_lookup
-from onnxfold.passes.fold.targets.movement import write_move, write_scatter
+from onnxfold.passes.fold.targets.movement import write_clamp, write_move, write_scatter
 from onnxfold.passes.fold.targets.ort_elementwise import (
     decline_elementwise,
     write_function,
@@ -91,7 +91,7 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Softmax():
             return [_softmax(lowering, build)]
         case Clamp():
-            return [_clamp(lowering, build)]
+            return [write_clamp(lowering, build)]
         case Lookup():
             return [write_lookup(lowering, build)]
         case Move():
@@ -330,15 +330,6 @@ def _through_real(lowering: AveragePool | Softmax, build: Builder) -> ir.Value:
     result = build.insert(node.op_type, [real], output, _FLOAT, attributes=node.attributes)
     build.rewriter.remark(node, FASTER_IN_FLOAT)
     return build.quantize(result, lowering.type, output)
-
-
-def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
-    output, dtype = clamp.node.outputs[0], clamp.type.dtype
-    bounds = [
-        build.constant(np.array(bound, dtype.numpy()), "code_limit")
-        for bound in (clamp.low, clamp.high)
-    ]
-    return build.insert("Clip", [build.codes_of(clamp.reads[0]), *bounds], output, dtype)
 
 
 def _move(move: Move, build: Builder) -> Sequence[ir.Value]:

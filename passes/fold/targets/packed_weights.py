@@ -17,6 +17,7 @@ from onnxfold.passes.fold.misread import sources
 from onnxfold.passes.fold.plan import Plan
 from onnxfold.passes.fold.targets.builder import CONTRIB
 from onnxfold.passes.fold.types import is_dequantize
+from onnxfold.passes.fold.unread import erase_unread
 from onnxfold.passes.rewriter import Rewriter
 
 _IN_FLOAT = 1  # MatMulNBits' accuracy_level: data and sums are float32
@@ -195,7 +196,7 @@ def _write(node: ir.Node, weights: PackedWeights, rewriter: Rewriter) -> None:
                 shape=output.shape,
             )
         rewriter.replace_node(node, [product])
-    _erase_unread(old, rewriter)
+    erase_unread(old, rewriter)
 
 
 def _pack(codes: Array, bits: int) -> Array:
@@ -216,18 +217,3 @@ def _write_as_vectors(node: ir.Node, dequantize: ir.Node, rewriter: Rewriter) ->
             vector = ir.Tensor(tensor.numpy().reshape(1), dtype=tensor.dtype)
             constant = rewriter.constant(dequantize, vector, name=f"{value.name}_vector")
             rewriter.set_input(dequantize, index, constant)
-
-
-def _erase_unread(value: ir.Value, rewriter: Rewriter) -> None:
-    node = value.producer()
-    if node is None or value.uses() or value.is_graph_output():
-        return
-    inputs = [each for each in node.inputs if each is not None]
-    with rewriter.step("remove-replaced", node):
-        rewriter.erase(node)
-    for each in dict.fromkeys(inputs):
-        if not each.is_initializer():
-            _erase_unread(each, rewriter)
-        elif not each.uses() and not each.is_graph_input():
-            with rewriter.step("remove-replaced-constant"):
-                rewriter.remove_initializer(each)

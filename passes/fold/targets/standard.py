@@ -40,7 +40,7 @@ from onnxfold.passes.fold.targets import averages, products
 from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.fold.targets.fixed_point import Term, centred, rescale
 from onnxfold.passes.fold.targets.lookup import write_lookup
-from onnxfold.passes.fold.targets.movement import write_move, write_scatter
+from onnxfold.passes.fold.targets.movement import write_clamp, write_move, write_scatter
 from onnxfold.passes.fold.targets.tables import look_up
 from onnxfold.passes.fold.targets.target import Target
 
@@ -86,7 +86,7 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Interpolation():
             return [averages.interpolation(lowering, build)]
         case Clamp():
-            return [_clamp(lowering, build)]
+            return [write_clamp(lowering, build)]
         case Lookup():
             return [write_lookup(lowering, build)]
         case Move():
@@ -214,12 +214,3 @@ def _extremum(
     ]
     chosen = build.insert(op_type, wide, output, _INT32)
     return build.insert("Cast", [chosen], output, affine.dtype, attributes=back)
-
-
-def _clamp(clamp: Clamp, build: Builder) -> ir.Value:
-    output, dtype = clamp.node.outputs[0], clamp.type.dtype
-    bounds = [
-        build.constant(np.array(bound, dtype.numpy()), "code_limit")
-        for bound in (clamp.low, clamp.high)
-    ]
-    return build.insert("Clip", [build.codes_of(clamp.reads[0]), *bounds], output, dtype)
