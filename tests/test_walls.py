@@ -94,7 +94,10 @@ def pass_classes(path: Path) -> list[str]:
         for node in tree_of(path).body
         if isinstance(node, ast.ClassDef)
         and any(
-            isinstance(part, ast.AnnAssign) and part.value and ast.unparse(part.target) == "name"
+            isinstance(part, ast.AnnAssign)
+            and part.value
+            and ast.unparse(part.target) == "name"
+            and "ClassVar" in ast.unparse(part.annotation)
             for part in node.body
         )
     ]
