@@ -43,6 +43,8 @@ PASSES: dict[str, str] = {
     "equalize": "quantize.equalize:Equalize",
     "gptq": "quantize.gptq:Gptq",
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
+    "smooth-quant": "quantize.smooth_quant:SmoothQuant",
+    "round-weights": "quantize.round_weights:RoundWeights",
     # fold
     "carry-codes": "fold.carry_codes:CarryCodes",
     "fold-qdq": "fold.fold_qdq:FoldQdq",
@@ -51,6 +53,7 @@ PASSES: dict[str, str] = {
     "gather-blocked": "fold.gather_blocked:GatherBlocked",
     "lift-qoperator": "fold.lift_qoperator:LiftQoperator",
     "move-wide-codes": "fold.move_wide_codes:MoveWideCodes",
+    "quantize-lstm": "fold.quantize_lstm:QuantizeLstm",
     "reduce-range": "fold.reduce_range:ReduceRange",
     "relax-rounding": "fold.relax_rounding:RelaxRounding",
     # bridge

@@ -14,13 +14,9 @@ from onnxfold.passes.linear import LinearOp
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.input_moments import InputMoments, LayerMoments
 from onnxfold.passes.quantize.weight_rows import WeightRows
-from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.calibrate.input_rows import InputRows
+from onnxfold.runtime.calibrate.tapping import chosen_nodes, tapped
 from onnxfold.runtime.progress import Progress
-from onnxfold.runtime.session import REFERENCE, Session
-from onnxfold.runtime.verify.cut import keep_outputs
-
-_CONFIG = replace(REFERENCE, name="input moments", threads=0)
 
 ROWS = 1024
 """Input vectors taken from a feed by default: enough for all feeds together."""
@@ -69,29 +65,19 @@ def measure_input_moments(
     layers = _layers(model, names)
     if quantized is not None:
         layers = _read_in(quantized, layers)
-    run = quantized or model
     if not layers:
         return InputMoments({})
-    inputs = {value.name for value in run.graph.inputs}
-    wanted = dict.fromkeys(each.rows.data for each in layers)
-    session = Session(keep_outputs(run, [each for each in wanted if each not in inputs]), _CONFIG)
     sums = {each.rows: _Sums() for each in layers}
-    count = 0
-    for feed in feeds:
-        found = {**feed, **session.run(_asked_for(session, feed))}
+    tensors = {each.data for each in sums}
+    for sample, values in enumerate(tapped(quantized or model, tensors, feeds, progress)):
         for each, total in sums.items():
             try:
-                total.update(each.take(found[each.data], rows))
+                total.update(each.take(values[each.data], rows))
             except ValueError as error:
                 raise InvalidModelError(
-                    f"tensor '{each.data}' has {error} on calibration sample {count}; "
+                    f"tensor '{each.data}' has {error} on calibration sample {sample}; "
                     "check that sample, or leave it out"
                 ) from None
-        count += 1
-        if progress is not None:
-            progress.advance()
-    if count == 0:
-        raise UsageError("the calibration data is empty: give at least one sample")
     return InputMoments({each.name: sums[each.rows].of(each.weights) for each in layers})
 
 
@@ -104,12 +90,7 @@ class _Layer:
 
 
 def _layers(model: ir.Model, names: Collection[str] | None) -> list[_Layer]:
-    nodes = {node_name(node): node for node in model.graph}
-    for name in names or ():
-        if name not in nodes:
-            raise UsageError(f"the model has no node '{name}'{did_you_mean(name, nodes)}")
-    chosen = nodes if names is None else {name: nodes[name] for name in nodes if name in names}
-    found = (_layer(name, node) for name, node in chosen.items())
+    found = (_layer(name, node) for name, node in chosen_nodes(model, names).items())
     return [each for each in found if each is not None]
 
 
@@ -135,10 +116,6 @@ def _read_in(quantized: ir.Model, layers: list[_Layer]) -> list[_Layer]:
         if rows is not None and constant_array(node.inputs[0]) is None:
             moved.append(replace(each, rows=rows))
     return moved
-
-
-def _asked_for(session: Session, feed: Mapping[str, Array]) -> dict[str, Array]:
-    return {spec.name: feed[spec.name] for spec in session.inputs}
 
 
 @dataclass

@@ -45,5 +45,5 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_errors_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(UsageError, match="'a' is not finite"):
+    with pytest.raises(UsageError, match="node 'a' is not finite"):
         OutputErrors({"a": (float("nan"),)})
