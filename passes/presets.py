@@ -45,7 +45,12 @@ Relaxation = Literal["", "keep", "drop"]
 
 
 def folding(
-    target: str, *, costs: str = "", relax: Relaxation = "", reduce_range: bool = False
+    target: str,
+    *,
+    costs: str = "",
+    relax: Relaxation = "",
+    reduce_range: bool = False,
+    dynamic_lstm: bool = False,
 ) -> str:
     """What ``fold`` runs: first to operators the target has, then the fold, then tidying.
 
@@ -54,11 +59,14 @@ def folding(
         costs: A file of costs, or ``none``; see ``fold-qdq``.
         relax: Whether activations need not be rounded, and then what becomes of their limits.
         reduce_range: Whether weights are reduced that x86 machines without VNNI compute wrongly.
+        dynamic_lstm: Whether LSTMs with quantized weights may round their data at every step.
     """
     lookups = "gather-blocked{contrib}," if target == "ort" else "gather-blocked,"
     prepare = "carry-codes," if target == "qdq" else f"{lookups}{_PREPARE}carry-codes{{recode}},"
     if relax:
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
+    if dynamic_lstm:
+        prepare = f"quantize-lstm,{prepare}"
     return f"{FOLD},{prepare}{fold_pass(target, costs, reduce_range=reduce_range)},{TIDY}"
 
 

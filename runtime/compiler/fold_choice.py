@@ -14,6 +14,7 @@ from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import folding
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.serialization import model_bytes
+from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.compiler.choice import Latency
 from onnxfold.runtime.compiler.clock import Clock
 from onnxfold.runtime.feeds import FeedSource
@@ -24,6 +25,8 @@ AS_IT_CAME = "as it came"
 BY_COSTS = "by the table of costs"
 _THROUGHOUT = "integer kernels throughout"
 _UNROUNDED = "activations not rounded"
+_DYNAMIC = "LSTMs quantized at every step"
+_UNROUNDED_DYNAMIC = "activations not rounded, LSTMs quantized at every step"
 _UNLIMITED = "activations not rounded, nor cut off"
 
 _FASTER_BY = 0.97
@@ -116,6 +119,11 @@ def _pipelines(subject: FoldSubject) -> dict[str, tuple[Pass, ...]]:
     if subject.relax:
         texts[_UNROUNDED] = folding("ort", costs=subject.costs, relax="keep")
         texts[_UNLIMITED] = folding("ort", costs=subject.costs, relax="drop")
+    if subject.relax and any(node.op_type == "LSTM" for node in all_nodes(subject.model)):
+        texts[_DYNAMIC] = folding("ort", costs=subject.costs, dynamic_lstm=True)
+        texts[_UNROUNDED_DYNAMIC] = folding(
+            "ort", costs=subject.costs, relax="keep", dynamic_lstm=True
+        )
     return {name: parse_passes(text) for name, text in texts.items()}
 
 

@@ -13,7 +13,11 @@ def recur(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """Each step rounds nothing: the state that it hands on is a real number."""
     if not touches_quantization(node, types):
         return None
-    return Refusal("its state is a real number at every step, which codes would round")
+    if node.op_type == "LSTM":
+        return Refusal(_REAL_STATE, "for ONNX Runtime, --relax tries one that rounds its state")
+    return Refusal(f"{_REAL_STATE}, and onnxruntime has no {node.op_type} that rounds them")
 
+
+_REAL_STATE = "its state is a real number at every step, which codes would round"
 
 RULES = dict.fromkeys(("GRU", "LSTM", "RNN"), recur)

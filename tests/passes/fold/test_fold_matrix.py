@@ -34,7 +34,7 @@ LEFT: dict[tuple[str, str], str] = {
     ("its output is read unrounded by HardSwish `x`", "ort qdq"): ("Conv, HardSwish"),
     ("its output is read unrounded by Sigmoid `x`", "ort qdq"): ("Conv, SiLU"),
     ("it is computed after the last DequantizeLinear", "ort"): (
-        "Conv, without output quantizer; LSTM, dequantized weights"
+        "Conv, without output quantizer; LSTM, dequantized weights; GRU, dequantized weights"
     ),
     ("its output `x` leaves the graph unrounded", "qdq"): ("Conv, without output quantizer"),
     ("its output is read unrounded by Erf `x`", "ort qdq"): ("Conv, two consumers"),
@@ -134,6 +134,11 @@ LEFT: dict[tuple[str, str], str] = {
     ("its state is a real number at every step, which codes would round", "standard qdq integer"): (
         "LSTM, dequantized weights"
     ),
+    (
+        "its state is a real number at every step, which codes would round, and onnxruntime has no "
+        "GRU that rounds them",
+        "standard qdq integer",
+    ): ("GRU, dequantized weights"),
     ("its scales are computed at run time, for each input anew", ALL): (
         "MatMulInteger, dynamic quantization"
     ),

@@ -21,6 +21,7 @@ from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.verify.budget import Budget
 
 _THROUGHOUT = "integer kernels throughout"
+_DYNAMIC = "LSTMs quantized at every step"
 _UNROUNDED = "activations not rounded"
 
 
@@ -79,3 +80,30 @@ def test_rounding_is_relaxed_only_where_asked_and_within_the_budget(
     assert _UNROUNDED not in timed
     outcomes = {row["candidate"]: row["outcome"] for row in strict.decisions}
     assert outcomes[_UNROUNDED] == "misses the budget"
+
+
+@pytest.mark.parametrize("relax", [False, True])
+def test_an_lstm_may_round_its_state_where_rounding_is_relaxed(
+    relax: bool, parse: Callable[..., ir.Model]
+) -> None:
+    codes = [str(index * 37 % 200 - 100) for index in range(48)]
+    model = parse(
+        f"""g (float[5,2,4] x) => (float[5,1,2,3] y)
+        <int8[1,12,4] w = {{{", ".join(codes)}}}, int8[1,12,3] r = {{{", ".join(codes[:36])}}},
+         float u = {{0.005}}>
+        {{
+          wf = DequantizeLinear (w, u)
+          rf = DequantizeLinear (r, u)
+          y = LSTM <hidden_size = 3> (x, wf, rf)
+        }}"""
+    )
+
+    def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
+        ratios = {name: 0.5 if name == _DYNAMIC else 1.0 for name in models}
+        return {name: Latency(ratio, ratio) for name, ratio in ratios.items()}
+
+    budget = Budget(sqnr_db=20.0, max_flip_rate=None)
+    subject = FoldSubject(model, feeds_for(model, None), clock, relax=relax, budget=budget)
+    choice = choose_fold(subject)
+    assert (choice.name == _DYNAMIC) is relax
+    assert ("quantize-lstm" in {each.name for each in choice.passes}) is relax
