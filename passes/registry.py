@@ -7,7 +7,7 @@ from typing import cast
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import UsageError
-from onnxfold.passes.spec import build_pass, parse_pipeline
+from onnxfold.passes.spec import PassSpec, build_pass, parse_pipeline
 from onnxfold.passes.suggest import did_you_mean
 
 PASSES: dict[str, str] = {
@@ -88,4 +88,13 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
     Raises:
         UsageError: The text is malformed, or names an unknown pass or option.
     """
-    return tuple(build_pass(pass_class(spec.name), spec) for spec in parse_pipeline(text))
+    return tuple(map(parse_pass, parse_pipeline(text)))
+
+
+def parse_pass(spec: PassSpec) -> Pass:
+    """The pass of one entry of a pipeline.
+
+    Raises:
+        UsageError: The pass or an option is unknown.
+    """
+    return build_pass(pass_class(spec.name), spec)

@@ -13,6 +13,7 @@ import dataclasses
 import re
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, Union, cast, runtime_checkable
@@ -272,6 +273,69 @@ def _print_value(value: object) -> str:
         return text
     escaped = re.sub(r'(["\\])', r"\\\1", text)
     return f'"{escaped}"'
+
+
+def describe_pass(pass_: Pass) -> str:
+    """As ``print_pass``, for people: values that no text holds are named by what they are."""
+    named = {field: _InMemory(value) for field, value in _without_text(pass_).items()}
+    return print_with_options(pass_.name, dataclasses.replace(pass_, **named) if named else pass_)
+
+
+def save_values(pass_: Pass, folder: Path, prefix: str) -> tuple[Pass, tuple[str, ...]]:
+    """Write the values that no text holds to ``folder``.
+
+    Args:
+        pass_: Any pass.
+        folder: An existing folder.
+        prefix: What the names of the files begin with.
+
+    Returns:
+        The pass as it prints for whoever reads it in that folder; and the names of the files.
+    """
+    files: dict[str, str] = {}
+    saved: dict[str, Any] = {}
+    for field, value in _without_text(pass_).items():
+        files[field] = f"{prefix}-{field.replace('_', '-')}.npz"
+        saved[field] = value.save(folder / files[field])
+        saved[field].path = Path(files[field])
+    return dataclasses.replace(pass_, **saved) if saved else pass_, tuple(files.values())
+
+
+def rebased(spec: PassSpec, folder: Path, files: Collection[str]) -> PassSpec:
+    """``spec`` with the names of ``files`` as paths in ``folder``."""
+    options = {
+        name: tuple(str(folder / each) if each in files else each for each in values)
+        for name, values in spec.options.items()
+    }
+    return PassSpec(spec.name, options)
+
+
+def _without_text(pass_: Pass) -> dict[str, Any]:
+    """The options whose value is in memory only, and too large for a text."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(pass_):
+        value = getattr(pass_, field.name)
+        if not isinstance(value, OptionValue):
+            continue
+        try:
+            value.to_text()
+        except UsageError:
+            found[field.name] = value
+    return found
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """Stands for a value in a text that people read."""
+
+    value: object
+
+    @classmethod
+    def from_text(cls, text: str) -> Any:
+        raise UsageError(f"'{text}' was never written to a file")
+
+    def to_text(self) -> str:
+        return f"({type(self.value).__name__} in memory)"
 
 
 def print_pipeline(passes: typing.Iterable[Pass]) -> str:

@@ -14,7 +14,7 @@ from onnxfold.passes.diff import diff_text, model_text
 from onnxfold.passes.errors import InvalidModelError, UsageError, VerificationError
 from onnxfold.passes.pipeline import BaseInstrument
 from onnxfold.passes.serialization import write_model
-from onnxfold.passes.spec import print_pass
+from onnxfold.passes.spec import print_pass, save_values
 
 _LIBRARIES = ("onnxfold", "onnx", "onnx-ir", "numpy")
 
@@ -85,7 +85,8 @@ class CrashReproducer(BaseInstrument):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_model(self._before, self.folder, "before.onnx")
-            text = _instructions(pass_, error)
+            printable, _ = save_values(pass_, self.folder, pass_.name)
+            text = _instructions(printable, error)
             (self.folder / "reproduce.txt").write_text(text, encoding="utf-8")
         except OSError:
             return

@@ -66,6 +66,7 @@ class Builder:
         self._fold = parse_passes(
             f"{fold_pass(options.target, options.costs, reduce_range=options.reduce_range)},{TIDY}"
         )
+        self._insertion = options.insertion
         self._progress = progress
         self._prepared: dict[tuple[str, ...], _Stage] = {(): _Stage(optimized, (), modified=True)}
         self._caches: dict[tuple[str, ...], CalibrationCache] = {}
@@ -124,7 +125,7 @@ class Builder:
 
     def _insert(self, choice: Choice) -> _Stage:
         prepared = self._prepare(_of(choice, PREPARING))
-        insert = InsertQdq(Ranges({}), op_types=choice.op_types, skip=choice.skip)
+        insert = replace(self._insertion, op_types=choice.op_types, skip=choice.skip)
         needed = tensors_to_observe(prepared.model, insert.placement_options)
         ranges = self._calibrated(choice, needed)
         insert = replace(insert, ranges=Ranges({n: ranges[n] for n in needed if n in ranges}))

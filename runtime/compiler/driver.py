@@ -28,7 +28,7 @@ from onnxfold.runtime.compiler.choice import (
 from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.damage import Damage
 from onnxfold.runtime.compiler.layers import linear_layers
-from onnxfold.runtime.compiler.options import CompileOptions
+from onnxfold.runtime.compiler.options import ASKED_FOR, CompileOptions
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.quality import (
     QualityJudge,
@@ -48,6 +48,7 @@ _NO_CANDIDATE = "no quantized candidate was within the budget and faster (measur
 _ADVICE = {
     FASTER: "--keep-slower quantizes it all the same",
     SENSITIVE: "a wider --budget lets it be quantized",
+    ASKED_FOR: "leave out --skip",
     _NO_CANDIDATE: "--keep-slower, or a wider --budget",
 }
 _JUDGED_FEEDS = 512

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.overrides import Overrides
+from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.quantize.schemes import Activations, Weights
+from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.calibrate.methods import method_text, parse_method
 from onnxfold.runtime.compiler.choice import Choice, Ladder
+from onnxfold.runtime.compiler.config import OVERRIDES
 from onnxfold.runtime.verify.budget import Budget
 
 Target = Literal["ort", "standard", "integer", "qdq"]
@@ -16,10 +25,18 @@ Preset = Literal["fast", "balanced", "best"]
 SEARCH = "search"
 """Instead of the name of a calibration method: several are tried, the nearest is kept."""
 
+ASKED_FOR = "it is to stay in float (asked for)"
+
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
-_CHEAP = ("weight-ranges", "equalize", "correct-bias")
-_RUNGS = ("weight-ranges", "equalize", "correct-bias")
+_CHOICES = {
+    "target": get_args(Target),
+    "preset": get_args(Preset),
+    "activations": get_args(Activations),
+    "weights": get_args(Weights),
+}
+_RUNGS = (*("weight-ranges", "equalize", "smooth-quant", "hessian-ranges", "gptq", "correct-bias"),)
+_CHEAP = ("weight-ranges", "equalize", "smooth-quant", "correct-bias")
 _SEARCHED = {
     "fast": ("min-max",),
     "balanced": ("min-max", "percentile"),
@@ -42,16 +59,70 @@ class CompileOptions:
         keep_slower: Quantize all that can be, however slow.
         costs: A file of costs that kernels are chosen by; empty for the table that is built in.
         reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
+        activations: Codes of activations.
+        weights: Codes of weights.
+        per_channel: One weight scale per output channel instead of one per tensor.
+        op_types: Operators that may be quantized; empty means all that can be.
+        skip: Names of nodes to leave in float.
+        only: Names of the linear nodes to quantize; empty means all.
+        overrides: Exceptions, by operator, name or regular expression.
     """
 
     target: Target = "ort"
     budget: Budget = field(default_factory=Budget)
     preset: Preset = "balanced"
     calibration: str = SEARCH
+    calibration_cache: Path | None = None
     keep_slower: bool = False
     costs: str = ""
     reduce_range: bool = False
-    calibration_cache: Path | None = None
+    activations: Activations = "u8"
+    weights: Weights = "s8"
+    per_channel: bool = True
+    op_types: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    overrides: Overrides = field(default_factory=Overrides)
+
+    @classmethod
+    def of(cls, named: Mapping[str, Any]) -> CompileOptions:
+        """From the options of ``onnxfold.compile`` and of configuration files, by name.
+
+        Raises:
+            UsageError: A value is none of those there are.
+        """
+        for name, known in _CHOICES.items():
+            value = named.get(name)
+            if value is not None and value not in known:
+                hint = did_you_mean(str(value), known)
+                raise UsageError(f"{name}: '{value}' is not one of {', '.join(known)}{hint}")
+        values = {name: value for name, value in named.items() if name != OVERRIDES}
+        budget = values.get("budget", Budget())
+        values["budget"] = budget if isinstance(budget, Budget) else Budget.from_text(str(budget))
+        for name in ("op_types", "skip", "only"):
+            values[name] = tuple(values.get(name, ()))
+        if "calibration_cache" in values:
+            values["calibration_cache"] = Path(values["calibration_cache"])
+        if "costs" in values:
+            values["costs"] = os.fspath(values["costs"])
+        overrides = values.get("overrides", Overrides())
+        if isinstance(overrides, str):
+            overrides = Overrides.from_text(overrides)
+        listed = Overrides.from_entries(named.get(OVERRIDES, ()))
+        values["overrides"] = Overrides((*listed.entries, *overrides.entries))
+        return cls(**values)
+
+    @property
+    def insertion(self) -> InsertQdq:
+        """The pass that quantizes, as far as the user says what it does."""
+        return InsertQdq(
+            Ranges({}),
+            activations=self.activations,
+            weights=self.weights,
+            per_channel=self.per_channel,
+            only=self.only,
+            overrides=self.overrides,
+        )
 
     @property
     def ladder(self) -> Ladder:
@@ -68,8 +139,13 @@ class CompileOptions:
         searched = self.calibration == SEARCH
         named = _SEARCHED[self.preset] if searched else (self.calibration,)
         methods = [method_text(parse_method(each)) for each in named]
+        linear = tuple(each for each in LINEAR if not self.op_types or each in self.op_types)
+        widths = {"all operators": self.op_types, "linear operators": linear}
+        if set(self.op_types) == set(linear):
+            del widths["all operators"]
+        in_float = tuple((name, ASKED_FOR) for name in sorted(self.skip))
         return [
-            Choice(f"{width} ({method})", op_types, calibration=method)
-            for width, op_types in (("all operators", ()), ("linear operators", LINEAR))
+            Choice(f"{width} ({method})", op_types, in_float, calibration=method)
+            for width, op_types in widths.items()
             for method in methods
         ]

@@ -10,8 +10,8 @@ from typing import Any
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import UsageError
-from onnxfold.passes.registry import parse_passes
-from onnxfold.passes.spec import print_pass
+from onnxfold.passes.registry import parse_pass
+from onnxfold.passes.spec import parse_pipeline, print_pass, rebased, save_values
 from onnxfold.runtime.report.report import package_versions
 from onnxfold.runtime.report.write import write_text
 
@@ -36,17 +36,28 @@ class Plan:
     in_float: dict[str, str] = field(default_factory=dict[str, str], compare=False)
 
     def save(self, path: Path) -> None:
-        """Write the plan.
+        """Write the plan, and large arrays it needs as files beside it.
 
         Raises:
             UsageError: The place is not writable.
         """
+        texts: list[str] = []
+        files: list[str] = []
+        for index, pass_ in enumerate(self.passes):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                printable, written = save_values(pass_, path.parent, f"{path.stem}-{index}")
+            except OSError as error:
+                raise UsageError(f"cannot write beside {path}: {error.strerror}") from error
+            texts.append(print_pass(printable))
+            files.extend(written)
         document = {
             "format": _FORMAT,
             "version": _VERSION,
             "versions": package_versions(),
             "model_sha256": self.model_sha256,
-            "passes": [print_pass(pass_) for pass_ in self.passes],
+            "passes": texts,
+            "files": files,
             "decisions": list(self.decisions),
             "in_float": self.in_float,
         }
@@ -75,7 +86,9 @@ class Plan:
             raise UsageError(f"{path}: not an {_FORMAT} of version {_VERSION}")
         try:
             texts: Sequence[str] = document["passes"]
-            passes = parse_passes(",".join(texts))
+            files: Sequence[str] = document.get("files", ())
+            specs = parse_pipeline(",".join(texts))
+            passes = tuple(parse_pass(rebased(each, path.parent, files)) for each in specs)
             decisions, in_float = tuple(document["decisions"]), dict(document["in_float"])
             return cls(str(document["model_sha256"]), passes, decisions, in_float)
         except (KeyError, TypeError, ValueError) as error:

@@ -15,7 +15,11 @@ import onnx_ir as ir
 from onnxfold.passes.base import Pass
 from onnxfold.passes.quantize.correct_bias import CorrectBias
 from onnxfold.passes.quantize.equalize import Equalize
+from onnxfold.passes.quantize.gptq import Gptq
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.smooth_quant import SmoothQuant
+from onnxfold.runtime.calibrate.channel_maxima import measure_channel_maxima
+from onnxfold.runtime.calibrate.input_moments import measure_input_moments
 from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
@@ -41,6 +45,33 @@ class Lesson:
     progress: Progress
 
 
+def _smooth_quant(lesson: Lesson) -> Pass:
+    lesson.progress.stage("measuring the largest values of channels", _FEEDS)
+    feeds = lesson.feeds.first(_FEEDS)
+    return SmoothQuant(
+        measure_channel_maxima(lesson.original, None, feeds, progress=lesson.progress)
+    )
+
+
+def _hessian_ranges(insert: InsertQdq, lesson: Lesson) -> InsertQdq:
+    lesson.progress.stage("measuring the moments of inputs", _FEEDS)
+    feeds = lesson.feeds.first(_FEEDS)
+    moments = measure_input_moments(lesson.original, None, feeds, progress=lesson.progress)
+    return replace(insert, weight_ranges="hessian", moments=moments)
+
+
+def _gptq(lesson: Lesson) -> Pass:
+    lesson.progress.stage("measuring the moments of quantized inputs", _FEEDS)
+    moments = measure_input_moments(
+        lesson.original,
+        None,
+        lesson.feeds.first(_FEEDS),
+        quantized=lesson.quantized,
+        progress=lesson.progress,
+    )
+    return Gptq(moments, centered=True)
+
+
 def _correct_bias(lesson: Lesson) -> Pass:
     lesson.progress.stage("measuring the mean errors of layers")
     feeds = lesson.feeds.first(_FEEDS)
@@ -48,14 +79,19 @@ def _correct_bias(lesson: Lesson) -> Pass:
 
 
 PREPARING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
-    {"equalize": lambda _: Equalize()}
+    {"equalize": lambda _: Equalize(), "smooth-quant": _smooth_quant}
 )
 """Rungs that change the float model, as far as real numbers go not at all."""
 
 INSERTING: Mapping[str, Callable[[InsertQdq, Lesson], InsertQdq]] = MappingProxyType(
-    {"weight-ranges": lambda insert, _: replace(insert, weight_ranges="mse")}
+    {
+        "weight-ranges": lambda insert, _: replace(insert, weight_ranges="mse"),
+        "hessian-ranges": _hessian_ranges,
+    }
 )
 """Rungs that change how weights are quantized; the last one climbed decides."""
 
-MENDING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType({"correct-bias": _correct_bias})
+MENDING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
+    {"gptq": _gptq, "correct-bias": _correct_bias}
+)
 """Rungs that change codes."""

@@ -17,7 +17,7 @@ from onnxfold.passes.pipeline import BaseInstrument, Instrument, Pipeline
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.remark import Remark
 from onnxfold.passes.serialization import model_bytes
-from onnxfold.passes.spec import print_pass
+from onnxfold.passes.spec import describe_pass
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.report.report import ModelFacts, PassRow, distinct_remarks
@@ -96,7 +96,7 @@ def run_verified(
     for (pass_, result), seconds in zip(outcome.results, clock.seconds, strict=True):
         found = next(evidence, None) if result.modified else None
         proof = found.to_json() if found else {}
-        rows.append(PassRow.of(print_pass(pass_), pass_.contract, result, seconds, proof))
+        rows.append(PassRow.of(describe_pass(pass_), pass_.contract, result, seconds, proof))
     remarks = [remark for _, result in outcome.results for remark in result.remarks]
     return VerifiedRun(outcome.model, tuple(rows), distinct_remarks(remarks))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from onnxfold.compiling import compile
 from onnxfold.outcome import (
     COMPARISON_FEEDS,
     Model,
@@ -16,8 +17,6 @@ from onnxfold.outcome import (
     Work,
     compared,
     display_name,
-    fold_target,
-    source_facts,
 )
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.census import has_codes, integer_weights
@@ -32,9 +31,8 @@ from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.walk import all_nodes, label
 from onnxfold.runtime.compiler.clock import make_clock
-from onnxfold.runtime.compiler.driver import Compilation, compile_model, replay
 from onnxfold.runtime.compiler.fold_choice import FoldChoice, FoldSubject, choose_fold
-from onnxfold.runtime.compiler.options import SEARCH, CompileOptions, Preset, Target
+from onnxfold.runtime.compiler.options import Target
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.verified import (
     VerifiedRun,
@@ -42,11 +40,9 @@ from onnxfold.runtime.compiler.verified import (
     run_tolerant,
     run_verified,
 )
-from onnxfold.runtime.explain import Explanation, explain_islands, explain_model
-from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.explain import Explanation, explain_model
 from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.progress import Progress, Silent
-from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.tune import STEPS, measure_costs
 from onnxfold.runtime.verify.budget import Budget
@@ -240,70 +236,6 @@ def run_passes(
     return compared(Work("opt", model, original, run, pipeline), feeds, bar)
 
 
-def compile(
-    model: Model,
-    *,
-    data: object = None,
-    target: Target = "ort",
-    budget: Budget | str | float | None = None,
-    preset: Preset = "balanced",
-    calibration: str = SEARCH,
-    calibration_cache: str | os.PathLike[str] | None = None,
-    keep_slower: bool = False,
-    reduce_range: bool = False,
-    costs: str | os.PathLike[str] | None = None,
-    plan: Plan | str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-) -> Outcome:
-    """Quantize a float model, fold it to integer arithmetic, keep what is faster, and prove it.
-
-    Args:
-        model: A float model.
-        data: The user's data: half of it calibrates, the other half judges. Required, except
-            with a plan.
-        target: What the integer graph is made of.
-        budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
-        preset: How much is tried for accuracy: ``fast`` only what the budget needs, ``balanced``
-            what takes seconds, ``best`` all there is.
-        calibration: How activation ranges are found: the name of a method, with its options in
-            braces, or ``search``, the nearest of several.
-        calibration_cache: A file (.json or .npz) that keeps the ranges for the next time.
-        keep_slower: Quantize all that can be, even where it makes the model slower.
-        reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
-        costs: A file that ``tune`` wrote, by which kernels are chosen (target ``ort``).
-        plan: Replay these choices, measuring nothing.
-        progress: Told how far it is.
-
-    Raises:
-        UsageError: There is no data, the model is quantized already, there is no such calibration
-            method, or the calibration cache belongs to another model or other data.
-        NotEquivalentError: The result breaks a contract or the budget.
-    """
-    if data is None and plan is None:
-        raise UsageError("compile needs data to calibrate on: give --data")
-    bar = progress or Silent()
-    original = load_model(model)
-    feeds = feeds_for(original, data)
-    limits = _budget(budget)
-    if plan is not None:
-        loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
-        done = replay(original, loaded, feeds, limits, bar)
-    else:
-        table = "" if costs is None else os.fspath(costs)
-        options = CompileOptions(
-            target,
-            limits,
-            preset,
-            calibration,
-            keep_slower,
-            table,
-            reduce_range=reduce_range,
-            calibration_cache=None if calibration_cache is None else Path(calibration_cache),
-        )
-        done = compile_model(original, feeds, options, bar)
-    return Outcome(done.run.model, _compile_report(model, original, done, feeds), done.plan)
-
-
 def verify(
     reference: Model,
     candidate: Model,
@@ -407,30 +339,3 @@ def _contract(contract: Contract | str | None) -> Contract | None:
     if contract not in names:
         raise UsageError(f"no contract '{contract}'; there are {', '.join(names)}")
     return Contract(contract)
-
-
-def _compile_report(
-    model: Model, original: ir.Model, done: Compilation, feeds: FeedSource
-) -> Report:
-    latency = {
-        name: {"median_ms": each.median_ms, "relative": each.relative}
-        for name, each in done.latency.items()
-    }
-    verdict = done.comparison.verdict
-    return Report(
-        command="compile",
-        passed=verdict.passed,
-        reasons=verdict.reasons,
-        source=source_facts(model, original),
-        result=model_facts(done.run.model),
-        data={**feeds.to_json(), "held_out": done.held_out},
-        passes=done.run.rows,
-        equivalence=done.comparison.to_json(),
-        task=done.task.to_json() if done.task else {},
-        latency={"models": latency} if latency else {},
-        decisions=done.plan.decisions,
-        islands=explain_islands(
-            done.run.model, done.run.remarks, feeds, fold_target(done.plan.passes)
-        ),
-        remarks=done.run.remarks,
-    )

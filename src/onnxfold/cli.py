@@ -46,6 +46,10 @@ PRESETS = {
 }
 """How much is tried for accuracy."""
 
+ACTIVATIONS = ("u8", "s8", "u16", "s16")
+WEIGHTS = ("s8", "u8", "s4", "u4", "s16")
+"""Types that values can be quantized to."""
+
 CALIBRATIONS = (
     *("search", "min-max", "moving-average", "percentile", "standard-deviation"),
     *("winsorized", "entropy", "mse", "auto"),
@@ -176,11 +180,11 @@ def _budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _target(parser: argparse.ArgumentParser) -> None:
+def _target(parser: argparse.ArgumentParser, *, default: str | None = "ort") -> None:
     parser.add_argument(
         "--target",
         choices=tuple(TARGETS),
-        default="ort",
+        default=default,
         help=f"{'; '.join(f'{name}: {text}' for name, text in TARGETS.items())} (default: ort)",
     )
 
@@ -195,10 +199,11 @@ def _costs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _reduce_range(parser: argparse.ArgumentParser) -> None:
+def _reduce_range(parser: argparse.ArgumentParser, *, default: bool | None = False) -> None:
     parser.add_argument(
         "--reduce-range",
         action="store_true",
+        default=default,
         help="give weights 7 bits where x86 machines without VNNI would saturate",
     )
 
@@ -216,22 +221,28 @@ def _plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _compile(parser: argparse.ArgumentParser) -> None:
+    # What is not given is None: a configuration file may say it.
     _model(parser)
     _output(parser)
     _data(parser, "; half of it calibrates, the other half judges; with --plan it may be left out")
-    _target(parser)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file of these options and of exceptions by operator, name or regular "
+        "expression; what the command line says goes before",
+    )
+    _target(parser, default=None)
     _budget(parser)
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
-        default="balanced",
         help=f"{'; '.join(f'{name}: {text}' for name, text in PRESETS.items())} "
         "(default: balanced)",
     )
     parser.add_argument(
         "--calibration",
         metavar="METHOD",
-        default=CALIBRATIONS[0],
         help=f"how activation ranges are found: {', '.join(CALIBRATIONS)}; options in braces, like "
         "percentile{percentile=99.9} (default: search, the nearest of several)",
     )
@@ -245,9 +256,18 @@ def _compile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-slower",
         action="store_true",
+        default=None,
         help="quantize everything that can be, even where it makes the model slower",
     )
-    _reduce_range(parser)
+    parser.add_argument(
+        "--activations", choices=ACTIVATIONS, help="codes of activations (default: u8)"
+    )
+    parser.add_argument("--weights", choices=WEIGHTS, help="codes of weights (default: s8)")
+    parser.add_argument(
+        "--op-types", nargs="+", metavar="OP", help="operators that may be quantized (default: all)"
+    )
+    parser.add_argument("--skip", nargs="+", metavar="NODE", help="nodes to leave in float")
+    _reduce_range(parser, default=None)
     _costs(parser)
     _plan(parser)
     _report(parser)

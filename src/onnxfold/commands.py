@@ -38,6 +38,7 @@ def compile(options: argparse.Namespace) -> int:
         outcome = api.compile(
             options.model,
             data=options.data,
+            config=options.config,
             target=options.target,
             budget=options.budget,
             preset=options.preset,
@@ -46,6 +47,10 @@ def compile(options: argparse.Namespace) -> int:
             keep_slower=options.keep_slower,
             reduce_range=options.reduce_range,
             costs=options.costs,
+            activations=options.activations,
+            weights=options.weights,
+            skip=options.skip,
+            op_types=options.op_types,
             plan=options.plan,
             progress=progress,
         )
@@ -329,6 +334,7 @@ def _check_places(options: argparse.Namespace) -> None:
         named.get("data"),
         named.get("plan"),
         named.get("costs"),
+        named.get("config"),
         script,
     ]
     taken = {Path(each).resolve() for each in inputs if each}

@@ -1,0 +1,140 @@
+"""``onnxfold.compile``: a float model in, an integer model with evidence out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxfold.outcome import Model, Outcome, fold_target, source_facts
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.quantize.overrides import Overrides
+from onnxfold.passes.quantize.schemes import Activations, Weights
+from onnxfold.runtime.compiler.config import merged, read_config
+from onnxfold.runtime.compiler.driver import Compilation, compile_model, replay
+from onnxfold.runtime.compiler.options import CompileOptions, Preset, Target
+from onnxfold.runtime.compiler.plan import Plan
+from onnxfold.runtime.compiler.verified import model_facts
+from onnxfold.runtime.explain import explain_islands
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.loading import load_model
+from onnxfold.runtime.progress import Progress, Silent
+from onnxfold.runtime.report.report import Report
+from onnxfold.runtime.trial import feeds_for
+from onnxfold.runtime.verify.budget import Budget
+
+
+def compile(
+    model: Model,
+    *,
+    data: object = None,
+    config: str | os.PathLike[str] | None = None,
+    target: Target | None = None,
+    budget: Budget | str | float | None = None,
+    preset: Preset | None = None,
+    calibration: str | None = None,
+    calibration_cache: str | os.PathLike[str] | None = None,
+    keep_slower: bool | None = None,
+    reduce_range: bool | None = None,
+    costs: str | os.PathLike[str] | None = None,
+    activations: Activations | None = None,
+    weights: Weights | None = None,
+    per_channel: bool | None = None,
+    op_types: Sequence[str] | None = None,
+    skip: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    overrides: Overrides | str | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Quantize a float model, fold it to integer arithmetic, keep what is faster, and prove it.
+
+    What is None is as the configuration file says, else as usual (in parentheses).
+
+    Args:
+        model: A float model.
+        data: The user's data: half of it calibrates, the other half judges. Required, except
+            with a plan.
+        config: A TOML file of these options, and of exceptions from them.
+        target: What the integer graph is made of (``ort``).
+        budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
+        preset: How much is tried for accuracy: ``fast`` only what the budget needs, ``balanced``
+            what takes seconds, ``best`` all there is (``balanced``).
+        calibration: How activation ranges are found: the name of a method, with its options in
+            braces, or ``search``, the nearest of several (``search``).
+        calibration_cache: A file (.json or .npz) that keeps the ranges for the next time.
+        keep_slower: Quantize all that can be, even where it makes the model slower (no).
+        reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate (no).
+        costs: A file that ``tune`` wrote, by which kernels are chosen (target ``ort``).
+        activations: Codes of activations (``u8``).
+        weights: Codes of weights (``s8``).
+        per_channel: One weight scale per output channel, not one per tensor (yes).
+        op_types: Operators that may be quantized (all that can be).
+        skip: Names of nodes to leave in float.
+        only: Names of the linear nodes to quantize (all).
+        overrides: Exceptions, by operator, name or regular expression; as JSON, or a JSON file.
+        plan: Replay these choices, measuring nothing.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: There is no data, the model is quantized already, an option has no such value,
+            or the calibration cache belongs to another model or other data.
+        NotEquivalentError: The result breaks a contract or the budget.
+    """
+    if data is None and plan is None:
+        raise UsageError("compile needs data to calibrate on: give --data")
+    given: dict[str, Any] = {
+        "target": target,
+        "budget": budget,
+        "preset": preset,
+        "calibration": calibration,
+        "calibration_cache": calibration_cache,
+        "keep_slower": keep_slower,
+        "reduce_range": reduce_range,
+        "costs": costs,
+        "activations": activations,
+        "weights": weights,
+        "per_channel": per_channel,
+        "op_types": op_types,
+        "skip": skip,
+        "only": only,
+        "overrides": overrides,
+    }
+    options = CompileOptions.of(merged(given, {} if config is None else read_config(Path(config))))
+    bar = progress or Silent()
+    original = load_model(model)
+    feeds = feeds_for(original, data)
+    if plan is not None:
+        loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+        done = replay(original, loaded, feeds, options.budget, bar)
+    else:
+        done = compile_model(original, feeds, options, bar)
+    return Outcome(done.run.model, _report(model, original, done, feeds), done.plan)
+
+
+def _report(model: Model, original: ir.Model, done: Compilation, feeds: FeedSource) -> Report:
+    latency = {
+        name: {"median_ms": each.median_ms, "relative": each.relative}
+        for name, each in done.latency.items()
+    }
+    verdict = done.comparison.verdict
+    return Report(
+        command="compile",
+        passed=verdict.passed,
+        reasons=verdict.reasons,
+        source=source_facts(model, original),
+        result=model_facts(done.run.model),
+        data={**feeds.to_json(), "held_out": done.held_out},
+        passes=done.run.rows,
+        equivalence=done.comparison.to_json(),
+        task=done.task.to_json() if done.task else {},
+        latency={"models": latency} if latency else {},
+        decisions=done.plan.decisions,
+        islands=explain_islands(
+            done.run.model, done.run.remarks, feeds, fold_target(done.plan.passes)
+        ),
+        remarks=done.run.remarks,
+    )
