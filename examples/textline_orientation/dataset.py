@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image
 
 from examples.samples import Samples, save_sets
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from fixtures.text_lines import draw_line, pick_font, text_lines
 
 HEIGHT, WIDTH = 48, 192
 CALIBRATION_LINES = 256
@@ -26,8 +25,6 @@ EVALUATION_LINES = 512
 CALIBRATION_SIZES = (16, 20, 26, 34)
 EVALUATION_SIZES = (15, 18, 23, 30)
 FONT_FAMILIES = ("DejaVuSans", "DejaVuSerif", "Liberation", "FreeSans", "FreeSerif", "NotoSans-")
-
-WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
 
 
 def system_fonts(root: Path = Path("/usr/share/fonts")) -> list[Path]:
@@ -53,25 +50,9 @@ def build(fonts: Sequence[Path]) -> tuple[Samples, Samples]:
         fonts: font files to draw with; Pillow's own scalable font when empty.
     """
     rng = np.random.default_rng(0)
-    lines = _lines(rng, CALIBRATION_LINES + EVALUATION_LINES)
+    lines = text_lines(rng, CALIBRATION_LINES + EVALUATION_LINES)
     calibration = _render(lines[:CALIBRATION_LINES], fonts, CALIBRATION_SIZES, rng)
     return calibration, _render(lines[CALIBRATION_LINES:], fonts, EVALUATION_SIZES, rng)
-
-
-def _lines(rng: np.random.Generator, count: int) -> list[str]:
-    """Return `count` different lines of one to three words, some with a number."""
-    lines: dict[str, None] = {}
-    while len(lines) < count:
-        words = [WORDS[int(rng.integers(len(WORDS)))] for _ in range(int(rng.integers(1, 4)))]
-        style = rng.random()
-        if style < 0.1:
-            words = [word.upper() for word in words]
-        elif style < 0.5:
-            words[0] = words[0].capitalize()
-        if rng.random() < 0.3:
-            words.append(str(rng.integers(10, 10_000)))
-        lines[" ".join(words)] = None
-    return list(lines)
 
 
 def _render(
@@ -79,39 +60,11 @@ def _render(
 ) -> Samples:
     inputs: list[NDArray[np.float32]] = []
     for text in lines:
-        image = _draw(text, _font(fonts, sizes, rng), rng)
+        image = draw_line(text, pick_font(fonts, sizes, rng), rng)
         inputs += [preprocess(image), preprocess(image.transpose(Image.Transpose.ROTATE_180))]
     # Class 0 is upright, class 1 turned by 180 degrees.
     labels = np.tile(np.array([0, 1], dtype=np.int64), len(lines))
     return Samples("x", np.stack(inputs), labels)
-
-
-def _font(fonts: Sequence[Path], sizes: Sequence[int], rng: np.random.Generator) -> Font:
-    size = int(rng.choice(sizes))
-    if not fonts:
-        return ImageFont.load_default(size)
-    return ImageFont.truetype(fonts[int(rng.integers(len(fonts)))], size)
-
-
-def _draw(text: str, font: Font, rng: np.random.Generator) -> Image.Image:
-    """Return one line of text as a cheap camera sees it: tilted, blurred and noisy."""
-    left, top, right, bottom = font.getbbox(text)
-    margin = int(rng.integers(2, 8))
-    size = (math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin)
-    dark = rng.integers(0, 110, size=3)
-    bright = rng.integers(150, 256, size=3)
-    ink, paper = (dark, bright) if rng.random() < 0.8 else (bright, dark)
-    image = Image.new("RGB", size, _rgb(paper))
-    ImageDraw.Draw(image).text((margin - left, margin - top), text, fill=_rgb(ink), font=font)
-    tilt = float(rng.uniform(-3, 3))
-    image = image.rotate(tilt, Image.Resampling.BILINEAR, expand=True, fillcolor=_rgb(paper))
-    image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.8))))
-    noise = rng.normal(0, rng.uniform(0, 10), size=(image.height, image.width, 1))
-    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
-
-
-def _rgb(color: NDArray[np.int64]) -> tuple[int, int, int]:
-    return int(color[0]), int(color[1]), int(color[2])
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from examples.textline_orientation import dataset
 from examples.textline_orientation.dataset import preprocess
+from fixtures.text_lines import text_lines
 
 
 def test_short_lines_keep_their_aspect_and_are_padded_with_zeros() -> None:
@@ -43,7 +44,7 @@ def test_sets_are_repeatable_pairs_without_system_fonts() -> None:
 
 
 def test_lines_are_different_and_sizes_disjoint() -> None:
-    lines = dataset._lines(np.random.default_rng(0), 600)  # pyright: ignore[reportPrivateUsage]
+    lines = text_lines(np.random.default_rng(0), 600)
     assert len(set(lines)) == 600
     assert not set(dataset.CALIBRATION_SIZES) & set(dataset.EVALUATION_SIZES)
 
