@@ -18,7 +18,7 @@ from onnxfold.passes.quantize.unit_types import Coded, written_types
 from onnxfold.passes.quantize.units import Unit
 from onnxfold.passes.quantize.weights import QuantizedWeights, quantize_weights
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.walk import use_count
+from onnxfold.passes.unused import drop_unused
 
 CONTRIB = "com.microsoft"
 _OF_8_BITS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
@@ -216,7 +216,7 @@ class QdqInserter:
                 real = self._dequantized(node, source.name or "", codes, kind)
                 self._constants[key] = real
             self._rewriter.set_input(node, index, real)
-            self._drop_unused(source)
+            drop_unused(source, self._rewriter)
 
     def _dequantized(self, node: ir.Node, name: str, codes: Array, kind: AffineType) -> ir.Value:
         rewriter = self._rewriter
@@ -246,14 +246,3 @@ class QdqInserter:
                 self._rewriter.add_initializer(graph, kind.zero_point, name=f"{name}_zero_point"),
             )
         return self._parameters[key]
-
-    def _drop_unused(self, value: ir.Value | None) -> None:
-        """Remove a constant that nothing reads any more, and the nodes that led to it."""
-        while value is not None and not use_count(value) and not value.is_graph_output():
-            producer = value.producer()
-            if producer is None:
-                if value.is_initializer() and not value.is_graph_input():
-                    self._rewriter.remove_initializer(value)
-                return
-            value = producer.inputs[0] if producer.inputs else None
-            self._rewriter.erase(producer)

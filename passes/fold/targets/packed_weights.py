@@ -18,11 +18,15 @@ from onnxfold.passes.fold.plan import Plan
 from onnxfold.passes.fold.targets.builder import CONTRIB
 from onnxfold.passes.fold.types import is_dequantize
 from onnxfold.passes.fold.unread import erase_unread
+from onnxfold.passes.nbits import (
+    is_block_size,
+    packed_weights,
+    packed_zero_points,
+    plain_block_size,
+)
 from onnxfold.passes.rewriter import Rewriter
 
 _IN_FLOAT = 1  # MatMulNBits' accuracy_level: data and sums are float32
-_BLOCK = 128  # rows that share a scale where the weights have one for all rows
-_SMALLEST_BLOCK = 16
 _BITS = {
     ir.DataType.INT4: 4,
     ir.DataType.UINT4: 4,
@@ -127,7 +131,7 @@ def _weights(node: ir.Node) -> PackedWeights | None:
         axis = 1 - axis
     if codes.size == 0 or not _is_packed_along(axis, block, scale):
         return None
-    rows = block or _block_size(codes.shape[0])
+    rows = block or plain_block_size(codes.shape[0])
     shape = (-(-codes.shape[0] // rows), codes.shape[1])
     offset = 1 << (_BITS[tensor.dtype] - 1) if tensor.dtype in _SIGNED else 0
     return PackedWeights(
@@ -143,25 +147,15 @@ def _is_packed_along(axis: int, block: int, scale: Array) -> bool:
     """Whether MatMulNBits can hold the scales: one for all, per column, or per block of rows."""
     if not block:
         return scale.size == 1 or axis == 1
-    return axis == 0 and block >= _SMALLEST_BLOCK and not block & (block - 1)
-
-
-def _block_size(depth: int) -> int:
-    block = _SMALLEST_BLOCK
-    while block < min(depth, _BLOCK):
-        block *= 2
-    return block
+    return axis == 0 and is_block_size(block)
 
 
 def _write(node: ir.Node, weights: PackedWeights, rewriter: Rewriter) -> None:
     depth, columns = weights.codes.shape
-    blocks = len(weights.scales)
-    padded = np.pad(weights.codes, [(0, blocks * weights.block - depth), (0, 0)])
-    codes = np.transpose(padded).reshape(columns, blocks, weights.block)
     arrays = {
-        "packed": _pack(codes, weights.bits),
+        "packed": packed_weights(weights.codes, weights.bits, weights.block),
         "scales": np.ascontiguousarray(np.transpose(weights.scales)).reshape(-1),
-        "zero_points": _pack(np.transpose(weights.zero_points), weights.bits).reshape(-1),
+        "zero_points": packed_zero_points(weights.zero_points, weights.bits),
     }
     old, output = node.inputs[1], node.outputs[0]
     assert old is not None
@@ -197,14 +191,6 @@ def _write(node: ir.Node, weights: PackedWeights, rewriter: Rewriter) -> None:
             )
         rewriter.replace_node(node, [product])
     erase_unread(old, rewriter)
-
-
-def _pack(codes: Array, bits: int) -> Array:
-    """Codes along the last axis as bytes; two 4-bit codes a byte, the first one below."""
-    if bits == 8:
-        return codes
-    even = np.pad(codes, [*[(0, 0)] * (codes.ndim - 1), (0, codes.shape[-1] % 2)])
-    return even[..., 0::2] | (even[..., 1::2] << 4)
 
 
 def _write_as_vectors(node: ir.Node, dequantize: ir.Node, rewriter: Rewriter) -> None:
