@@ -32,11 +32,17 @@ _KEPT = 8
 
 @dataclass(frozen=True)
 class _Stage:
-    """A model, the passes that made it, and whether the last of them changed anything."""
+    """A model, the passes that made it, and the rungs that changed nothing in it."""
 
     model: ir.Model
-    passes: tuple[Pass, ...]
-    modified: bool
+    passes: tuple[Pass, ...] = ()
+    idle: frozenset[str] = frozenset()
+
+    def then(self, rung: str, model: ir.Model, pass_: Pass, *, modified: bool) -> _Stage:
+        """This stage after one more rung."""
+        if modified:
+            return _Stage(model, (*self.passes, pass_), self.idle)
+        return replace(self, idle=self.idle | {rung})
 
 
 class Builder:
@@ -68,7 +74,7 @@ class Builder:
         )
         self._insertion = options.insertion
         self._progress = progress
-        self._prepared: dict[tuple[str, ...], _Stage] = {(): _Stage(optimized, (), modified=True)}
+        self._prepared: dict[tuple[str, ...], _Stage] = {(): _Stage(optimized)}
         self._caches: dict[tuple[str, ...], CalibrationCache] = {}
         self._kept: OrderedDict[tuple[object, ...], _Stage] = OrderedDict()
         self._caches[()] = self._open_cache(options.calibration_cache, optimized)
@@ -90,38 +96,29 @@ class Builder:
 
     def is_idle(self, choice: Choice) -> bool:
         """Whether the last rung of ``choice`` changed nothing."""
-        if not choice.rungs:
-            return False
-        rung = choice.rungs[-1]
-        if rung in PREPARING:
-            return not self._prepare(_of(choice, PREPARING)).modified
-        return rung in MENDING and not self._quantized(choice).modified
+        return bool(choice.rungs) and choice.rungs[-1] in self._quantized(choice).idle
 
     def _quantized(self, choice: Choice) -> _Stage:
-        key = (choice.op_types, choice.skip, choice.calibration, choice.rungs)
+        mending = _of(choice, MENDING)
+        key = (choice.op_types, choice.skip, choice.calibration, frozenset(choice.rungs))
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        mending = _of(choice, MENDING)
-        if not mending:
-            stage = self._insert(choice)
-        else:
-            last = mending[-1]
-            before = replace(choice, rungs=tuple(each for each in choice.rungs if each != last))
-            stage = self._mend(before, last)
+        stage = self._mend(choice, mending[-1]) if mending else self._insert(choice)
         self._kept[key] = stage
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return stage
 
-    def _mend(self, before: Choice, rung: str) -> _Stage:
+    def _mend(self, choice: Choice, rung: str) -> _Stage:
+        before = replace(choice, rungs=tuple(each for each in choice.rungs if each != rung))
         stage = self._quantized(before)
         if not any(isinstance(each, InsertQdq) for each in stage.passes):
             return stage
-        original = self._prepare(_of(before, PREPARING)).model
+        original = self._prepare(_of(choice, PREPARING)).model
         mend = MENDING[rung](self._lesson(original, stage.model))
         done = Pipeline((mend,)).run(stage.model.clone())
-        return _Stage(done.model, (*stage.passes, mend), done.modified)
+        return stage.then(rung, done.model, mend, modified=done.modified)
 
     def _insert(self, choice: Choice) -> _Stage:
         prepared = self._prepare(_of(choice, PREPARING))
@@ -132,8 +129,7 @@ class Builder:
         for rung in _of(choice, INSERTING):
             insert = INSERTING[rung](insert, self._lesson(prepared.model, prepared.model))
         done = Pipeline((insert,)).run(prepared.model.clone())
-        passes = (*prepared.passes, insert) if done.modified else prepared.passes
-        return _Stage(done.model, passes, done.modified)
+        return prepared.then("", done.model, insert, modified=done.modified)
 
     def _prepare(self, rungs: tuple[str, ...]) -> _Stage:
         """The float model after ``rungs``; a pass that breaks its contract on it is left out."""
@@ -144,11 +140,11 @@ class Builder:
         try:
             run = run_verified(before.model, (pass_,), self.feeds, Silent())
             modified = any(row.modified for row in run.rows)
-            stage = _Stage(run.model, (*before.passes, pass_), modified)
+            stage = before.then(rungs[-1], run.model, pass_, modified=modified)
         except NotEquivalentError:
-            stage = replace(before, modified=False)
-        self._prepared[rungs] = stage if stage.modified else replace(before, modified=False)
-        return self._prepared[rungs]
+            stage = before.then(rungs[-1], before.model, pass_, modified=False)
+        self._prepared[rungs] = stage
+        return stage
 
     def _calibrated(self, choice: Choice, needed: Sequence[str]) -> Ranges:
         rungs, method = _of(choice, PREPARING), choice.calibration
@@ -176,5 +172,5 @@ class Builder:
 
 
 def _of(choice: Choice, stage: Mapping[str, object]) -> tuple[str, ...]:
-    """The rungs of ``choice`` that belong to a stage, in order."""
-    return tuple(rung for rung in choice.rungs if rung in stage)
+    """The rungs of ``choice`` that belong to a stage, in the order of the stage."""
+    return tuple(rung for rung in stage if rung in choice.rungs)

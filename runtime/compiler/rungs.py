@@ -81,7 +81,7 @@ def _correct_bias(lesson: Lesson) -> Pass:
 PREPARING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
     {"equalize": lambda _: Equalize(), "smooth-quant": _smooth_quant}
 )
-"""Rungs that change the float model, as far as real numbers go not at all."""
+"""Rungs that change the float model, as far as real numbers go not at all; in this order."""
 
 INSERTING: Mapping[str, Callable[[InsertQdq, Lesson], InsertQdq]] = MappingProxyType(
     {
@@ -94,4 +94,4 @@ INSERTING: Mapping[str, Callable[[InsertQdq, Lesson], InsertQdq]] = MappingProxy
 MENDING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
     {"gptq": _gptq, "correct-bias": _correct_bias}
 )
-"""Rungs that change codes."""
+"""Rungs that change codes, in this order: whatever is climbed first, mean errors go last."""

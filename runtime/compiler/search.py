@@ -8,7 +8,8 @@ that it can be tested without either. What it does:
 2. Starting from float, each class of layers is quantized alone and timed. Those that gain are
    quantized together: one more choice, which wins where most classes are slower in integers.
 3. What is not faster than float is dropped, before any effort is spent on its accuracy.
-4. The accuracy ladder is climbed: compensations, each kept only where it is measured to help.
+4. The accuracy ladder is climbed, the fastest first: compensations, each kept only where it is
+   measured to help.
 5. A choice that still misses the budget is repaired: the layers that do most damage for the time
    they save go back to float until the budget is met.
 6. What meets the budget is timed, interleaved with the original and the optimized float model.
@@ -63,8 +64,7 @@ def search(
         return _widest(subject, nearest, log)
     mixed, gaining = _mixed(subject, nearest[-1].choice, log)
     tried = _faster(subject, [*nearest, mixed] if mixed is not None else nearest, log)
-    repaired = [repair(subject, climb(subject, each, log), log) for each in tried]
-    accepted = [each for each in repaired if each is not None]
+    accepted = _within_budget(subject, tried, log)
     if not accepted:
         return _float(subject, subject.time([]), log)
     latency = subject.time(accepted)
@@ -77,6 +77,24 @@ def search(
         log.add(best.choice.name, best.quality, latency[best.choice.name], "not faster than float")
         return _float(subject, latency, log)
     return _select(best, latency, log, "chosen")
+
+
+def _within_budget(
+    subject: Subject[ModelT], tried: Sequence[Candidate[ModelT]], log: Log
+) -> list[Candidate[ModelT]]:
+    """What can be made of ``tried``, the fastest first, until one needs no layer in float for it.
+
+    Compensations cost no time: what is slower need not be looked at after that.
+    """
+    accepted: list[Candidate[ModelT]] = []
+    for each in tried:
+        found = repair(subject, climb(subject, each, log), log)
+        if found is None:
+            continue
+        accepted.append(found)
+        if found.choice.in_float == each.choice.in_float:
+            break
+    return accepted
 
 
 def _balanced(
@@ -108,9 +126,9 @@ def _widest(
 def _faster(
     subject: Subject[ModelT], candidates: Sequence[Candidate[ModelT]], log: Log
 ) -> list[Candidate[ModelT]]:
-    """Those of ``candidates`` that are faster than float; accuracy is not worth work elsewhere.
+    """Those of ``candidates`` that are faster than float, the fastest first; of equals the nearest.
 
-    Leaving layers in float can make the others faster: classes that gain are tried apart.
+    Leaving layers in float can make others faster: where nothing gains, the last one is kept.
     """
     latency = subject.time(candidates)
     kept: list[Candidate[ModelT]] = []
@@ -120,7 +138,14 @@ def _faster(
             kept.append(each)
         else:
             log.add(each.choice.name, each.quality, found, "not faster than float")
-    return kept or list(candidates[-1:])
+    fastest = min((latency[each.choice.name].relative for each in kept), default=0.0)
+
+    def rank(candidate: Candidate[ModelT]) -> tuple[float, float]:
+        relative = latency[candidate.choice.name].relative
+        is_fastest = relative * FASTER_BY <= fastest
+        return (0.0 if is_fastest else relative), -candidate.quality.score
+
+    return sorted(kept, key=rank) or list(candidates[-1:])
 
 
 def _mixed(

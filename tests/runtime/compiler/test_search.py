@@ -105,7 +105,7 @@ def test_keep_slower_takes_the_widest_choice_within_the_budget() -> None:
 
 
 def test_the_most_damaging_layers_go_back_to_float_until_the_budget_is_met() -> None:
-    world = subject({"body": -6.0}, {"head": 5.0, "stem": 0.2})
+    world = subject({"body": -6.0, "head": -1.0, "stem": -1.0}, {"head": 5.0, "stem": 0.2})
     selection = search(world, [LINEAR])
     assert selection.model == {"stem", "body"}
     assert outcomes(selection)["linear"] == "misses the budget"
@@ -158,7 +158,7 @@ def test_a_choice_that_quantizes_nothing_is_no_candidate() -> None:
 
 def test_only_the_nearest_calibration_is_repaired_and_each_layer_ranked_once() -> None:
     asked: list[str] = []
-    world = subject({"body": -6.0}, {"head": 5.0})
+    world = subject({"body": -6.0, "head": -1.0, "stem": -1.0}, {"head": 5.0})
 
     def damage(layer: str) -> float:
         asked.append(layer)
@@ -274,3 +274,19 @@ def test_the_curve_is_measured_where_it_is_asked_for_and_the_fastest_stays() -> 
     points = [row for row in selection.decisions if row["outcome"] == "mixed precision"]
     assert [row["relative"] for row in points] == pytest.approx([0.6, 0.8])
     assert [row["score_db"] for row in points] == pytest.approx([-0.11, -0.01])
+
+
+def test_what_is_slower_is_not_looked_at_once_the_fastest_is_within_the_budget() -> None:
+    tried: list[Choice] = []
+
+    def built(choice: Choice) -> Model | None:
+        tried.append(choice)
+        return build(choice)
+
+    world = replace(
+        subject({"body": -6.0, "Add": 1.0, "head": -1.0, "stem": -1.0}),
+        build=built,
+        ladder=Ladder(("rung",), frozenset({"rung"})),
+    )
+    assert search(world, [WIDE, LINEAR]).model == {"stem", "body", "head"}
+    assert {each.op_types for each in tried if each.rungs} == {LINEAR.op_types}
