@@ -23,6 +23,7 @@ from onnxfold.passes.fold.plan import Plan, make_plan
 from onnxfold.passes.fold.targets.float_kernels import FloatKernels
 from onnxfold.passes.fold.targets.packed_weights import keep_weights_unpacked, pack_weights
 from onnxfold.passes.fold.targets.table import TARGETS
+from onnxfold.passes.fold.unguard import unguard
 from onnxfold.passes.fold.weights import dequantize_weights
 from onnxfold.passes.rewriter import Rewriter
 
@@ -54,6 +55,7 @@ class FoldQdq(Pass):
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Plan the whole model, carry the plan out, and say what stayed float."""
         target = TARGETS[self.target]
+        unguard(model, rewriter)
         plan = make_plan(model, rewriter.scopes, target)
         if self.target == "ort":
             target = FloatKernels(target, self._in_float(plan)).target()

@@ -55,6 +55,7 @@ def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = Fal
             continue
         if is_dequantize(node):
             _write_zero_point(node, plan, rewriter)
+            _bring_in(node, rewriter)
         if node.domain == "" and node.op_type == "Transpose":
             _write_permutation(node, rewriter)
         if node.domain == "" and node.op_type in PROPAGATED:
@@ -184,6 +185,26 @@ def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     with rewriter.step("guard-zero-point", node):
         name = f"{node.outputs[0].name}_zero_point"
         rewriter.set_input(node, 2, rewriter.constant(node, affine.zero_point, name=name))
+
+
+def _bring_in(node: ir.Node, rewriter: Rewriter) -> None:
+    """Give weights that are multiplied in a body constants of that body.
+
+    ONNX Runtime packs such weights for MatMulNBits, and looks for them in the body alone.
+    """
+    readers = [use.node for use in node.outputs[0].uses()]
+    turned = [use.node for each in readers for use in each.outputs[0].uses()]
+    if not any(each.op_type == "MatMul" for each in (*readers, *turned)):
+        return
+    for index, value in enumerate(node.inputs):
+        array = constant_array(value)
+        if array is None or value is None or not value.is_initializer():
+            continue
+        if value.graph is node.graph:
+            continue
+        with rewriter.step("guard-body", node):
+            inner = rewriter.constant(node, array, name=f"{value.name}_inner")
+            rewriter.set_input(node, index, inner)
 
 
 def _write_permutation(node: ir.Node, rewriter: Rewriter) -> None:

@@ -305,13 +305,12 @@ def _demand(node: ir.Node, plan: Plan) -> None:
     lowering = plan.lowerings.get(node)
     if lowering is not None and lowering.node is not node:
         return
+    if not _is_needed(node, plan):
+        return
     if lowering is None:
         plan.needs_plain.update(value for value in node.inputs if value is not None)
         return
     codes_needed = any(output in plan.needs_codes for output in node.outputs)
-    plain_needed = any(output in plan.needs_plain for output in node.outputs)
-    if not codes_needed and not plain_needed:
-        return
     if not codes_needed and _stays_plain(lowering, plan):
         for covered in lowering.covered:
             del plan.lowerings[covered]
@@ -335,6 +334,16 @@ def _stays_plain(lowering: Lowering, plan: Plan) -> bool:
     if any(plan.types.get(output) is None for output in lowering.node.outputs):
         return False
     return any(
-        value.is_graph_output() or any(use.node not in plan.lowerings for use in value.uses())
+        value.is_graph_output() or any(_reads_plain(use.node, plan) for use in value.uses())
         for value in lowering.reads
     )
+
+
+def _is_needed(node: ir.Node, plan: Plan) -> bool:
+    """Whether what follows ``node`` reads any of its outputs."""
+    return any(each in plan.needs_codes or each in plan.needs_plain for each in node.outputs)
+
+
+def _reads_plain(node: ir.Node, plan: Plan) -> bool:
+    """Whether ``node`` stays, and reads real numbers."""
+    return node not in plan.lowerings and _is_needed(node, plan)

@@ -269,6 +269,15 @@ MISREAD = {
         fails=True,
         factors=1,
     ),
+    "weights outside of the body that multiplies them": Case(
+        f"agraph (float[8,4] q) => (float[8,4] y) <float most = {{1e9}}, {_W4}>"
+        "{ r = ReduceSum <keepdims = 0> (q) k = Less (r, most)"
+        " y = If (k) <then_branch = a () => (float[8,4] m)"
+        " { v = DequantizeLinear <axis = 1> (w, sw) m = MatMul (q, v) },"
+        " else_branch = b () => (float[8,4] u) { u = Relu (q) }> }",
+        fails=True,
+        since="1.32",
+    ),
     "int8 codes without a zero point behind a movement": Case(
         _real(
             "p = QuantizeLinear (q, s, z) x = DequantizeLinear (p, s)"

@@ -1,0 +1,138 @@
+"""Reads back what the guards wrote, so that folding a folded model gives the same model again.
+
+To a fold, the guards' forms are float arithmetic, which it would fold further. They are taken back
+first, exactly, and written again where they are still needed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.fold.misread import PROPAGATED, unmoved_source
+from onnxfold.passes.fold.types import (
+    DEQUANTIZE,
+    TypeState,
+    is_dequantize,
+    is_parametric,
+    is_quantize,
+)
+from onnxfold.passes.fold.unread import erase_unread
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.walk import all_graphs
+
+_UNITS = (0.5, 1.0)
+
+
+def unguard(model: ir.Model, rewriter: Rewriter) -> None:
+    """Undo every ``guard-float`` and ``guard-movement`` that an earlier fold wrote.
+
+    What nothing reads goes first: it would ask for types that an earlier fold no longer saw.
+
+    Args:
+        model: The model.
+        rewriter: The gate.
+    """
+    for graph in reversed(tuple(all_graphs(model))):
+        for node in reversed(tuple(graph)):
+            if node.graph is not None and node.outputs:
+                erase_unread(node.outputs[0], rewriter)
+    types = TypeState(recode=False)
+    for graph in all_graphs(model):
+        known: dict[tuple[object, ...], ir.Value] = {}
+        for node in tuple(graph):
+            if node.graph is None or is_parametric(node):
+                continue
+            if is_dequantize(node):
+                _merge_pair(node, types, rewriter)
+                known.setdefault(_key(node, constant_array(node.inputs[1])), node.outputs[0])
+            elif node.op_type == "Mul" and not node.domain:
+                _merge_factor(node, known, rewriter)
+
+
+def _merge_factor(
+    node: ir.Node, known: dict[tuple[object, ...], ir.Value], rewriter: Rewriter
+) -> None:
+    """Make one DequantizeLinear of one in units and the Mul that scales them."""
+    data, factor = node.inputs[0], constant_array(node.inputs[1])
+    dequantize = None if data is None else data.producer()
+    if data is None or dequantize is None or factor is None or dequantize.graph is not node.graph:
+        return
+    if not is_dequantize(dequantize) or len(data.uses()) != 1 or data.is_graph_output():
+        return
+    scale = _merged_scale(dequantize, factor)
+    if scale is None:
+        return
+    key, output = _key(dequantize, scale), node.outputs[0]
+    with rewriter.step("unguard-float", node, sources=[dequantize]):
+        if key not in known:
+            name = f"{(output.name or '').removesuffix('_guarded_mul')}_scale"
+            known[key] = rewriter.insert(
+                node,
+                DEQUANTIZE,
+                [
+                    dequantize.inputs[0],
+                    rewriter.constant(node, scale, name=name),
+                    *dequantize.inputs[2:],
+                ],
+                name=f"{output.name}_unguarded",
+                attributes=dequantize.attributes,
+                domain=dequantize.domain,
+                dtype=ir.DataType.FLOAT,
+                shape=output.shape,
+            )
+        rewriter.replace_node(node, [known[key]])
+    erase_unread(data, rewriter)
+
+
+def _merged_scale(dequantize: ir.Node, factor: Array) -> Array | None:
+    """The scale of both in one; None where they are not what a guard writes."""
+    unit, shape = constant_array(dequantize.inputs[1]), dequantize.outputs[0].shape
+    if unit is None or shape is None or unit.dtype != np.float32 or factor.dtype != np.float32:
+        return None
+    if unit.ndim > 1 or factor.size != unit.size or factor.ndim != len(shape) or not factor.ndim:
+        return None
+    if unit.size > 1:
+        axis = dequantize.attributes.get_int("axis", 1) % factor.ndim
+        if factor.shape[axis] != unit.size:
+            return None
+    if not any(np.all(unit == each) for each in _UNITS):
+        return None
+    return factor.reshape(unit.shape) * unit
+
+
+def _merge_pair(node: ir.Node, types: TypeState, rewriter: Rewriter) -> None:
+    """Remove Q and DQ behind a movement of what is dequantized alike: they change nothing."""
+    codes = node.inputs[0]
+    quantize = None if codes is None else codes.producer()
+    moved = None if quantize is None else quantize.inputs[0]
+    movement = None if moved is None else moved.producer()
+    if codes is None or quantize is None or moved is None or movement is None:
+        return
+    if not is_quantize(quantize) or movement.domain or movement.op_type not in PROPAGATED:
+        return
+    if codes.is_graph_output() or len(codes.uses()) != 1:
+        return
+    source = unmoved_source(movement)
+    if source is None or movement.graph is not node.graph or quantize.graph is not node.graph:
+        return
+    affine = types.parameters(node)
+    if affine is None or not affine.per_tensor or affine.dtype != ir.DataType.INT8:
+        return
+    if any(types.parameters(each) is not affine for each in (quantize, source.dequantize)):
+        return
+    with rewriter.step("unguard-movement", node, sources=[quantize]):
+        rewriter.replace_node(node, [moved])
+    erase_unread(codes, rewriter)
+
+
+def _key(dequantize: ir.Node, scale: Array | None) -> tuple[object, ...]:
+    """What two DequantizeLinear of the same numbers have in common."""
+    zero_point = constant_array(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
+    return (
+        dequantize.inputs[0],
+        dequantize.domain,
+        dequantize.attributes.get_int("axis", 1),
+        *(None if each is None else (each.shape, each.tobytes()) for each in (scale, zero_point)),
+    )
