@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.fold_matrix import FUSED, ROWS
-from fixtures.fold_outcome import fold
+from fixtures.fold_outcome import fold_row
 
 _SHORT = {"QuantizeLinear": "Q", "DequantizeLinear": "DQ"}
 
@@ -159,7 +159,10 @@ Gather, dequantized table: Gather DQ
 Gather, dequantized table, one scale a row: Gather Cast Gather Mul
 Gather, dequantized table, quantized again: Gather
 LSTM, dequantized weights: DQ LSTM
-If, Conv in a body: DQ DQ DQ If Q
+If, Conv in a body: If
+If, Conv in a body of a body: If
+Scan, slices, Conv in the body: Scan
+Loop, a state that is quantized: Loop
 If, quantized in a body: If
 local function, Relu between Q and DQ: Clip
 """
@@ -175,5 +178,5 @@ def test_every_row_that_onnxruntime_leaves_is_here() -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_row_becomes(name: str) -> None:
-    graph = fold(ROWS[name].model(), "ort").model.graph
+    graph = fold_row(ROWS[name], "ort").model.graph
     assert " ".join(_SHORT.get(node.op_type, node.op_type) for node in graph) == EXPECTED[name]
