@@ -40,7 +40,8 @@ class Gptq(Pass):
     Attributes:
         moments: Moments of inputs, from ``onnxfold.runtime.calibrate.input_moments``, measured
             with the very weights that were quantized.
-        damping: Share of the mean moment added to each: more trusts the data less.
+        damping: Share of the mean moment added to each, beside the number of inputs over that of
+            the vectors seen: with few of these, moments of different inputs are mostly chance.
         sweeps: How often all single codes of a layer are tried, at most.
         centered: Leave the mean error out, which ``correct-bias`` takes care of.
     """
@@ -83,7 +84,10 @@ class Gptq(Pass):
             rewriter.remark(node, "it has so many inputs that only their own moments are known")
             return
         rows = found.rows.to_rows(weights.astype(np.float64))
-        codes = self._codes(rows, found, _hessian(layers, self.centered))
+        count = sum(each.count for each in layers)
+        hessian = _hessian(layers, self.centered)
+        firm = damped(hessian, self.damping + rows.shape[2] / max(count, 1))
+        codes = self._codes(rows, found, hessian, firm)
         if np.array_equal(codes, found.codes):
             return
         with rewriter.step("round-weights", node):
@@ -103,10 +107,9 @@ class Gptq(Pass):
         same = all(np.array_equal(each.weights, layers[0].weights) for each in layers)
         return layers if same and not value.is_graph_output() else ()
 
-    def _codes(self, rows: Array, found: WeightCodes, hessian: Array) -> Array:
-        """Codes [groups, outputs, inputs], in no row worse than those that are there."""
+    def _codes(self, rows: Array, found: WeightCodes, hessian: Array, firm: Array) -> Array:
+        """Codes chosen by ``firm``, by ``hessian`` in no row worse than those that are there."""
         plain, grid = found.codes, found.grid
-        firm = damped(hessian, self.damping)
         codes = nearest_plane(rows, grid, firm)
         codes = descend(rows, codes, grid, firm, self.sweeps)
         before = quadratic_error(grid.reals(plain) - rows, hessian)
