@@ -159,6 +159,7 @@ Gather, dequantized table: Gather DQ
 Gather, dequantized table, one scale a row: Gather Cast Gather Mul
 Gather, dequantized table, quantized again: Gather
 LSTM, dequantized weights: DQ LSTM
+GRU, dequantized weights: DQ GRU
 If, Conv in a body: If
 If, Conv in a body of a body: If
 Scan, slices, Conv in the body: Scan
