@@ -195,6 +195,11 @@ def bias_is_exact(linear: Linear) -> bool:
     return np.allclose(linear.bias_codes * unit, linear.bias, rtol=_FLOAT32_ROUNDING, atol=0.0)
 
 
+def residual_bias(linear: Linear) -> Array | None:
+    """The bias (float64, [channels]) where the int32 accumulator does not hold it; else None."""
+    return None if linear.bias is None or bias_is_exact(linear) else linear.bias
+
+
 def has_coarse_bias(linear: Linear) -> bool:
     """Whether rounding the bias to int32 changes more codes than the INTEGER contract allows.
 
@@ -208,12 +213,10 @@ def has_coarse_bias(linear: Linear) -> bool:
 
 
 def accumulator_type(linear: Linear) -> AffineType | None:
-    """The type of the int32 accumulator of an unrounded product; None where it is not all of it.
+    """The type of the int32 accumulator of an unrounded product; None where its axis is unknown.
 
-    That is where the bias falls between its codes, or where the channel axis is not known.
+    Where the bias falls between its codes, it is not in them: see ``residual_bias``.
     """
-    if linear.bias_codes is not None and not bias_is_exact(linear):
-        return None
     scale: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
     zeros = np.zeros(scale.shape, np.int32)
     if scale.ndim == 0:

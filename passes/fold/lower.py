@@ -10,11 +10,13 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.lowering import (
     Alias,
+    Curve,
     Dequantize,
     Function,
     Lowering,
     Quantize,
     Requantize,
+    Slopes,
     Sum,
 )
 from onnxfold.passes.fold.plan import Plan
@@ -77,7 +79,7 @@ class Lowerer:
         with self._rewriter.step(lowering.name, node, sources=sources):
             for output, result in zip(node.outputs, self._results(lowering), strict=True):
                 self._stand_for(output, result)
-                if is_quantize(node) and isinstance(lowering, Function | Sum):
+                if is_quantize(node) and isinstance(lowering, Curve | Function | Slopes | Sum):
                     self._names.append((output, output.name or "", result))
 
     def _stand_for(self, output: ir.Value, result: ir.Value) -> None:
@@ -149,12 +151,20 @@ class Lowerer:
         assert known is not None
         written = types.code_dtypes.get(output)
         if written is None:
-            return build.dequantize(codes, known.type, output)
+            return self._with_residual(build.dequantize(codes, known.type, output), output)
         if written == known.type.dtype:
             return codes
         zero_point = known.type.zero_point.astype(np.int64) - 128
         shifted = AffineType(known.type.scale, zero_point.astype(np.int8), written)
         return self._target.shift(codes, known.type, shifted, output, build)
+
+    def _with_residual(self, real: ir.Value, output: ir.Value) -> ir.Value:
+        """The numbers of an accumulator, and the bias that its codes do not hold."""
+        residual = self._plan.types.residuals.get(output)
+        if residual is None:
+            return real
+        addend = self._build.constant(residual.astype(np.float32), f"{output.name}_bias")
+        return self._build.insert("Add", [real, addend], output, ir.DataType.FLOAT)
 
     def _connect(self, old: ir.Value, new: ir.Value) -> None:
         with self._rewriter.step("connect", old.producer()):

@@ -91,10 +91,13 @@ class Requantize(Lowering):
 
     Attributes:
         operand: The codes that there are.
+        residual: What is added to the real numbers of an int32 accumulator (float64,
+            broadcastable); None for nothing.
         type: The type its codes are held in.
     """
 
     operand: Operand
+    residual: Array | None = None
     type: AffineType
 
     @property
@@ -277,6 +280,48 @@ class Function(Lowering):
     table: Array
     numbers: Array
     axis: int | None = None
+    type: AffineType
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slopes(Lowering):
+    """A function of an unrounded product that is one factor below 0 and another above.
+
+    Attributes:
+        operand: The int32 accumulator.
+        residual: What is added to its real numbers (float64, broadcastable); None for nothing.
+        below: The factor of negative numbers (float64), broadcastable.
+        above: The factor of positive numbers, likewise.
+        type: Type of the result.
+    """
+
+    operand: Operand
+    residual: Array | None
+    below: Array
+    above: Array
+    type: AffineType
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Curve(Lowering):
+    """A function of an unrounded product, element by element, as a line between each two knots.
+
+    Attributes:
+        operand: The int32 accumulator.
+        residual: What is added to its real numbers (float64, broadcastable); None for nothing.
+        start: The real number at the first knot; below and above all knots it is constant.
+        step: The distance between two knots.
+        knots: The results there, in codes of ``type`` without rounding (float64).
+        bound: Largest magnitude of the accumulator.
+        type: Type of the result.
+    """
+
+    operand: Operand
+    residual: Array | None
+    start: float
+    step: float
+    knots: Array
+    bound: int
     type: AffineType
 
 

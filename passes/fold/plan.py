@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxfold.passes.constants import constant_array
-from onnxfold.passes.fold.accumulate import accumulator_type
+from onnxfold.passes.fold.accumulate import accumulator_type, residual_bias
 from onnxfold.passes.fold.lowering import (
     Alias,
     Dequantize,
@@ -22,9 +22,11 @@ from onnxfold.passes.fold.lowering import (
 from onnxfold.passes.fold.rules import CODE_RULES, RULES
 from onnxfold.passes.fold.rules.code_clips import clip_codes, clip_constant
 from onnxfold.passes.fold.rules.constants import move_constant
+from onnxfold.passes.fold.rules.curves import quantized_curve
 from onnxfold.passes.fold.rules.functions import quantized_function
 from onnxfold.passes.fold.rules.refusals import touches_quantization
 from onnxfold.passes.fold.rules.sums import quantized_sum
+from onnxfold.passes.fold.targets.products import channel_shape
 from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.types import (
     Quantized,
@@ -166,7 +168,11 @@ def _rounded_here(node: ir.Node, plan: Plan, target: Target) -> Lowering | None:
     if affine is None or not is_activation_type(affine):
         return None
     internal = types.internal(affine)
-    found = quantized_function(node, internal, types) or quantized_sum(node, internal, types)
+    found = (
+        quantized_function(node, internal, types)
+        or quantized_sum(node, internal, types)
+        or quantized_curve(node, internal, types)
+    )
     if found is None or target.decline(found) is not None:
         return None
     types.put(output, Quantized(internal))
@@ -176,9 +182,12 @@ def _rounded_here(node: ir.Node, plan: Plan, target: Target) -> Lowering | None:
 
 def _accumulate(linear: Linear, types: TypeState) -> None:
     """Let all that quantizes an unrounded product read its int32 accumulator."""
-    unit = accumulator_type(linear)
+    unit, residual = accumulator_type(linear), residual_bias(linear)
     if unit is not None:
         types.put(linear.output, Quantized(types.intern(unit)))
+        types.reaches[linear.output] = linear.bound
+        if residual is not None:
+            types.residuals[linear.output] = residual.reshape(channel_shape(linear, residual))
         types.refuse(linear.output, f"'{linear.output.name}' is an unrounded product")
 
 
@@ -256,9 +265,13 @@ def _quantize(node: ir.Node, types: TypeState) -> Lowering | None:
     types.code_dtypes[output] = affine.dtype
     known = types.accumulator(source) or types.activation(source)
     if known is not None and known is not internal:
-        operand = Operand(known, source)
         return Requantize(
-            node=node, reads=(source,), covered=(node,), operand=operand, type=internal
+            node=node,
+            reads=(source,),
+            covered=(node,),
+            operand=Operand(known, source),
+            residual=types.residuals.get(source),
+            type=internal,
         )
     return Quantize(
         node=node,

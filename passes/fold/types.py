@@ -52,6 +52,9 @@ class TypeState:
         bounds: The smallest and the largest code, where a Clip leaves fewer than the type has.
         functions: What a value is a function of, element by element; the nearest source first.
         sums: The weighted sum that a value is.
+        residuals: For an int32 accumulator: the bias that is to be added to its real numbers
+            (float64, broadcastable), where that falls between its codes.
+        reaches: For an int32 accumulator: its largest magnitude.
     """
 
     def __init__(self, *, recode: bool) -> None:
@@ -62,6 +65,8 @@ class TypeState:
         self.bounds: dict[ir.Value, tuple[int, int]] = {}
         self.functions: dict[ir.Value, tuple[FunctionOf, ...]] = {}
         self.sums: dict[ir.Value, SumOf] = {}
+        self.residuals: dict[ir.Value, Array] = {}
+        self.reaches: dict[ir.Value, int] = {}
         self._known: dict[ir.Value, Quantized] = {}
         self._reasons: dict[ir.Value, str] = {}
         self._interned: dict[tuple[object, ...], AffineType] = {}

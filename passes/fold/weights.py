@@ -16,8 +16,8 @@ from onnxfold.passes.rewriter import Rewriter
 _LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _RECURRENT_OPS = ("GRU", "LSTM", "RNN")
 _FASTER_AHEAD = (
-    "its weights are dequantized ahead of time, to four times the size: doing so at every run takes "
-    "10 to 50 % longer, as measured"
+    "its weights are dequantized ahead of time, to four times the size: doing so at every run "
+    "takes 10 to 50 % longer, as measured"
 )
 
 

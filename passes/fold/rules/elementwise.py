@@ -8,7 +8,8 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_scalar
 from onnxfold.passes.fold.lowering import Alias, Clamp, Lowering, Operand, Product, Refusal
-from onnxfold.passes.fold.rules.functions import RULES as FUNCTIONS
+from onnxfold.passes.fold.rules.curves import RULES as FUNCTIONS
+from onnxfold.passes.fold.rules.curves import if_curve
 from onnxfold.passes.fold.rules.functions import first_of, if_function
 from onnxfold.passes.fold.rules.joined import extremum, select
 from onnxfold.passes.fold.rules.operands import (
@@ -182,16 +183,16 @@ def _code_of_bound(
 
 RULES = {
     **FUNCTIONS,
-    "Add": first_of(sum_of_two, if_function, weighted_sum),
-    "Clip": first_of(clip, if_function),
-    "Div": first_of(rescale, if_function, weighted_sum, division),
-    "Max": first_of(one_bound, if_function, extremum),
+    "Add": first_of(sum_of_two, if_function, weighted_sum, if_curve),
+    "Clip": first_of(clip, if_function, if_curve),
+    "Div": first_of(rescale, if_function, weighted_sum, if_curve, division),
+    "Max": first_of(one_bound, if_function, if_curve, extremum),
     "Mean": first_of(if_function, weighted_sum, no_sum),
-    "Min": first_of(one_bound, if_function, extremum),
-    "Mul": first_of(rescale, product, if_function, weighted_sum),
+    "Min": first_of(one_bound, if_function, if_curve, extremum),
+    "Mul": first_of(rescale, product, if_function, weighted_sum, if_curve),
     "Neg": first_of(if_function, weighted_sum, no_sum),
-    "Relu": first_of(relu, if_function),
-    "Sub": first_of(sum_of_two, if_function, weighted_sum),
+    "Relu": first_of(relu, if_function, if_curve),
+    "Sub": first_of(sum_of_two, if_function, weighted_sum, if_curve),
     "Sum": first_of(if_function, weighted_sum, no_sum),
-    "Where": first_of(if_function, select),
+    "Where": first_of(if_function, if_curve, select),
 }

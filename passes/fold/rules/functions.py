@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.fold.lowering import Function, Lowering, Operand, Refusal
-from onnxfold.passes.fold.numerics import ELEMENTWISE, evaluate
+from onnxfold.passes.fold.numerics import evaluate
 from onnxfold.passes.fold.rules.operands import has_computed_codes, real_constant
 from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
@@ -60,11 +60,6 @@ def first_of(*rules: ElementwiseRule) -> ElementwiseRule:
     return decide
 
 
-def function(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """The node and what leads to it as one table; a refusal where there is none."""
-    return if_function(node, types) or _no_function(node, types)
-
-
 def if_function(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """The node and what leads to it as one table, where they are a function of one value."""
     output = node.outputs[0]
@@ -73,22 +68,20 @@ def if_function(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     want = types.want(output)
     if want is None:
         return not_rounded(output)
-    for found in types.functions[output]:
+    tables = [each for each in types.functions[output] if types.activation(each.source)]
+    for found in tables:
         # Behind a limit on codes not all of them occur: then the codes before it serve.
         lowering = _tabulated(found, found.nodes, want, types)
         if lowering is not None:
             types.put(output, Quantized(want))
             return lowering
-    return Refusal(
-        f"it is not a number for some codes of '{types.functions[output][-1].source.name}'",
-        "limit its argument to its domain with a Clip",
-    )
+    return not_a_number(tables[-1].source) if tables else None
 
 
 def quantized_function(node: ir.Node, want: AffineType, types: TypeState) -> Lowering | None:
     """A QuantizeLinear and what leads to it as one table, where its input has no one rounding."""
     for found in types.functions.get(node.inputs[0], ()) if node.inputs[0] is not None else ():
-        if found.nodes[-1].graph is node.graph:
+        if found.nodes[-1].graph is node.graph and types.activation(found.source):
             return _tabulated(found, (*found.nodes, node), want, types)
     return None
 
@@ -97,9 +90,11 @@ def _tabulated(
     found: FunctionOf, nodes: Sequence[ir.Node], want: AffineType, types: TypeState
 ) -> Function | None:
     """The table of ``found``, written in place of the last of ``nodes``; None with NaN in it."""
-    numbers = _numbers(found, types)
     affine = types.activation(found.source)
-    if affine is None or bool(np.any(np.isnan(numbers))):
+    assert affine is not None
+    low, high = affine.limits
+    numbers = results(found, affine.dequantize(np.arange(low, high + 1)), types)
+    if bool(np.any(np.isnan(numbers))):
         return None
     return Function(
         node=nodes[-1],
@@ -131,7 +126,15 @@ def _concerns(node: ir.Node, types: TypeState) -> bool:
     return touches_quantization(node, types)
 
 
-def _no_function(node: ir.Node, types: TypeState) -> Refusal:
+def not_a_number(source: ir.Value) -> Refusal:
+    """The refusal for a function that has no value somewhere."""
+    return Refusal(
+        f"it is not a number for some codes of '{source.name}'",
+        "limit its argument to its domain with a Clip",
+    )
+
+
+def no_function(node: ir.Node, types: TypeState) -> Refusal:
     """Why ``node`` is no function of one value that has codes."""
     computed = [value for value in node.inputs if value and _constant(value, types) is None]
     for value in computed:
@@ -169,7 +172,7 @@ def _record(node: ir.Node, types: TypeState) -> None:
 def _sources(value: ir.Value, node: ir.Node, types: TypeState) -> dict[ir.Value, FunctionOf]:
     """What ``value`` is a function of, for a reader in the graph of ``node``; nearest first."""
     found: dict[ir.Value, FunctionOf] = {}
-    if has_computed_codes(value, types):
+    if has_computed_codes(value, types) or types.accumulator(value) is not None:
         found[value] = FunctionOf(value)
     for each in types.functions.get(value, ()):
         if each.nodes[-1].graph is node.graph:
@@ -200,19 +203,16 @@ def _joined(
     return [FunctionOf(source, (*nodes, node), axis, count)]
 
 
-def _numbers(found: FunctionOf, types: TypeState) -> Array:
-    """The real numbers for all codes of the source: [256], or [channels, 256]."""
-    affine = types.activation(found.source)
-    assert affine is not None
-    low, high = affine.limits
-    numbers: dict[ir.Value, Array] = {found.source: affine.dequantize(np.arange(low, high + 1))}
+def results(found: FunctionOf, argument: Array, types: TypeState) -> Array:
+    """The real numbers (float32) for some of the source: [n] as ``argument``, or [channels, n]."""
+    numbers: dict[ir.Value, Array] = {found.source: argument}
     for node in found.nodes:
         computed = [value for value in node.inputs if value is not None and value in numbers]
         shape = _shape(computed)
         inputs = [_input(value, numbers, shape, types) for value in node.inputs]
         numbers[node.outputs[0]] = evaluate(node, inputs)
     result = numbers[found.nodes[-1].outputs[0]]
-    shape = (256,) if found.axis is None else (found.channels, 256)
+    shape = argument.shape if found.axis is None else (found.channels, *argument.shape)
     return np.broadcast_to(result, shape)
 
 
@@ -274,7 +274,3 @@ def _aligned(array: Array, shape: Sequence[object] | None) -> _Constant | None:
         return _Constant(array.reshape(-1)[0].reshape(()))
     along = np.moveaxis(array, varying[0], 0).reshape(array.shape[varying[0]], -1)[:, :1]
     return _Constant(along, leading + varying[0])
-
-
-RULES = {name: first_of(function) for name in ELEMENTWISE}
-"""Elementwise ops that have no better form."""

@@ -161,7 +161,7 @@ def _scalar(value: ir.Value) -> float | None:
 def _part(value: ir.Value, node: ir.Node, types: TypeState) -> SumOf | None:
     """``value`` as a sum, for a reader in the graph of ``node``."""
     if has_computed_codes(value, types) or types.accumulator(value) is not None:
-        return SumOf({value: 1.0})
+        return SumOf({value: 1.0}, types.residuals.get(value))
     found = types.sums.get(value)
     if found is not None:
         return found if found.nodes[-1].graph is node.graph else None

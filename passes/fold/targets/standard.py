@@ -17,6 +17,7 @@ from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
     Concat,
+    Curve,
     Extremum,
     Function,
     Interpolation,
@@ -33,11 +34,13 @@ from onnxfold.passes.fold.lowering import (
     RunningSum,
     Scatter,
     Select,
+    Slopes,
     Softmax,
     Sum,
 )
 from onnxfold.passes.fold.targets import averages, products
 from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.targets.curves import write_curve, write_slopes
 from onnxfold.passes.fold.targets.fixed_point import Term, centred, rescale
 from onnxfold.passes.fold.targets.lookup import write_lookup
 from onnxfold.passes.fold.targets.movement import write_clamp, write_move, write_scatter
@@ -69,6 +72,10 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return [look_up(codes, table, lowering.type, lowering.node.outputs[0], build)]
         case Function():
             return [_function(lowering, build)]
+        case Curve():
+            return [write_curve(lowering, build)]
+        case Slopes():
+            return [write_slopes(lowering, build)]
         case Sum():
             return [_sum(lowering, build)]
         case Product():
@@ -128,7 +135,8 @@ def _rounded_accumulator(lowering: Requantize, build: Builder) -> ir.Value:
     """Codes of an int32 accumulator, whose scale may differ from channel to channel."""
     output = lowering.node.outputs[0]
     term = _term(lowering.operand, 1.0, lowering.type, output, build)
-    return rescale([term], lowering.type, output, build)
+    constant = None if lowering.residual is None else lowering.residual / float(lowering.type.scale)
+    return rescale([term], lowering.type, output, build, constant=constant)
 
 
 def _function(function: Function, build: Builder) -> ir.Value:

@@ -47,13 +47,31 @@ def look_up(
         starts = (np.arange(len(table), dtype=np.int32) * table.shape[1]).reshape(sizes)
         offset = build.constant(starts, "table_offsets")
         index = build.insert("Add", [index, offset], like, _INT32, shape=shape)
-    entries = build.constant(table.reshape(-1).astype(affine.dtype.numpy()), "table")
+    flat_table = table.reshape(-1).astype(affine.dtype.numpy())
+    return entries([flat_table], index, affine.dtype, like, build)[0]
+
+
+def entries(
+    tables: Sequence[Array],
+    index: ir.Value,
+    dtype: ir.DataType,
+    like: ir.Value,
+    build: Builder,
+) -> list[ir.Value]:
+    """The entries of each table of rank 1 at ``index``, whose shape they have."""
+    shape = index.shape
+    constants = [build.constant(each, "table") for each in tables]
     sizes = None if shape is None else sizes_for_reshape(shape)
     if shape is None or sizes is None or _elements(sizes) <= _FEW_ELEMENTS:
-        return build.insert("Gather", [entries, index], like, affine.dtype, shape=shape)
+        return [
+            build.insert("Gather", [each, index], like, dtype, shape=shape) for each in constants
+        ]
     flat = _reshape(index, [-1], [None], like, build)
-    found = build.insert("GatherElements", [entries, flat], like, affine.dtype, shape=flat.shape)
-    return _reshape(found, sizes, shape, like, build)
+    found = [
+        build.insert("GatherElements", [each, flat], like, dtype, shape=flat.shape)
+        for each in constants
+    ]
+    return [_reshape(each, sizes, shape, like, build) for each in found]
 
 
 def sizes_for_reshape(shape: ir.Shape) -> list[int] | None:

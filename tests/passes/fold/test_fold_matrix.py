@@ -28,9 +28,6 @@ LEFT: dict[tuple[str, str], str] = {
     ("its weights have different zero points per channel", ALL): ("Conv, a zero point a channel"),
     ("`x` is not quantized", ALL): ("Conv, float weights"),
     ("its output is read unrounded by LeakyRelu `x`", "ort qdq"): ("Conv, LeakyRelu"),
-    ("`x` is an unrounded product", "standard integer"): (
-        "Conv, LeakyRelu; Conv, HardSwish; Conv, SiLU"
-    ),
     ("its output is read unrounded by HardSwish `x`", "ort qdq"): ("Conv, HardSwish"),
     ("its output is read unrounded by Sigmoid `x`", "ort qdq"): ("Conv, SiLU"),
     ("it is computed after the last DequantizeLinear", "ort"): (

@@ -1,0 +1,169 @@
+"""Functions of unrounded products: of int32 accumulators, which no table of codes can hold.
+
+Between knots that lie close enough a line stands for the function. How far it is off is computed
+over all that the product can be: a thousandth of the codes may move, ten times fewer do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.affine import AffineType
+from onnxfold.passes.constants import Array
+from onnxfold.passes.fold.lowering import Curve, Lowering, Operand, Refusal, Slopes
+from onnxfold.passes.fold.numerics import ELEMENTWISE
+from onnxfold.passes.fold.rules.functions import (
+    covered_nodes,
+    first_of,
+    if_function,
+    no_function,
+    not_a_number,
+    results,
+)
+from onnxfold.passes.fold.rules.refusals import not_rounded
+from onnxfold.passes.fold.types import Quantized, TypeState
+from onnxfold.passes.fold.unrounded import FunctionOf
+
+_KNOTS = (256, 512, 1024, 2048, 4096)
+_MEAN_ERROR = 1e-4  # in codes: as large a share of the results moves to the next code
+_LARGEST_ERROR = 0.05
+_POINTS = 2**15
+_REFINEMENTS = 6
+_SLOPE_ROUNDING = 1e-6
+
+
+def if_curve(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """The node and what leads to it as a function of an unrounded product, if they are one."""
+    output, want = node.outputs[0], types.want(node.outputs[0])
+    for found in types.functions.get(output, ()):
+        if types.accumulator(found.source) is None:
+            continue
+        if want is None:
+            return not_rounded(output)
+        lowering = _lowering(found, found.nodes, want, types)
+        if isinstance(lowering, Lowering):
+            types.put(output, Quantized(want))
+        return lowering
+    return None
+
+
+def quantized_curve(node: ir.Node, want: AffineType, types: TypeState) -> Lowering | None:
+    """A QuantizeLinear and what leads to it as such, where its input has no one rounding."""
+    for found in types.functions.get(node.inputs[0], ()) if node.inputs[0] is not None else ():
+        if found.nodes[-1].graph is node.graph and types.accumulator(found.source) is not None:
+            lowering = _lowering(found, (*found.nodes, node), want, types)
+            return lowering if isinstance(lowering, Lowering) else None
+    return None
+
+
+def _lowering(
+    found: FunctionOf, nodes: Sequence[ir.Node], want: AffineType, types: TypeState
+) -> Lowering | Refusal:
+    """The function as two slopes, or as lines between knots."""
+    source, unit = found.source, types.accumulator(found.source)
+    assert unit is not None
+    if source.shape is None:
+        return Refusal(f"the rank of '{source.name}' is not known", "infer shapes first")
+    residual = types.residuals.get(source)
+    reach = types.reaches[source] * float(np.max(unit.scale))
+    reach += 0.0 if residual is None else float(np.max(np.abs(residual)))
+    slopes = _slopes(found, reach, types)
+    if slopes is not None:
+        return Slopes(
+            node=nodes[-1],
+            reads=(source,),
+            covered=covered_nodes(nodes),
+            operand=Operand(unit, source),
+            residual=residual,
+            below=slopes[0],
+            above=slopes[1],
+            type=want,
+        )
+    if found.axis is not None:
+        return Refusal("it is another function of an unrounded product in each channel")
+    line = _Line(found, want, types)
+    start, end = line.domain(reach)
+    if bool(np.any(np.isnan(line.codes(np.linspace(-reach, reach, _POINTS))))):
+        return not_a_number(source)
+    for count in _KNOTS:
+        knots = line.codes(np.linspace(start, end, count + 1))
+        if line.is_near(knots, start, end):
+            return Curve(
+                node=nodes[-1],
+                reads=(source,),
+                covered=covered_nodes(nodes),
+                operand=Operand(unit, source),
+                residual=residual,
+                start=start,
+                step=(end - start) / count,
+                knots=knots,
+                bound=types.reaches[source],
+                type=want,
+            )
+    return Refusal(f"'{source.name}' is not rounded, and lines between knots are too far off")
+
+
+def _slopes(found: FunctionOf, reach: float, types: TypeState) -> tuple[Array, Array] | None:
+    """The factors below and above 0, of a function that is no more; None where it is more."""
+    assert found.source.shape is not None
+    whole = 2.0 ** (np.ceil(np.log2(max(reach, 1e-30))) - np.arange(16))
+    sides: list[Array] = []
+    for sign in (-1.0, 1.0):
+        x = (sign * np.concatenate([whole, whole * 0.6875])).astype(np.float32)
+        factors = results(found, x, types).astype(np.float64) / x
+        first = factors[..., :1]  # at a power of two: the factor itself
+        if not np.all(np.abs(factors - first) <= _SLOPE_ROUNDING * np.abs(first)):
+            return None
+        behind = 0 if found.axis is None else len(found.source.shape) - found.axis - 1
+        shape = [] if found.axis is None else [-1] + [1] * behind
+        sides.append(np.asarray(first[..., 0]).reshape(shape))
+    at_zero = results(found, np.zeros(1, np.float32), types)
+    below, above = sides
+    return None if bool(np.any(at_zero)) or not (below.any() or above.any()) else (below, above)
+
+
+class _Line:
+    """A function of one real number, in codes of its result."""
+
+    def __init__(self, found: FunctionOf, want: AffineType, types: TypeState) -> None:
+        self._found = found
+        self._types = types
+        self._type = want
+
+    def codes(self, x: Array) -> Array:
+        """The result in codes (float64), not rounded, within the limits."""
+        numbers = results(self._found, x.astype(np.float32), self._types).astype(np.float64)
+        codes = numbers / float(self._type.scale) + float(self._type.zero_point)
+        return np.clip(codes, *self._type.limits)
+
+    def domain(self, reach: float) -> tuple[float, float]:
+        """Where the result is not the code at one end of [-reach, reach]; wider than nothing."""
+        start, end = -reach, reach
+        for _ in range(_REFINEMENTS):
+            x = np.linspace(start, end, _KNOTS[-1] + 1)
+            codes = np.rint(self.codes(x))
+            (moving,) = np.nonzero((codes != codes[0]) & (codes != codes[-1]))
+            (left,), (right,) = (np.nonzero(codes != codes[i]) for i in (0, -1))
+            if not left.size or not right.size:
+                return start, end
+            first, last = max(left[0] - 1, 0), min(right[-1] + 1, len(x) - 1)
+            if moving.size:
+                first, last = min(first, moving[0]), max(last, moving[-1])
+            if first == 0 and last == len(x) - 1:
+                break
+            start, end = float(x[first]), float(x[last])
+        return start, end
+
+    def is_near(self, knots: Array, start: float, end: float) -> bool:
+        """Whether the lines between ``knots`` are as good as the function."""
+        x = np.linspace(start, end, _POINTS)
+        lines = np.interp(x, np.linspace(start, end, len(knots)), knots)
+        error = np.abs(lines - self.codes(x))
+        return float(np.mean(error)) <= _MEAN_ERROR and float(np.max(error)) <= _LARGEST_ERROR
+
+
+RULES = {name: first_of(if_function, if_curve, no_function) for name in ELEMENTWISE}
+"""Elementwise ops that have no better form."""
