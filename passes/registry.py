@@ -43,6 +43,7 @@ PASSES: dict[str, str] = {
     "equalize": "quantize.equalize:Equalize",
     "gptq": "quantize.gptq:Gptq",
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
+    "quantize-dynamic": "quantize.quantize_dynamic:QuantizeDynamic",
     "quantize-weights": "quantize.quantize_weights:QuantizeWeights",
     "smooth-quant": "quantize.smooth_quant:SmoothQuant",
     "round-weights": "quantize.round_weights:RoundWeights",
