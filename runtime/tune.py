@@ -22,6 +22,8 @@ from onnxfold.passes.fold.costs import (
     Features,
     convolution_features,
     element_features,
+    float_family,
+    integer_family,
     pool_features,
 )
 from onnxfold.runtime.profile import NodeTime, execution_profile
@@ -67,6 +69,8 @@ _LAYERS = (
     _Layer(3, 16, (3, 3), 1, 32),
     _Layer(3, 32, (3, 3), 2, 128),
     _Layer(3, 64, (7, 7), 2, 112),
+    _Layer(16, 8, (3, 3), 1, 24),
+    _Layer(32, 10, (1, 1), 1, 24),
     _Layer(8, 16, (1, 1), 1, 48),
     _Layer(8, 24, (3, 3), 2, 28, pool=2),
     _Layer(16, 16, (3, 3), 1, 32, pool=2),
@@ -77,6 +81,10 @@ _LAYERS = (
     _Layer(128, 128, (1, 1), 1, 6),
     _Layer(64, 128, (3, 3), 2, 8),
     _Layer(8, 8, (3, 3), 1, 48, depthwise=True),
+    _Layer(12, 12, (3, 3), 1, 24, depthwise=True),
+    _Layer(24, 24, (3, 3), 1, 12, depthwise=True),
+    _Layer(40, 40, (5, 5), 1, 12, depthwise=True),
+    _Layer(72, 72, (3, 3), 1, 20, depthwise=True),
     _Layer(16, 16, (3, 3), 2, 48, depthwise=True),
     _Layer(32, 32, (3, 3), 1, 24, depthwise=True),
     _Layer(64, 64, (3, 3), 1, 12, depthwise=True),
@@ -186,10 +194,13 @@ def _float_samples(layer: _Layer, overhead: float) -> Iterator[_Sample]:
 
 def _convolution_sample(kind: str, layer: _Layer, microseconds: float) -> _Sample:
     each = 1 if layer.depthwise else layer.inputs
-    family, features = convolution_features(
-        layer.kernel, each, layer.outputs, layer.group, layer.result**2
+    features = convolution_features(layer.kernel, each, layer.outputs, layer.result**2)
+    family = (
+        float_family(layer.outputs, layer.group)
+        if kind == "float"
+        else integer_family(each, layer.outputs, layer.group)
     )
-    return _Sample(f"{kind} {family}", features, microseconds)
+    return _Sample(family, features, microseconds)
 
 
 def _pool_sample(kind: str, layer: _Layer, microseconds: float) -> _Sample:

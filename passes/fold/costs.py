@@ -48,11 +48,14 @@ FASTER_IN_FLOAT = "its integer kernel is slower than the float one (measured)"
 NOT_IN_OLDEST = "onnxruntime 1.23 has no integer kernel for it"
 """The remark on ops that are computed in float between codes to run everywhere."""
 
-_BLOCK = 16
+CHANNELS_TOGETHER = 16
 """Channels that kernels take together: in float, fewer cost as much; in integers, they are slow."""
 
+CHANNELS_READ = 4
+"""Channels of the data that integer convolutions read together."""
+
 _WORD = 8
-"""Codes are copied by so many bytes; the rest of a row of the kernel, channels-last, is slow."""
+"""Channels of which depthwise kernels still take several together."""
 
 _KIND = "onnxfold costs"
 
@@ -60,9 +63,17 @@ Features = Mapping[str, float]
 """How often each cost of a family arises."""
 
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "integer convolution": ("constant", "rows", "ragged rows", "outputs", "products"),
+    "integer convolution": ("constant", "pixels", "taps", "blocked outputs", "blocked products"),
+    "integer ragged convolution": ("constant", "pixels", "rows", "outputs", "blocked products"),
     "float convolution": ("constant", "blocked outputs", "blocked products"),
-    "integer depthwise convolution": ("constant", "taps", "products", "unaligned products"),
+    "integer depthwise convolution": ("constant", "taps", "products"),
+    "integer ragged depthwise convolution": (
+        "constant",
+        "taps",
+        "products",
+        "unaligned products",
+        "single products",
+    ),
     "float depthwise convolution": ("constant", "blocked outputs", "blocked products"),
     "integer max pool": ("constant", "taps", "products"),
     "float max pool": ("constant", "blocked products"),
@@ -73,6 +84,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """The families of kernels, and the features their costs are sums over.
 
+Integer convolutions read their data in place where channels come in fours and at least 16 are
+computed; the ragged ones, others, copy it row by row and multiply matrices.
 ``codes to float`` is Cast and Sub; ``float to codes`` QuantizeLinear and the change of layout;
 ``rounding`` Clip and Round between two float kernels, with the changes of layout around them;
 ``change of layout`` a Transpose of codes to channels-last.
@@ -134,40 +147,56 @@ def read_costs(text: str, name: str) -> CostTable:
     return table
 
 
-def convolution_features(
-    kernel: Sequence[int], inputs: int, outputs: int, group: int, pixels: int
-) -> tuple[str, Features]:
-    """Whether a convolution is depthwise, for its family's name, and its features.
+def whole_channels(channels: int) -> int:
+    """``channels``, and those that are missing to what kernels take together."""
+    return -(-channels // CHANNELS_TOGETHER) * CHANNELS_TOGETHER
+
+
+def convolution_features(kernel: Sequence[int], inputs: int, outputs: int, pixels: int) -> Features:
+    """The features of a convolution.
 
     Args:
         kernel: Sizes of the kernel.
         inputs: Channels of the input that one output reads.
         outputs: Channels of the output.
-        group: Number of groups.
         pixels: Positions of the output, the batch included.
     """
     taps = math.prod(kernel) * pixels
-    # A kernel of one tap reads its input as it is; others copy it together, row by row.
-    rows = 0 if math.prod(kernel) == 1 else math.prod(kernel[:-1]) * pixels
-    blocked = -(-outputs // _BLOCK) * _BLOCK
-    features = {
+    blocked = whole_channels(outputs)
+    return {
         "constant": 1.0,
+        "pixels": float(pixels),
         "taps": float(taps),
-        "rows": float(rows),
-        "ragged rows": float(rows if kernel[-1] * inputs % _WORD else 0),
+        # A kernel of one tap reads its input as it is; others copy it together, row by row.
+        "rows": float(0 if math.prod(kernel) == 1 else math.prod(kernel[:-1]) * pixels),
         "outputs": float(pixels * outputs),
         "products": float(taps * inputs * outputs),
-        "unaligned products": float(taps * inputs * (outputs % _BLOCK)),
+        "unaligned products": float(taps * inputs * (outputs % CHANNELS_TOGETHER)),
+        "single products": float(taps * inputs * (outputs % _WORD)),
         "blocked outputs": float(pixels * blocked),
         "blocked products": float(taps * inputs * blocked),
     }
-    return "depthwise convolution" if group == outputs > 1 else "convolution", features
+
+
+def integer_family(inputs: int, outputs: int, group: int) -> str:
+    """The family of an integer convolution with ``group`` groups; see ``convolution_features``."""
+    if group == outputs > 1 and outputs % CHANNELS_TOGETHER == 0:
+        return "integer depthwise convolution"
+    if group == outputs > 1:
+        return "integer ragged depthwise convolution"
+    if group > 1 or outputs < CHANNELS_TOGETHER or inputs % CHANNELS_READ:
+        return "integer ragged convolution"
+    return "integer convolution"
+
+
+def float_family(outputs: int, group: int) -> str:
+    """The family of a float convolution with ``group`` groups."""
+    return "float depthwise convolution" if group == outputs > 1 else "float convolution"
 
 
 def pool_features(kernel: Sequence[int], channels: int, pixels: int) -> Features:
     """The features of a pool with ``pixels`` positions in the output, the batch included."""
-    _, features = convolution_features(kernel, 1, channels, channels, pixels)
-    return features
+    return convolution_features(kernel, 1, channels, pixels)
 
 
 def element_features(elements: int) -> Features:

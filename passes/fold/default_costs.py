@@ -12,11 +12,18 @@ DEFAULT_COSTS = CostTable(
     onnxruntime="1.32.0",
     microseconds={
         "integer convolution": {
-            "constant": 2.352,
-            "rows": 0.00281,
-            "ragged rows": 0.003973,
-            "outputs": 0.0001047,
-            "products": 4.212e-06,
+            "constant": 1.825,
+            "pixels": 0.0002763,
+            "taps": 0.0008662,
+            "blocked outputs": 5.97e-05,
+            "blocked products": 4.467e-06,
+        },
+        "integer ragged convolution": {
+            "constant": 2.17,
+            "pixels": 0.003351,
+            "rows": 0.005061,
+            "outputs": 0.0002769,
+            "blocked products": 6.166e-06,
         },
         "float convolution": {
             "constant": 1.381,
@@ -24,10 +31,16 @@ DEFAULT_COSTS = CostTable(
             "blocked products": 1.766e-05,
         },
         "integer depthwise convolution": {
-            "constant": 2.89,
-            "taps": 0.0007738,
-            "products": 3.205e-05,
-            "unaligned products": 0.0001092,
+            "constant": 2.035,
+            "taps": 0.0007476,
+            "products": 3.307e-05,
+        },
+        "integer ragged depthwise convolution": {
+            "constant": 2.222,
+            "taps": 0.0008051,
+            "products": 7.012e-05,
+            "unaligned products": 4.14e-05,
+            "single products": 0.0006446,
         },
         "float depthwise convolution": {
             "constant": 1.362,

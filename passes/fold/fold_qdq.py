@@ -20,8 +20,10 @@ from onnxfold.passes.fold.lower import Lowerer
 from onnxfold.passes.fold.lowering import Linear, Lowering
 from onnxfold.passes.fold.placement import place
 from onnxfold.passes.fold.plan import Plan, make_plan
+from onnxfold.passes.fold.targets.edge_channels import add_edge_channels
 from onnxfold.passes.fold.targets.float_kernels import FloatKernels
 from onnxfold.passes.fold.targets.packed_weights import keep_weights_unpacked, pack_weights
+from onnxfold.passes.fold.targets.padded_channels import pad_channels
 from onnxfold.passes.fold.targets.table import TARGETS
 from onnxfold.passes.fold.unguard import unguard
 from onnxfold.passes.fold.weights import dequantize_weights
@@ -65,6 +67,8 @@ class FoldQdq(Pass):
             dequantize_weights(plan, rewriter, guarded)
         if self.target == "ort":
             pack_weights(plan, rewriter)
+            pad_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
+            add_edge_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
         else:
             keep_weights_unpacked(plan, rewriter)
         remark_refusals(plan, rewriter)

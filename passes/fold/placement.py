@@ -17,7 +17,10 @@ from onnxfold.passes.fold.costs import (
     CostTable,
     convolution_features,
     element_features,
+    float_family,
+    integer_family,
     pool_features,
+    whole_channels,
 )
 from onnxfold.passes.fold.lowering import (
     Alias,
@@ -28,7 +31,7 @@ from onnxfold.passes.fold.lowering import (
     Quantize,
 )
 from onnxfold.passes.fold.plan import Plan
-from onnxfold.passes.fold.types import is_dequantize, is_quantize
+from onnxfold.passes.fold.targets.channels_last import is_turned
 
 _MARGIN = 1.05
 """Float kernels must win by this factor: costs are fitted, and codes take a quarter of the room."""
@@ -135,21 +138,13 @@ def _begin(stage: _Stage, plan: Plan, costs: CostTable) -> None:
     source = None if producer is None else plan.lowerings.get(producer)
     turn = costs.cost("change of layout", element_features(_elements(value) or 0))
     # ONNX Runtime cancels a Transpose from channels-last in front of an integer kernel.
-    if _is_turned(value):
+    if is_turned(value):
         stage.enter += turn
     else:
         stage.integer += turn
     if isinstance(source, Dequantize) and source.plain and source.type is not source.internal:
         # Integer kernels need uint8 codes: going there is as dear as going to float.
         stage.integer += stage.enter / _MARGIN
-
-
-def _is_turned(value: ir.Value) -> bool:
-    """Whether a Transpose is all that made the codes, but for Q and DQ."""
-    node = value.producer()
-    while node is not None and (is_quantize(node) or is_dequantize(node)):
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
-    return node is not None and node.op_type == "Transpose" and not node.domain
 
 
 def _chosen(roots: Sequence[_Stage]) -> frozenset[Lowering]:
@@ -187,13 +182,18 @@ def _convolution(linear: Linear, costs: CostTable) -> _Stage | None:
         return None
     outputs, inputs = weights.shape[:2]
     group = linear.operator.attributes.get_int("group", 1)
-    family, features = convolution_features(
-        weights.shape[2:], inputs, outputs, group, written // outputs
+    kernel, pixels = weights.shape[2:], written // outputs
+    features = convolution_features(kernel, inputs, outputs, pixels)
+    whole = whole_channels(outputs)
+    padded = convolution_features(kernel, inputs, whole, pixels)
+    integer = min(
+        costs.cost(integer_family(inputs, outputs, group), features),
+        costs.cost(integer_family(inputs, whole, whole if group > 1 else 1), padded),
     )
     return _Stage(
         lowering=linear,
-        integer=costs.cost(f"integer {family}", features),
-        real=_MARGIN * costs.cost(f"float {family}", features),
+        integer=integer,
+        real=_MARGIN * costs.cost(float_family(outputs, group), features),
         enter=_MARGIN * costs.cost("codes to float", element_features(read)),
         stay=_MARGIN * costs.cost("rounding", element_features(read)),
         leave=_MARGIN * costs.cost("float to codes", element_features(written)),

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.fold.targets.padded_channels import PADDED_SUFFIX
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.walk import iterate_graphs
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
@@ -26,6 +27,7 @@ RECODED_SUFFIX = "_u8"
 """A value named so holds, as uint8, the int8 codes of the value without the suffix, plus 128."""
 
 _RECODING_SHIFT = 128
+_CHANNEL_AXIS = 1
 _STEP_ROUNDING = 1e-3  # a float32 holds 255 steps to 1.5e-5 of one
 _FEW_MISMATCHES = 2.5e-4
 """Rate below which only what is quickly evaluated again is looked at for ties."""
@@ -179,6 +181,11 @@ class _Pair:
             groups[-1].append(name)
         return [_Group(self, tuple(names)) for names in groups if names]
 
+    def border(self, name: str) -> ir.Value:
+        """The value whose declared shape a region is fed with: the original's, but for channels."""
+        padded = name.endswith(PADDED_SUFFIX)
+        return self.new[name] if padded else self.old[self.shared[name]]
+
     def _is_changed(self, name: str) -> bool:
         node = self.new[name].producer()
         original = self.old[self.shared[name]].producer()
@@ -246,18 +253,16 @@ class _Group:
             original = self._sessions[0]
         values = {**feed, **original.run(feed)}
         shared = {
-            name: _value(values[pair.shared[name]], recoded=pair.shared[name] != name)
+            name: _value(values[pair.shared[name]], recoded=_is_recoded(name, pair.shared[name]))
             for name in (*self._inputs, *self.targets)
         }
+        fed = {name: _padded(shared[name], pair.new[name]) for name in self._inputs}
         if self._sessions is None:
-            borders = {
-                each: _border(shared[each], pair.old[pair.shared[each]])
-                for each in sorted(self._inputs)
-            }
+            borders = {each: _border(fed[each], pair.border(each)) for each in sorted(self._inputs)}
             regions, self._outputs = cut_at(pair.after, self.targets, borders)
             self._sessions = original, Session(regions, pair.config)
         session = self._sessions[1]
-        results = session.run({spec.name: shared[spec.name] for spec in session.inputs})
+        results = session.run({spec.name: fed[spec.name] for spec in session.inputs})
         for name in self.targets:
             if time.monotonic() > deadline and pair.compared:
                 return False
@@ -270,6 +275,8 @@ class _Group:
         step = _code_step(pair.old[source]) or _code_step(pair.new[name])
         quantized = want.dtype.kind in "iu" or step is not None
         ties = 0
+        if name.endswith(PADDED_SUFFIX) and got.ndim == want.ndim > _CHANNEL_AXIS:
+            got = got[:, : want.shape[_CHANNEL_AXIS]]  # nothing reads the others but weights of 0
         if want.shape != got.shape:
             largest, mismatches = float("inf"), max(want.size, 1)
         elif not quantized:
@@ -309,7 +316,7 @@ class _Group:
             return pair.exact.codes(pair.shared[name], borders, most_products)
         # A quantized operator does not show the number it rounds; the one it was lifted to does.
         borders = {
-            each: _value(values[pair.shared[each]], recoded=pair.shared[each] != each)
+            each: _value(values[pair.shared[each]], recoded=_is_recoded(each, pair.shared[each]))
             for each in inputs
         }
         return pair.exact_new.codes(name, borders, most_products)
@@ -322,19 +329,22 @@ class _Group:
     def _zero_point(self, name: str) -> float:
         source = self.pair.shared[name]
         if self._is_rounded(name):
-            return _zero_point(self.pair.old[source], source != name)
+            return _zero_point(self.pair.old[source], _is_recoded(name, source))
         return _zero_point(self.pair.new[name], recoded=False)
 
 
 def _shared(old: Mapping[str, ir.Value], new: Mapping[str, ir.Value]) -> Iterator[tuple[str, str]]:
     """Names in the new model with the name in the old one of what they stand for."""
     for name, value in new.items():
-        source = name.removesuffix(RECODED_SUFFIX)
+        own = name.removesuffix(PADDED_SUFFIX)
+        source = own.removesuffix(RECODED_SUFFIX)
         if is_only_quantized(value):
             continue
         if name in old and _comparable(old[name], value):
             yield name, name
-        elif source != name and source in old and old[source].dtype == ir.DataType.INT8:
+        elif own in old and _comparable(old[own], value):
+            yield name, own
+        elif source != own and source in old and old[source].dtype == ir.DataType.INT8:
             yield name, source
 
 
@@ -365,6 +375,21 @@ def _bytes(value: ir.Value, batch: int) -> int:
         return _UNKNOWN_BYTES
     sizes = [dim if isinstance(dim, int) else batch for dim in value.shape]
     return int(np.prod(sizes, dtype=np.float64)) * (value.dtype or ir.DataType.FLOAT).bitwidth // 8
+
+
+def _is_recoded(name: str, source: str) -> bool:
+    return name.removesuffix(PADDED_SUFFIX) != source
+
+
+def _padded(array: Array, value: ir.Value) -> Array:
+    """The array as ``value``, which may have more channels: they are read with weights of 0."""
+    name, shape = value.name or "", value.shape
+    if not name.endswith(PADDED_SUFFIX) or shape is None or array.ndim != len(shape):
+        return array
+    channels = shape[_CHANNEL_AXIS]
+    more = channels - array.shape[_CHANNEL_AXIS] if isinstance(channels, int) else 0
+    widths = [(0, more if axis == _CHANNEL_AXIS else 0) for axis in range(array.ndim)]
+    return np.pad(array, widths)
 
 
 def _value(array: Array, *, recoded: bool) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxfold.passes.fold.costs import FAMILIES, convolution_features
+from onnxfold.passes.fold.costs import FAMILIES, convolution_features, integer_family
 from onnxfold.runtime.session import version
 from onnxfold.runtime.tune import STEPS, fit_costs, measure_costs
 
@@ -18,8 +18,8 @@ def test_a_quick_measurement_gives_a_whole_table() -> None:
 
 
 def _layer(channels: int, pixels: int) -> tuple[str, dict[str, float]]:
-    family, features = convolution_features((3, 3), channels, channels, 1, pixels)
-    return f"integer {family}", dict(features)
+    features = convolution_features((3, 3), channels, channels, pixels)
+    return integer_family(channels, channels, 1), dict(features)
 
 
 def test_costs_are_found_again() -> None:

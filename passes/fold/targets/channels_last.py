@@ -11,12 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.types import is_dequantize, is_quantize
 
 _CODES = ir.DataType.UINT8
 _IMAGE_RANK = 4
 _LONG_COPY = 8  # channels that are copied faster than one by one
 _TURNED = "QLinearConv"
-_CARRIERS = frozenset({"Concat", "MaxPool", "QLinearAdd", "QLinearConcat", "QLinearMul"})
+_CARRIERS = frozenset({"Clip", "Concat", "MaxPool", "QLinearAdd", "QLinearConcat", "QLinearMul"})
 
 
 def is_channels_last(codes: ir.Value) -> bool:
@@ -35,6 +36,14 @@ def is_channels_last(codes: ir.Value) -> bool:
                 seen.add(value)
                 pending.append(value)
     return True
+
+
+def is_turned(value: ir.Value) -> bool:
+    """Whether a Transpose is all that made ``value``, but for Q and DQ."""
+    node = value.producer()
+    while node is not None and (is_quantize(node) or is_dequantize(node)):
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return node is not None and node.op_type == "Transpose" and not node.domain
 
 
 def depth_to_space(node: ir.Node, codes: ir.Value, build: Builder) -> ir.Value | None:

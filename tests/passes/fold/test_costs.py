@@ -12,6 +12,8 @@ from onnxfold.passes.fold.costs import (
     FAMILIES,
     convolution_features,
     element_features,
+    float_family,
+    integer_family,
     pool_features,
     read_costs,
 )
@@ -55,24 +57,38 @@ def test_text_that_is_no_json_is_refused() -> None:
 
 
 def test_features_of_a_first_layer() -> None:
-    family, features = convolution_features((3, 3), 3, 8, 1, 100)
-    assert family == "convolution"
-    assert features["rows"] == features["ragged rows"] == 300
+    features = convolution_features((3, 3), 3, 8, 100)
+    assert features["rows"] == 300
     assert features["products"] == 9 * 3 * 8 * 100
     assert features["blocked products"] == 2 * features["products"]
+    assert convolution_features((1, 1), 3, 16, 100)["rows"] == 0
 
 
-def test_features_of_layers_that_copy_whole_words() -> None:
-    _, features = convolution_features((3, 3), 16, 16, 1, 100)
-    assert (features["rows"], features["ragged rows"]) == (300, 0)
-    _, features = convolution_features((1, 1), 3, 16, 1, 100)
-    assert (features["rows"], features["ragged rows"]) == (0, 0)
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "group", "family"),
+    [
+        (4, 16, 1, "integer convolution"),
+        (4, 24, 1, "integer convolution"),
+        (3, 16, 1, "integer ragged convolution"),
+        (16, 8, 1, "integer ragged convolution"),
+        (8, 32, 2, "integer ragged convolution"),
+        (1, 1, 1, "integer ragged convolution"),
+        (1, 32, 32, "integer depthwise convolution"),
+        (1, 24, 24, "integer ragged depthwise convolution"),
+    ],
+)
+def test_the_way_an_integer_convolution_goes(
+    inputs: int, outputs: int, group: int, family: str
+) -> None:
+    assert integer_family(inputs, outputs, group) == family
 
 
 def test_a_group_a_channel_is_depthwise() -> None:
-    assert convolution_features((3, 3), 1, 8, 8, 100)[0] == "depthwise convolution"
-    assert convolution_features((3, 3), 1, 1, 1, 100)[0] == "convolution"
-    assert pool_features((2, 2), 24, 10)["unaligned products"] == 4 * 10 * 8
+    assert float_family(8, 8) == "float depthwise convolution"
+    assert float_family(8, 2) == float_family(1, 1) == "float convolution"
+    features = pool_features((2, 2), 28, 10)
+    assert features["unaligned products"] == 4 * 10 * 12
+    assert features["single products"] == 4 * 10 * 4
 
 
 def test_a_cost_is_a_sum() -> None:

@@ -26,7 +26,7 @@ def _table(path: Path, **dear: bool) -> str:
     """A table in which all kernels cost 1, but those of the families named (words joined by _)."""
     data = DEFAULT_COSTS.to_json()
     for family, features in FAMILIES.items():
-        cost = _DEAR if dear.get(family.replace(" ", "_")) else _CHEAP
+        cost = _DEAR if dear.get(family.replace("ragged ", "").replace(" ", "_")) else _CHEAP
         data["microseconds"][family] = {
             name: cost if name == "constant" else 0.0 for name in features
         }
