@@ -35,6 +35,7 @@ _KINDS: dict[str, type] = {
     "activations": str,
     "weights": str,
     "per_channel": bool,
+    "symmetric": bool,
     "op_types": list,
     "skip": list,
     "only": list,

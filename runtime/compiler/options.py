@@ -70,6 +70,7 @@ class CompileOptions:
         activations: Codes of activations.
         weights: Codes of weights.
         per_channel: One weight scale per output channel instead of one per tensor.
+        symmetric: Zero points of activations in the middle of the codes.
         op_types: Operators that may be quantized; empty means all that can be.
         skip: Names of nodes to leave in float.
         only: Names of the linear nodes to quantize; empty means all.
@@ -87,6 +88,7 @@ class CompileOptions:
     activations: Activations = "u8"
     weights: Weights = "s8"
     per_channel: bool = True
+    symmetric: bool = False
     op_types: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -128,6 +130,7 @@ class CompileOptions:
             activations=self.activations,
             weights=self.weights,
             per_channel=self.per_channel,
+            symmetric=self.symmetric,
             only=self.only,
             overrides=self.overrides,
         )

@@ -47,6 +47,7 @@ from onnxfold.runtime.trial import feeds_for
 from onnxfold.runtime.tune import STEPS, measure_costs
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
+from onnxfold.static_quantization import quantize_static
 
 __all__ = [
     "Budget",
@@ -57,6 +58,7 @@ __all__ = [
     "explain",
     "fold",
     "optimize",
+    "quantize_static",
     "require_conclusive",
     "run_passes",
     "tune",

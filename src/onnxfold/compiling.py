@@ -43,6 +43,7 @@ def compile(
     activations: Activations | None = None,
     weights: Weights | None = None,
     per_channel: bool | None = None,
+    symmetric: bool | None = None,
     op_types: Sequence[str] | None = None,
     skip: Sequence[str] | None = None,
     only: Sequence[str] | None = None,
@@ -72,6 +73,7 @@ def compile(
         activations: Codes of activations (``u8``).
         weights: Codes of weights (``s8``).
         per_channel: One weight scale per output channel, not one per tensor (yes).
+        symmetric: Zero points of activations in the middle of the codes (no).
         op_types: Operators that may be quantized (all that can be).
         skip: Names of nodes to leave in float.
         only: Names of the linear nodes to quantize (all).
@@ -98,6 +100,7 @@ def compile(
         "activations": activations,
         "weights": weights,
         "per_channel": per_channel,
+        "symmetric": symmetric,
         "op_types": op_types,
         "skip": skip,
         "only": only,
