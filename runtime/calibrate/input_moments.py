@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.errors import InvalidModelError, UsageError
-from onnxfold.passes.linear import LinearOp
+from onnxfold.passes.linear import LINEAR_OPS, LinearOp
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.input_moments import InputMoments, LayerMoments
 from onnxfold.passes.quantize.weight_rows import WeightRows
@@ -55,7 +55,8 @@ def measure_input_moments(
         progress: Hears one step per feed, in the stage the caller opened.
 
     Returns:
-        Moments by node name, the same bits whatever the number of threads.
+        Moments by node name (of ``quantized`` where it is given), the same bits whatever the
+        number of threads.
 
     Raises:
         UsageError: There is no data, or ``model`` has no such node.
@@ -64,7 +65,7 @@ def measure_input_moments(
     """
     layers = _layers(model, names)
     if quantized is not None:
-        layers = _read_in(quantized, layers)
+        layers = _read_in(model, quantized, layers)
     if not layers:
         return InputMoments({})
     sums = {each.rows: _Sums() for each in layers}
@@ -103,19 +104,31 @@ def _layer(name: str, node: ir.Node) -> _Layer | None:
     return None if rows is None else _Layer(name, node, linear.weights, rows)
 
 
-def _read_in(quantized: ir.Model, layers: list[_Layer]) -> list[_Layer]:
-    """The same layers with the inputs that they read in another graph, where they are there."""
-    nodes = {node_name(node): node for node in quantized.graph}
+def _read_in(model: ir.Model, quantized: ir.Model, layers: list[_Layer]) -> list[_Layer]:
+    """The same layers as another graph has them, by its names and with what they read there."""
+    counterparts = _counterparts(model, quantized)
     moved: list[_Layer] = []
     for each in layers:
-        node = nodes.get(each.name)
-        if node is None or node.op_type != each.node.op_type:
-            continue
-        layout = WeightRows.match(node, each.weights.shape)
-        rows = None if layout is None else InputRows.of(node, layout)
-        if rows is not None and constant_array(node.inputs[0]) is None:
-            moved.append(replace(each, rows=rows))
+        node = counterparts.get(each.node)
+        layout = None if node is None else WeightRows.match(node, each.weights.shape)
+        rows = None if node is None or layout is None else InputRows.of(node, layout)
+        if node is not None and rows is not None and constant_array(node.inputs[0]) is None:
+            moved.append(_Layer(node_name(node), node, each.weights, rows))
     return moved
+
+
+def _counterparts(model: ir.Model, quantized: ir.Model) -> dict[ir.Node, ir.Node]:
+    """Linear nodes in the same order, or else of the same names."""
+    old, new = (
+        [node for node in each.graph if node.op_type in LINEAR_OPS and not node.domain]
+        for each in (model, quantized)
+    )
+    if [node.op_type for node in old] == [node.op_type for node in new]:
+        # Quantizing renames what computes a graph output: only the order always stays.
+        return dict(zip(old, new, strict=True))
+    named = {(node_name(node), node.op_type): node for node in new}
+    found = {node: named.get((node_name(node), node.op_type)) for node in old}
+    return {node: each for node, each in found.items() if each is not None}
 
 
 @dataclass
