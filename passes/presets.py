@@ -62,7 +62,11 @@ def folding(
         dynamic_lstm: Whether LSTMs with quantized weights may round their data at every step.
     """
     lookups = "gather-blocked{contrib}," if target == "ort" else "gather-blocked,"
-    prepare = "carry-codes," if target == "qdq" else f"{lookups}{_PREPARE}carry-codes{{recode}},"
+    prepare = (
+        "carry-codes,centre-weights,"
+        if target == "qdq"
+        else f"{lookups}{_PREPARE}carry-codes{{recode}},centre-weights,"
+    )
     if relax:
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
     if dynamic_lstm:

@@ -203,7 +203,7 @@ def _convolution(linear: Linear, costs: CostTable) -> _Stage | None:
 def _max_pool(move: Move, costs: CostTable) -> _Stage | None:
     output = move.node.outputs[0]
     written, shape = _elements(output), output.shape
-    if written is None or shape is None or len(shape) != _IMAGE_RANK:
+    if written is None or shape is None or len(shape) != _IMAGE_RANK or len(move.node.outputs) > 1:
         return None
     channels = shape[1]
     if not isinstance(channels, int) or channels < 1:

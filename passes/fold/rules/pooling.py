@@ -18,15 +18,16 @@ from onnxfold.passes.fold.types import Quantized, TypeState
 
 
 def max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """The largest code is the code of the largest number."""
+    """The largest code is the code of the largest number, and stands where that stands.
+
+    Of equal numbers kernels for codes and for real numbers take the first alike.
+    """
     if not touches_quantization(node, types):
         return None
     data = node.inputs[0]
     affine = types.activation(data)
     if data is None or affine is None:
         return not_quantized(data, types)
-    if len(node.outputs) > 1:
-        return Refusal("the integer kernel returns no indices", "remove the second output")
     types.put(node.outputs[0], Quantized(affine))
     return Move(node=node, reads=(data,), covered=(node,))
 

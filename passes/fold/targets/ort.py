@@ -345,7 +345,8 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     data, dtype = build.codes_of(move.reads[0]), known.type.dtype
     if node.op_type in FLOAT_ONLY:
         return [_through_float(node, data, dtype, NOT_IN_OLDEST, build)]
-    if is_channels_last(data):
+    # With indices the float kernel is as slow: 1360 us against 1120 for 3x3 of 1x64x56x56.
+    if is_channels_last(data) or len(node.outputs) > 1:
         return write_move(move, build)
     return [_through_float(node, data, dtype, FASTER_IN_FLOAT, build)]
 

@@ -25,7 +25,6 @@ from onnxfold.runtime.session import REFERENCE, Session, version
 ALL = "ort standard qdq integer"
 
 LEFT: dict[tuple[str, str], str] = {
-    ("its weights have different zero points per channel", ALL): ("Conv, a zero point a channel"),
     ("`x` is not quantized", ALL): ("Conv, float weights"),
     ("its output is read unrounded by LeakyRelu `x`", "ort qdq"): ("Conv, LeakyRelu"),
     ("its output is read unrounded by HardSwish `x`", "ort qdq"): ("Conv, HardSwish"),
