@@ -172,7 +172,7 @@ def rows_of(name: str, tools: Sequence[str], folder: Path) -> list[Row]:
         wrong[tool] = reason
     full = [_filled(row, figures, models, wrong) for row in made]
     kept = [dataclasses.replace(row, kept=judge.keeps(full[0].metric, row.metric)) for row in full]
-    return [dataclasses.replace(row, flags=_flags(row, kept)) for row in kept]
+    return [dataclasses.replace(row, flags=flags_of(row, kept)) for row in kept]
 
 
 def _filled(
@@ -188,7 +188,8 @@ def _filled(
     return dataclasses.replace(row, size=models[row.tool].stat().st_size, **figures[row.tool])
 
 
-def _flags(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+def flags_of(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """The limits that a row breaks, given all rows of its model."""
     if row.tool != OURS:
         return ()
     if row.problem:

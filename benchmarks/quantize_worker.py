@@ -44,10 +44,11 @@ def write_feeds(path: Path, feeds: list[Feed]) -> None:
 
 
 def with_onnxfold(model: Path, feeds: list[Feed], target: Path) -> dict[str, Any]:
-    """``onnxfold.compile`` as it comes."""
+    """``onnxfold.compile`` as it comes; its report lies beside the model."""
     onnxfold: Any = importlib.import_module("onnxfold")
     outcome = onnxfold.compile(model, data=feeds)
     outcome.save(target)
+    outcome.save_report(target.with_suffix(".report"))
     return {"passed": outcome.report.passed, "reasons": list(outcome.report.reasons)}
 
 
