@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -15,6 +16,8 @@ from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import TIDY, fold_pass
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
+from onnxfold.passes.quantize.quantize_dynamic import QuantizeDynamic
+from onnxfold.passes.quantize.quantize_weights import QuantizeWeights
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.cache import CalibrationCache
@@ -26,6 +29,8 @@ from onnxfold.runtime.compiler.verified import run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress, Silent
 
+_QUANTIZING = (InsertQdq, QuantizeDynamic, QuantizeWeights)
+_LEAST_ERROR = "weight-ranges"
 _KEPT = 8
 """Models that are kept: a rung starts from the one before it."""
 
@@ -72,6 +77,7 @@ class Builder:
         self._fold = parse_passes(
             f"{fold_pass(options.target, options.costs, reduce_range=options.reduce_range)},{TIDY}"
         )
+        self._tidy = parse_passes(TIDY)
         self._insertion = options.insertion
         self._progress = progress
         self._prepared: dict[tuple[str, ...], _Stage] = {(): _Stage(optimized)}
@@ -81,18 +87,23 @@ class Builder:
 
     def passes(self, choice: Choice) -> tuple[Pass, ...]:
         """The passes that turn the optimized float model into what ``choice`` asks for."""
-        return (*self._quantized(choice).passes, *self._fold)
+        return (*self._quantized(choice).passes, *self._finish(choice))
 
     def build(self, choice: Choice) -> ir.Model | None:
-        """The folded model of ``choice``; None where that quantizes nothing."""
+        """The finished model of ``choice``; None where that quantizes nothing."""
         quantized = self.quantize(choice)
-        return None if quantized is None else Pipeline(self._fold).run(quantized.clone()).model
+        if quantized is None:
+            return None
+        return Pipeline(self._finish(choice)).run(quantized.clone()).model
 
     def quantize(self, choice: Choice) -> ir.Model | None:
         """The same before it is folded: with Q/DQ pairs. Not to be modified."""
         stage = self._quantized(choice)
-        inserted = any(isinstance(each, InsertQdq) for each in stage.passes)
-        return stage.model if inserted else None
+        return stage.model if _is_quantized(stage) else None
+
+    def _finish(self, choice: Choice) -> tuple[Pass, ...]:
+        """What comes after quantization; only static schemes leave something to fold."""
+        return self._fold if choice.scheme == "static" else self._tidy
 
     def is_idle(self, choice: Choice) -> bool:
         """Whether the last rung of ``choice`` changed nothing."""
@@ -100,11 +111,17 @@ class Builder:
 
     def _quantized(self, choice: Choice) -> _Stage:
         mending = _of(choice, MENDING)
-        key = (choice.op_types, choice.skip, choice.calibration, frozenset(choice.rungs))
+        key = (
+            *(choice.scheme, choice.op_types, choice.skip),
+            *(choice.calibration, frozenset(choice.rungs)),
+        )
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        stage = self._mend(choice, mending[-1]) if mending else self._insert(choice)
+        if choice.scheme != "static":
+            stage = self._quantize_weights(choice)
+        else:
+            stage = self._mend(choice, mending[-1]) if mending else self._insert(choice)
         self._kept[key] = stage
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -113,7 +130,7 @@ class Builder:
     def _mend(self, choice: Choice, rung: str) -> _Stage:
         before = replace(choice, rungs=tuple(each for each in choice.rungs if each != rung))
         stage = self._quantized(before)
-        if not any(isinstance(each, InsertQdq) for each in stage.passes):
+        if not _is_quantized(stage):
             return stage
         original = self._prepare(_of(choice, PREPARING)).model
         mend = MENDING[rung](self._lesson(original, stage.model))
@@ -130,6 +147,20 @@ class Builder:
             insert = INSERTING[rung](insert, self._lesson(prepared.model, prepared.model))
         done = Pipeline((insert,)).run(prepared.model.clone())
         return prepared.then("", done.model, insert, modified=done.modified)
+
+    def _quantize_weights(self, choice: Choice) -> _Stage:
+        """Schemes that need no ranges of activations; only some rungs are for them."""
+        prepared = self._prepare(_of(choice, PREPARING))
+        quantize: QuantizeDynamic | QuantizeWeights = QuantizeWeights(
+            form="nbits", op_types=choice.op_types, skip=choice.skip
+        )
+        if choice.scheme == "dynamic":
+            ranges: Literal["max", "mse"] = "mse" if _LEAST_ERROR in choice.rungs else "max"
+            quantize = QuantizeDynamic(choice.op_types, weight_ranges=ranges, skip=choice.skip)
+        done = Pipeline((quantize,)).run(prepared.model.clone())
+        stage = prepared.then("", done.model, quantize, modified=done.modified)
+        others = {*MENDING, *INSERTING} - ({_LEAST_ERROR} if choice.scheme == "dynamic" else set())
+        return replace(stage, idle=stage.idle | (others & set(choice.rungs)))
 
     def _prepare(self, rungs: tuple[str, ...]) -> _Stage:
         """The float model after ``rungs``; a pass that breaks its contract on it is left out."""
@@ -169,6 +200,10 @@ class Builder:
             return CalibrationCache()
         self._progress.stage("hashing the calibration data")
         return CalibrationCache.open(path, model, self.feeds)
+
+
+def _is_quantized(stage: _Stage) -> bool:
+    return any(isinstance(each, _QUANTIZING) for each in stage.passes)
 
 
 def _of(choice: Choice, stage: Mapping[str, object]) -> tuple[str, ...]:

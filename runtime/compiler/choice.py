@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 ModelT = TypeVar("ModelT")
 
@@ -18,6 +18,10 @@ FASTER_BY = 0.98
 """A change has to gain 2 % to be made: less is noise on a shared machine."""
 
 
+Scheme = Literal["static", "dynamic", "weights"]
+"""Activation ranges from calibration; or taken at every run; or only weights, in 4 bits."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What to quantize, how its ranges are found, and what compensates for the rounding.
@@ -28,6 +32,7 @@ class Choice:
         in_float: Nodes to leave in float, each with the reason.
         calibration: How activation ranges are found.
         rungs: Rungs of the accuracy ladder that are climbed, in order.
+        scheme: What kind of quantization it is.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Choice:
     in_float: tuple[tuple[str, str], ...] = ()
     calibration: str = "min-max"
     rungs: tuple[str, ...] = ()
+    scheme: Scheme = "static"
 
     @property
     def skip(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from onnxfold.runtime.compiler.choice import (
 )
 from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.damage import Damage
+from onnxfold.runtime.compiler.families import family_of
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.options import ASKED_FOR, CompileOptions
 from onnxfold.runtime.compiler.plan import Plan
@@ -117,7 +118,7 @@ def compile_model(
             calibration cache belongs to another model or other data.
     """
     _refuse_quantized(model)
-    choices = options.starting_choices
+    choices = options.starting_choices(family_of(model))
     data = Data.split(feeds)
     float_run, float_passes = run_tolerant(model, parse_passes(OPTIMIZE), data.evaluation, progress)
     optimized = float_run.model

@@ -15,8 +15,9 @@ from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.quantize.schemes import Activations, Weights
 from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.calibrate.methods import method_text, parse_method
-from onnxfold.runtime.compiler.choice import Choice, Ladder
+from onnxfold.runtime.compiler.choice import Choice, Ladder, Scheme
 from onnxfold.runtime.compiler.config import OVERRIDES
+from onnxfold.runtime.compiler.families import Family
 from onnxfold.runtime.verify.budget import Budget
 
 Target = Literal["ort", "standard", "integer", "qdq"]
@@ -43,7 +44,9 @@ _RUNGS = (
     "smooth-quant",
     "hessian-ranges",
     "gptq",
+    "round-weights",
 )
+_OF_PRODUCTS = ("transformer", "recurrent", "dense")
 _CHEAP = ("weight-ranges", "equalize", "smooth-quant", "correct-bias")
 _SEARCHED = {
     "fast": ("min-max",),
@@ -140,9 +143,11 @@ class CompileOptions:
         """The compensations to try, and which of them even where the budget is met."""
         return Ladder(_RUNGS, frozenset(_ALWAYS[self.preset]))
 
-    @property
-    def starting_choices(self) -> list[Choice]:
+    def starting_choices(self, family: Family) -> list[Choice]:
         """Where the search begins, the widest first.
+
+        Args:
+            family: Of the model: products and recurrent operators have schemes of their own.
 
         Raises:
             UsageError: There is no such calibration method.
@@ -155,8 +160,27 @@ class CompileOptions:
         if set(self.op_types) == set(linear):
             del widths["all operators"]
         in_float = tuple((name, ASKED_FOR) for name in sorted(self.skip))
-        return [
+        static = [
             Choice(f"{width} ({method})", op_types, in_float, calibration=method)
             for width, op_types in widths.items()
             for method in methods
+        ]
+        return static + (self._without_ranges(in_float) if family in _OF_PRODUCTS else [])
+
+    def _without_ranges(self, in_float: tuple[tuple[str, str], ...]) -> list[Choice]:
+        """Choices that need no ranges of activations; they are ONNX Runtime's own operators."""
+        if self.target != "ort" or self.overrides or self.only or self.weights != "s8":
+            return []
+        named: dict[str, tuple[Scheme, tuple[str, ...]]] = {
+            "dynamic ranges": ("dynamic", ("MatMul", "Gemm", "LSTM")),
+            "weights in 4 bits": ("weights", ("MatMul", "Gemm")),
+        }
+        found: dict[str, tuple[Scheme, tuple[str, ...]]] = {
+            name: (scheme, tuple(op for op in ops if not self.op_types or op in self.op_types))
+            for name, (scheme, ops) in named.items()
+        }
+        return [
+            Choice(name, ops, in_float, scheme=scheme)
+            for name, (scheme, ops) in found.items()
+            if ops
         ]

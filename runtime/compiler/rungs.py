@@ -10,17 +10,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.correct_bias import CorrectBias
 from onnxfold.passes.quantize.equalize import Equalize
 from onnxfold.passes.quantize.gptq import Gptq
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.round_weights import RoundWeights
 from onnxfold.passes.quantize.smooth_quant import SmoothQuant
+from onnxfold.passes.quantize.weight_codes import WeightCodes
+from onnxfold.passes.quantize.weight_rounding import WeightRounding
 from onnxfold.runtime.calibrate.channel_maxima import measure_channel_maxima
 from onnxfold.runtime.calibrate.input_moments import measure_input_moments
 from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
+from onnxfold.runtime.calibrate.learned_rounding import measure_rounding
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
 
@@ -69,7 +76,29 @@ def _gptq(lesson: Lesson) -> Pass:
         quantized=lesson.quantized,
         progress=lesson.progress,
     )
-    return Gptq(moments, centered=True)
+    done = Pipeline((Gptq(moments, centered=True),)).run(lesson.quantized.clone())
+    # A plan keeps the codes: they take a fraction of the room that moments take.
+    return RoundWeights(_changed_codes(lesson.quantized, done.model))
+
+
+def _changed_codes(before: ir.Model, after: ir.Model) -> WeightRounding:
+    pairs = zip(before.graph, after.graph, strict=True)
+    found = ((old, WeightCodes.match(old), WeightCodes.match(new)) for old, new in pairs)
+    return WeightRounding(
+        {
+            node_name(node): new.stored
+            for node, old, new in found
+            if old is not None and new is not None and not np.array_equal(old.stored, new.stored)
+        }
+    )
+
+
+def _learned_rounding(lesson: Lesson) -> Pass:
+    lesson.progress.stage("learning the rounding of weights")
+    feeds = lesson.feeds.first(_FEEDS)
+    return RoundWeights(
+        measure_rounding(lesson.original, lesson.quantized, feeds, progress=lesson.progress)
+    )
 
 
 def _correct_bias(lesson: Lesson) -> Pass:
@@ -92,6 +121,6 @@ INSERTING: Mapping[str, Callable[[InsertQdq, Lesson], InsertQdq]] = MappingProxy
 """Rungs that change how weights are quantized; the last one climbed decides."""
 
 MENDING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
-    {"gptq": _gptq, "correct-bias": _correct_bias}
+    {"gptq": _gptq, "round-weights": _learned_rounding, "correct-bias": _correct_bias}
 )
 """Rungs that change codes, in this order: whatever is climbed first, mean errors go last."""

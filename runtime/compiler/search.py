@@ -62,7 +62,8 @@ def search(
         return _float(subject, subject.time([]), log)
     if keep_slower:
         return _widest(subject, nearest, log)
-    mixed, gaining = _mixed(subject, nearest[-1].choice, log)
+    static = [each for each in nearest if each.choice.scheme == nearest[0].choice.scheme]
+    mixed, gaining = _mixed(subject, static[-1].choice, log)
     tried = _faster(subject, [*nearest, mixed] if mixed is not None else nearest, log)
     accepted = _within_budget(subject, tried, log)
     if not accepted:
@@ -128,7 +129,7 @@ def _faster(
 ) -> list[Candidate[ModelT]]:
     """Those of ``candidates`` that are faster than float, the fastest first; of equals the nearest.
 
-    Leaving layers in float can make others faster: where nothing gains, the last one is kept.
+    Leaving layers in float can make others faster: where nothing gains, the fastest is kept.
     """
     latency = subject.time(candidates)
     kept: list[Candidate[ModelT]] = []
@@ -145,7 +146,9 @@ def _faster(
         is_fastest = relative * FASTER_BY <= fastest
         return (0.0 if is_fastest else relative), -candidate.quality.score
 
-    return sorted(kept, key=rank) or list(candidates[-1:])
+    if not kept:
+        return [min(candidates, key=lambda each: latency[each.choice.name].relative)]
+    return sorted(kept, key=rank)
 
 
 def _mixed(
@@ -188,13 +191,14 @@ def _best_of_each_width(
     candidates: Sequence[Candidate[ModelT]], log: Log
 ) -> list[Candidate[ModelT]]:
     """Of candidates that differ only in calibration, the nearest to the original."""
-    best: dict[tuple[str, ...], Candidate[ModelT]] = {}
+    best: dict[tuple[str, tuple[str, ...]], Candidate[ModelT]] = {}
     for each in candidates:
-        rival = best.get(each.choice.op_types)
+        width = each.choice.scheme, each.choice.op_types
+        rival = best.get(width)
         if rival is None or _nearness(each) > _nearness(rival):
-            best[each.choice.op_types] = each
+            best[width] = each
     for each in candidates:
-        if each is not best[each.choice.op_types]:
+        if each not in best.values():
             log.add(each.choice.name, each.quality, None, "other calibration is nearer")
     return list(best.values())
 
