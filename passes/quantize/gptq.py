@@ -15,7 +15,7 @@ from onnxfold.passes.errors import UsageError
 from onnxfold.passes.linear_fold import replace_constant
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.input_moments import InputMoments, LayerMoments
-from onnxfold.passes.quantize.rounding import damped, descend, nearest_plane, quadratic_error
+from onnxfold.passes.quantize.rounding import Grid, damped, descend, nearest_plane, quadratic_error
 from onnxfold.passes.quantize.weight_codes import WeightCodes
 from onnxfold.passes.rewriter import Rewriter
 
@@ -47,7 +47,7 @@ class Gptq(Pass):
     """
 
     moments: InputMoments
-    damping: float = 0.01
+    damping: float = 0.001
     sweeps: int = 20
     centered: bool = False
 
@@ -109,15 +109,27 @@ class Gptq(Pass):
 
     def _codes(self, rows: Array, found: WeightCodes, hessian: Array, firm: Array) -> Array:
         """Codes chosen by ``firm``, by ``hessian`` in no row worse than those that are there."""
-        plain, grid = found.codes, found.grid
-        codes = nearest_plane(rows, grid, firm)
-        codes = descend(rows, codes, grid, firm, self.sweeps)
-        before = quadratic_error(grid.reals(plain) - rows, hessian)
-        after = quadratic_error(grid.reals(codes) - rows, hessian)
-        sums, limit = (np.abs(each - grid.zero).sum(axis=2) for each in (codes, plain))
-        fits = sums <= np.maximum(limit, _LARGEST_SUM / _LARGEST_ACTIVATION)
-        better = (after < before) & fits
-        return np.where(better[:, :, np.newaxis], codes, plain)
+        grid, best = found.grid, found.codes
+        most = np.maximum(_sums(found.codes, grid), _LARGEST_SUM / _LARGEST_ACTIVATION)
+        start = nearest_plane(rows, grid, firm)
+        for _ in range(2):
+            codes = descend(rows, start, grid, firm, self.sweeps)
+            before, after = (
+                quadratic_error(grid.reals(each) - rows, hessian) for each in (best, codes)
+            )
+            better = (after < before) & (_sums(codes, grid) <= most)
+            best = np.where(better[:, :, np.newaxis], codes, best)
+            if np.all(better):
+                break
+            # Rows that began too far away begin anew from the codes that they have.
+            start = best
+        return best
+
+
+def _sums(codes: Array, grid: Grid) -> Array:
+    """What a row can accumulate, in codes of largest activations."""
+    sums: Array = np.abs(codes - grid.zero).sum(axis=2)
+    return sums
 
 
 def _hessian(layers: Sequence[LayerMoments], centered: bool) -> Array:

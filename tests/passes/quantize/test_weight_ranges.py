@@ -79,6 +79,39 @@ def test_never_worse_than_the_full_range(seed: int, size: int, log: float, kind:
     assert np.all(new <= old * (1 + 1e-4) + np.square(rows.astype(np.float64)).sum(axis=1) * 1e-12)
 
 
+def _weighted(rows: Array, scales: Array, magnitude: int, importance: Array) -> Array:
+    wide = scales.astype(np.float64)[:, None]
+    codes = np.clip(np.rint(rows / wide), -magnitude, magnitude)
+    error: Array = (importance * np.square(rows - codes * wide)).sum(axis=1)
+    return error
+
+
+@pytest.mark.parametrize("magnitude", [7, 127])
+@pytest.mark.parametrize("size", [1, 3, 30])
+def test_by_importance_no_scale_of_a_fine_grid_is_better(size: int, magnitude: int) -> None:
+    rng = np.random.default_rng(size)
+    rows, importance = rng.normal(size=(8, size)), np.exp(rng.normal(size=(8, size)) * 2)
+    full = _full(rows, magnitude)
+    best = least_error_scales(full, np.zeros_like(full), rows, magnitude, importance)
+    found = _weighted(rows, best, magnitude, importance)
+    for ratio in np.linspace(0.5, 1.4, 5_001):
+        other = _weighted(rows, full * ratio, magnitude, importance)
+        assert np.all(found <= other * (1 + 1e-3) + 1e-12)
+
+
+def test_importance_only_counts_in_proportion() -> None:
+    rng = np.random.default_rng(2)
+    rows, importance = rng.normal(size=(5, 40)), rng.uniform(size=(5, 40))
+    full = _full(rows, 7)
+    none = np.zeros_like(full)
+    plain = least_error_scales(full, none, rows, 7)
+    assert np.array_equal(least_error_scales(full, none, rows, 7, np.full((5, 40), 3e30)), plain)
+    assert np.array_equal(least_error_scales(full, none, rows, 7, np.zeros((5, 40))), full)
+    weighted = least_error_scales(full, none, rows, 7, importance)
+    assert not np.array_equal(weighted, plain)
+    assert np.array_equal(least_error_scales(full, none, rows, 7, importance * 2.0**-90), weighted)
+
+
 def test_weights_on_a_grid_are_met_exactly() -> None:
     rows = np.random.default_rng(1).integers(-127, 128, size=(4, 30)) * 0.25
     rows[:, 0] = 127 * 0.25
