@@ -55,7 +55,7 @@ def _replace(op_type: str, index: int, change: Callable[[Any], Any]) -> Damage:
 WRONG: dict[str, Damage] = {
     "bias off by one code": _replace("QLinearConv", 8, lambda bias: bias + np.int32(1)),
     "weights shifted by one code": _replace("QLinearConv", 3, lambda w: (w + 1).astype(np.int8)),
-    "channel scales swapped": _replace("QLinearConv", 4, lambda scale: scale[[1, 0, 2, 3]]),
+    "channel scales swapped": _replace("QLinearConv", 4, lambda scale: np.roll(scale, 1)),
     "zero point off by one": _replace("QLinearConv", 7, lambda zero: (zero + 1).astype(np.uint8)),
     "padding with code 0": _replace("Pad", 2, lambda fill: np.zeros_like(fill)),
 }
@@ -63,11 +63,11 @@ WRONG: dict[str, Damage] = {
 
 def _model(fake_quant: Callable[..., Any]) -> ir.Model:
     graph = fake_quant(7)
-    x = graph.fake(graph.input((2, 2, 24, 24)), 0.03, 120)
+    x = graph.fake(graph.input((2, 3, 24, 24)), 0.03, 120)
     pads = graph.constant(np.array([0, 1, 1, 1, 0, 0, 2, 2], np.int64))
     padded = graph.fake(graph.op("Pad", x, pads), 0.03, 120)
-    weights, scale = graph.weights((4, 3, 3, 3), 0)
-    bias = graph.bias(4, scale * np.float32(0.03))
+    weights, scale = graph.weights((16, 4, 3, 3), 0)
+    bias = graph.bias(16, scale * np.float32(0.03))
     # One unit of the bias is about 0.02 codes of the result.
     convolved = graph.quantize(graph.op("Conv", padded, weights, bias), 0.01, 117)
     graph.outputs.append(convolved)
@@ -87,7 +87,7 @@ def _gate(graph_feeds: list[dict[str, Any]]) -> ContractGate:
 def _feeds(model: ir.Model) -> list[dict[str, Any]]:
     name = model.graph.inputs[0].name or ""
     numbers = np.random.default_rng(5)
-    return [{name: numbers.standard_normal((2, 2, 24, 24)).astype(np.float32)} for _ in range(3)]
+    return [{name: numbers.standard_normal((2, 3, 24, 24)).astype(np.float32)} for _ in range(3)]
 
 
 def test_the_fold_keeps_the_contract(fake_quant: Callable[..., Any]) -> None:
