@@ -81,15 +81,15 @@ def _problem(
     mixing = rng.normal(size=(8, 8)) + 1.5
     if call.startswith("Conv"):
         groups = 2 if "group" in call else 1
-        x = np.einsum("ij,njt->nit", mixing, rng.uniform(0, 1, (20, 8, 5)))
+        x: Array = np.einsum("ij,njt->nit", mixing, rng.uniform(0, 1, (20, 8, 5)))
         shape: tuple[int, ...] = (6, 8 // groups, 1)
-        vectors = np.moveaxis(x, 1, 0).reshape(groups, 8 // groups, -1)
+        vectors: Array = np.moveaxis(x, 1, 0).reshape(groups, 8 // groups, -1)
         dims, result = "N,8,5", "N,6,5"
     else:
         groups = 1
-        x = rng.uniform(0, 1, (100, 8)) @ mixing.T
+        x = rng.uniform(0, 1, (100, 8)) @ np.transpose(mixing)
         shape = (6, 8) if "trans" in call else (8, 6)
-        vectors = x.T[np.newaxis]
+        vectors = np.transpose(x)[np.newaxis]
         dims, result = "N,8", "N,6"
     weights = rng.standard_t(4, size=shape).astype(np.float32)
     numbers = ", ".join(f"{each!r}" for each in weights.reshape(-1).tolist())
@@ -259,6 +259,6 @@ def test_moments_of_another_model_are_refused(parse: Parse, apply_pass: Apply) -
     layer = _moments(np.ones((2, 2)), np.ones((1, 2, 2)))
     with pytest.raises(UsageError, match="none of the nodes"):
         apply_pass(Gptq(InputMoments({"other": layer})), _shared(parse))
-    for options in ({"damping": 0.0}, {"sweeps": -1}):
+    for wrong in (Gptq(InputMoments({}), damping=0.0), Gptq(InputMoments({}), sweeps=-1)):
         with pytest.raises(UsageError, match="damping"):
-            apply_pass(Gptq(InputMoments({}), **options), _shared(parse))
+            apply_pass(wrong, _shared(parse))

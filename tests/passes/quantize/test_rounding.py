@@ -53,15 +53,15 @@ def test_cholesky_is_that_of_lapack(groups: int, size: int) -> None:
 def _published_gptq(weights: Array, grid: Grid, hessian: Array) -> Array:
     """GPTQ's algorithm 1 with the order of activations, one group, one column at a time."""
     order = np.argsort(-np.diag(hessian), kind="stable")
-    upper = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
-    work = weights[:, order].copy()
-    codes = np.empty_like(work)
+    upper = np.transpose(np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])))
+    work: Array = np.array(weights[:, order])
+    codes: Array = np.empty_like(work)
     for k in range(work.shape[1]):
         place: tuple[Any, ...] = (0, slice(None), order[k])
         codes[:, k] = grid.nearest(work[:, k], place)
-        error = (work[:, k] - grid.reals(codes[:, k], place)) / upper[k, k]
+        error: Array = (work[:, k] - grid.reals(codes[:, k], place)) / upper[k, k]
         work[:, k:] -= np.outer(error, upper[k, k:])
-    restored = np.empty_like(codes)
+    restored: Array = np.empty_like(codes)
     restored[:, order] = codes
     return restored
 
@@ -126,7 +126,7 @@ def test_descent_ends_where_no_single_code_gains() -> None:
     assert not np.array_equal(found, plain)
     for k in range(12):
         for step in (-1.0, 1.0):
-            other = found.copy()
+            other: Array = np.array(found)
             other[:, :, k] = np.clip(other[:, :, k] + step, grid.low, grid.high)
             assert np.all(_error(other, weights, grid, hessian) >= least - 1e-9)
 
