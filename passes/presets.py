@@ -67,6 +67,8 @@ def folding(
         if target == "qdq"
         else f"{lookups}{_PREPARE}carry-codes{{recode}},centre-weights,"
     )
+    if target == "ort":
+        prepare += "split-readers,"
     if relax:
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
     if dynamic_lstm:

@@ -61,6 +61,7 @@ PASSES: dict[str, str] = {
     "quantize-lstm": "fold.quantize_lstm:QuantizeLstm",
     "reduce-range": "fold.reduce_range:ReduceRange",
     "relax-rounding": "fold.relax_rounding:RelaxRounding",
+    "split-readers": "fold.split_readers:SplitReaders",
     # bridge
     "surgeon": "surgeon:Surgeon",
 }

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.fold.accumulate import InexactError, accumulation_weights
-from onnxfold.passes.fold.types import DEQUANTIZE, TypeState, is_activation_type, is_dequantize
-from onnxfold.passes.fold.wants import commutes, find_wants
+from onnxfold.passes.fold.types import DEQUANTIZE, TypeState, is_dequantize
+from onnxfold.passes.fold.wants import find_wants, is_dequantized
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import all_graphs
 
@@ -45,7 +45,7 @@ class CentreWeights(Pass):
             if node.op_type != "Conv" or node.domain or types.want(node.outputs[0]) is None:
                 continue
             centred = _centred(node, types)
-            if centred is not None and _has_codes(node.inputs[0], types):
+            if centred is not None and is_dequantized(node.inputs[0], types):
                 _rewrite(node, centred, rewriter)
 
 
@@ -67,18 +67,6 @@ def _centred(node: ir.Node, types: TypeState) -> Array | None:
     return None
 
 
-def _has_codes(value: ir.Value | None, types: TypeState) -> bool:
-    """Whether ``value`` is dequantized, or moved from there."""
-    while value is not None and (node := value.producer()) is not None:
-        if is_dequantize(node):
-            affine = types.parameters(node)
-            return affine is not None and is_activation_type(affine)
-        if not commutes(node, 0):
-            return False
-        value = node.inputs[0]
-    return False
-
-
 def _rewrite(node: ir.Node, centred: Array, rewriter: Rewriter) -> None:
     parts, channels = _parts(centred)
     groups, width = node.attributes.get_int("group", 1), centred.shape[1]
@@ -97,7 +85,7 @@ def _rewrite(node: ir.Node, centred: Array, rewriter: Rewriter) -> None:
             name=f"{data.name}_copied",
             attributes={"axis": 1},
             dtype=ir.DataType.FLOAT,
-            shape=None if data.shape is None else [data.shape[0], len(order), *data.shape[2:]],
+            shape=_with_channels(data.shape, len(order)),
         )
         codes = rewriter.constant(node, parts, name=f"{weights.name}_centred")
         real = rewriter.insert(
@@ -111,6 +99,10 @@ def _rewrite(node: ir.Node, centred: Array, rewriter: Rewriter) -> None:
         )
         rewriter.set_input(node, 0, more)
         rewriter.set_input(node, 1, real)
+
+
+def _with_channels(shape: ir.Shape | None, channels: int) -> ir.Shape | None:
+    return shape and ir.Shape([shape[0], channels, *shape[2:]])
 
 
 def _parts(centred: Array) -> tuple[Array, Array]:

@@ -45,6 +45,9 @@ FLOAT_ONLY = frozenset({"SpaceToDepth"})
 FASTER_IN_FLOAT = "its integer kernel is slower than the float one (measured)"
 """The remark on ops that are computed in float between codes for speed alone."""
 
+SLOW_UNROUNDED = "an integer kernel that does not round gains little or nothing here (measured)"
+"""The end of the remark on convolutions whose result is read unrounded."""
+
 NOT_IN_OLDEST = "onnxruntime 1.23 has no integer kernel for it"
 """The remark on ops that are computed in float between codes to run everywhere."""
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import constant_scalar
-from onnxfold.passes.fold.types import TypeState, is_activation_type, is_quantize
+from onnxfold.passes.fold.types import TypeState, is_activation_type, is_dequantize, is_quantize
 
 COMMUTING: dict[str, tuple[int, ...] | None] = {
     "Cast": (0,),
@@ -82,14 +82,15 @@ def _want(value: ir.Value, types: TypeState) -> AffineType | None:
     for node, index in value.uses():
         if node.op_type in _READ_NO_NUMBERS and not node.domain:
             continue
-        want = _want_of_use(node, index, types)
+        want = want_of_use(node, index, types)
         if want is None or (agreed is not None and want is not agreed):
             return None
         agreed = want
     return agreed
 
 
-def _want_of_use(node: ir.Node, index: int, types: TypeState) -> AffineType | None:
+def want_of_use(node: ir.Node, index: int, types: TypeState) -> AffineType | None:
+    """The type that ``node`` quantizes its input ``index`` to, at once or in the end."""
     if is_quantize(node):
         affine = types.parameters(node) if index == 0 else None
         if affine is None or not is_activation_type(affine):
@@ -101,6 +102,18 @@ def _want_of_use(node: ir.Node, index: int, types: TypeState) -> AffineType | No
     if any(output.is_graph_output() for output in node.outputs):
         return None
     return wants[0] if wants and all(want is wants[0] for want in wants) else None
+
+
+def is_dequantized(value: ir.Value | None, types: TypeState) -> bool:
+    """Whether the numbers of ``value`` are codes, dequantized, and maybe selected or moved."""
+    while value is not None and (node := value.producer()) is not None:
+        if is_dequantize(node):
+            affine = types.parameters(node)
+            return affine is not None and is_activation_type(affine)
+        if not commutes(node, 0):
+            return False
+        value = node.inputs[0]
+    return False
 
 
 def commutes(node: ir.Node, index: int) -> bool:

@@ -16,6 +16,7 @@ from onnxfold.passes.fold.costs import (
     FLOAT_ONLY,
     LARGEST_INTEGER_SOFTMAX,
     NOT_IN_OLDEST,
+    SLOW_UNROUNDED,
 )
 from onnxfold.passes.fold.lowering import (
     AveragePool,
@@ -52,6 +53,7 @@ from onnxfold.passes.fold.targets.ort_elementwise import (
     write_sum,
 )
 from onnxfold.passes.fold.targets.ort_means import average_pool, is_mean_of_maps, mean_of_maps
+from onnxfold.passes.fold.targets.ort_unrounded import is_fast_unrounded, unrounded_convolution
 from onnxfold.passes.fold.targets.padding import merge_padding
 from onnxfold.passes.fold.targets.products import data, has_batched_channels, product
 from onnxfold.passes.fold.targets.target import Target, shift_through_real
@@ -103,8 +105,11 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
 def decline(lowering: Lowering) -> Refusal | None:
     """What ONNX Runtime has no integer kernel for, or a slow one."""
     match lowering:
+        case Linear(type=None, operator=ir.Node(op_type="Conv")) if is_fast_unrounded(lowering):
+            return None
         case Linear(type=None, operator=ir.Node(op_type="Conv")):
-            return not_rounded(lowering.output)
+            refusal = not_rounded(lowering.output)
+            return Refusal(f"{refusal.reason}, and {SLOW_UNROUNDED}", refusal.advice)
         case Linear() if has_batched_channels(lowering):
             return Refusal("batched weights need one scale per tensor")
         case Interpolation() if _is_cubic(lowering):
@@ -125,6 +130,8 @@ TARGET = Target("ort", True, write, decline, shift_through_real, dequantizes_wei
 
 
 def _linear(linear: Linear, build: Builder) -> ir.Value:
+    if linear.operator.op_type == "Conv" and linear.type is None:
+        return unrounded_convolution(linear, build)
     if linear.operator.op_type == "Conv":
         return _convolution(linear, build)
     if linear.type is None:

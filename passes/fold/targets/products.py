@@ -37,7 +37,7 @@ def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
 
     Without type the result is the accumulator where that has a type, else dequantized.
     """
-    total = _accumulated(linear, build)
+    total = accumulated(linear, build)
     exact_bias = linear.bias is None or bias_is_exact(linear)
     if linear.bias_codes is not None and exact_bias:
         shape = channel_shape(linear, linear.bias_codes)
@@ -107,7 +107,7 @@ def data(linear: Linear, build: Builder) -> ir.Value:
     )
 
 
-def _accumulated(linear: Linear, build: Builder) -> ir.Value:
+def accumulated(linear: Linear, build: Builder) -> ir.Value:
     """The int32 sums of (q_x - z_x)(q_w - z_w)."""
     conv = linear.operator.op_type == "Conv"
     weights, zero_point = _weights(linear, build, as_uint8=conv)

@@ -24,27 +24,42 @@ from onnxfold.runtime.session import REFERENCE, Session, version
 
 ALL = "ort standard qdq integer"
 
+_UNROUNDED = ", and an integer kernel that does not round gains little or nothing here (measured)"
+
 LEFT: dict[tuple[str, str], str] = {
     ("`x` is not quantized", ALL): ("Conv, float weights"),
-    ("its output is read unrounded by LeakyRelu `x`", "ort qdq"): ("Conv, LeakyRelu"),
-    ("its output is read unrounded by HardSwish `x`", "ort qdq"): ("Conv, HardSwish"),
-    ("its output is read unrounded by Sigmoid `x`", "ort qdq"): ("Conv, SiLU"),
+    ("its output is read unrounded by LeakyRelu `x`", "qdq"): ("Conv, LeakyRelu"),
+    (f"its output is read unrounded by LeakyRelu `x`{_UNROUNDED}", "ort"): ("Conv, LeakyRelu"),
+    ("its output is read unrounded by HardSwish `x`", "qdq"): ("Conv, HardSwish"),
+    (f"its output is read unrounded by HardSwish `x`{_UNROUNDED}", "ort"): ("Conv, HardSwish"),
+    ("its output is read unrounded by Sigmoid `x`", "qdq"): ("Conv, SiLU"),
+    (f"its output is read unrounded by Sigmoid `x`{_UNROUNDED}", "ort"): ("Conv, SiLU"),
     ("it is computed after the last DequantizeLinear", "ort"): (
-        "Conv, without output quantizer; LSTM, dequantized weights; GRU, dequantized weights"
+        "LSTM, dequantized weights; GRU, dequantized weights"
     ),
-    ("its output `x` leaves the graph unrounded", "qdq"): ("Conv, without output quantizer"),
-    ("its output is read unrounded by Erf `x`", "ort qdq"): ("Conv, two consumers"),
+    ("its output `x` leaves the graph unrounded", "qdq"): (
+        "Conv, without output quantizer; Conv, real graph output in the middle; Conv, 1x1, 64 "
+        "channels, without output quantizer"
+    ),
+    ("the graph output `x` is float", "ort"): ("Conv, 1x1, 64 channels, without output quantizer"),
+    (f"its output `x` leaves the graph unrounded{_UNROUNDED}", "ort"): (
+        "Conv, without output quantizer; Conv, real graph output in the middle"
+    ),
+    ("its output is read unrounded by Erf `x`", "qdq"): ("Conv, two consumers"),
+    (f"its output is read unrounded by Erf `x`{_UNROUNDED}", "ort"): ("Conv, two consumers"),
     ("it is computed after the last DequantizeLinear", "standard integer"): (
         "Conv, two consumers; MatMul, bias, without output quantizer; MatMul, 3-D, bias, "
         "without output quantizer; MatMul, two consumers; Gemm, float bias, without output "
         "quantizer"
     ),
-    ("its output is quantized in several ways, or not to 8 bits per tensor", "ort qdq"): (
-        "Conv, quantized in two ways; Conv, 16-bit output"
+    ("its output is quantized in several ways, or not to 8 bits per tensor", "qdq"): (
+        "Conv, quantized in two ways; Conv, quantized in two ways, 16 channels; Conv, 16-bit "
+        "output"
     ),
-    ("its output `x` leaves the graph unrounded", "ort qdq"): (
-        "Conv, real graph output in the middle"
-    ),
+    (
+        f"its output is quantized in several ways, or not to 8 bits per tensor{_UNROUNDED}",
+        "ort",
+    ): ("Conv, quantized in two ways; Conv, 16-bit output"),
     ("integer, rescaled", "ort"): (
         "Conv, int8 graph input and output; MatMul, int8; Mul, a number; Div, a number; "
         "Where; Where, a float constant; Clip; Reshape, to another scale; Flatten, to another"
@@ -56,7 +71,8 @@ LEFT: dict[tuple[str, str], str] = {
         "nearest; TopK; Q, DQ, Q, DQ, other parameters; GlobalMaxPool; ReduceMin, to another "
         "scale"
     ),
-    ("its output is read unrounded by Add `x`", "ort qdq"): ("Conv, real sum behind it"),
+    ("its output is read unrounded by Add `x`", "qdq"): ("Conv, real sum behind it"),
+    (f"its output is read unrounded by Add `x`{_UNROUNDED}", "ort"): ("Conv, real sum behind it"),
     (
         "only its weights are quantized: `x` is quantized of type UINT16, which no integer "
         "kernel takes",
