@@ -43,6 +43,7 @@ PASSES: dict[str, str] = {
     "correct-bias": "quantize.correct_bias:CorrectBias",
     "equalize": "quantize.equalize:Equalize",
     "gptq": "quantize.gptq:Gptq",
+    "integer-io": "quantize.integer_io:IntegerIo",
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     "quantize-dynamic": "quantize.quantize_dynamic:QuantizeDynamic",
     "quantize-weights": "quantize.quantize_weights:QuantizeWeights",
