@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,16 +83,22 @@ def test_where_the_converted_model_agrees_with_tflite_the_folded_one_does(
     if not kernels:
         return
     for target in TARGETS:
-        folded = run(onnxfold.fold(path, target=target).model, feeds)
+        folded = run(folded_for(path, target).model, feeds)
         off = {each: share_off(folded, expected[each], step) for each in kernels}
         # One tie that falls to the other side in a deep network may move one value further.
         allowed = max(MOST_OFF, 1 / raw.size)
         assert all(share <= allowed for share in off.values()), (target, off)
 
 
+@functools.cache
+def folded_for(path: Path, target: Target) -> onnxfold.Outcome:
+    """The model folded, once for all tests; they only read it."""
+    return onnxfold.fold(path, target=target)
+
+
 def folds(path: Path, target: Target) -> None:
     """It folds, keeps the INTEGER contract, is made of what the target has, and runs."""
-    outcome = onnxfold.fold(path, target=target)
+    outcome = folded_for(path, target)
     assert outcome.report.passed, outcome.report.reasons
     assert outcome.report.equivalence["contract"] == "integer"
     onnx.checker.check_model(ir.to_proto(outcome.model), full_check=True)
