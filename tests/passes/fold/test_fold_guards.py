@@ -268,6 +268,7 @@ MISREAD = {
         "{ x = DequantizeLinear (q, s) m = MatMul (x, v) y = Add (m, b) }",
         fails=True,
         factors=1,
+        since="1.32",
     ),
     "weights outside of the body that multiplies them": Case(
         f"agraph (float[8,4] q) => (float[8,4] y) <float most = {{1e9}}, {_W4}>"

@@ -17,13 +17,16 @@ from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.ranges import Ranges
-from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, version
 
 Array = npt.NDArray[Any]
 Parse = Callable[..., ir.Model]
 Apply = Callable[[Pass | str, ir.Model], PassResult]
 AssertText = Callable[[ir.Model, str], None]
 Evaluate = Callable[[ir.Model, Mapping[str, Any]], dict[str, Any]]
+
+NEWEST_IN_OLDEST = 22
+"""The newest opset whose Q and DQ ONNX Runtime 1.23 has kernels for."""
 
 CHAIN = """
 g (float[1,2,4,4] x) => (float[1,2,2,2] y)
@@ -86,6 +89,8 @@ def test_types_of_codes_and_their_error(
     step = 40 / (255 if "8" in activations else 65535)
     weight_step = {"s8": 1 / 127, "u8": 1 / 255, "s4": 1 / 7, "u4": 1 / 15, "s16": 1 / 32767}
     bound = 20 * step + 20 * weight_step[weights]
+    if opset > NEWEST_IN_OLDEST and version().startswith("1.23."):
+        pytest.skip(f"onnxruntime {version()} does not run Q/DQ of opset {opset}")
     for config in (REFERENCE, DEPLOYMENT):
         found = Session(ir.to_proto(model), config).run(feed)["y"]
         assert np.abs(found - expected).max() < bound
