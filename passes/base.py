@@ -77,6 +77,11 @@ class Pass(ABC):
     name: ClassVar[str]
     contract: ClassVar[Contract]
 
+    @property
+    def changes_interface(self) -> bool:
+        """Whether it may give inputs and outputs other types; see ``passes/io_types.py``."""
+        return False
+
     @abstractmethod
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Rewrite ``model`` in place, through ``rewriter`` only."""

@@ -14,7 +14,8 @@ from onnxfold.passes.verifier import verify
 class VerifyEach(BaseInstrument):
     """Rejects an invalid input model, and a pass that leaves an invalid one.
 
-    Inputs and outputs must stay what they were; an additive pass may append some.
+    Inputs and outputs must stay what they were; an additive pass may append some, and a pass that
+    says so may change their types.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,8 @@ class VerifyEach(BaseInstrument):
             return
         additive = pass_.contract is Contract.ADDITIVE
         try:
-            verify(model, interface=self._interface, additive=additive)
+            interface = None if pass_.changes_interface else self._interface
+            verify(model, interface=interface, additive=additive)
         except VerificationError as error:
             message = f"pass {pass_.name} left an invalid model: {error}"
             raise VerificationError(message, error.detail) from error

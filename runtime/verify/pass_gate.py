@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass, PassResult
 from onnxfold.passes.errors import BrokenContractError
+from onnxfold.passes.io_types import float_edges, with_float_io
 from onnxfold.passes.pipeline import BaseInstrument
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.specs import Feed
@@ -106,14 +107,18 @@ class ContractGate(BaseInstrument):
         self._cache_bytes = cache_bytes
         self._region_check = region_check
         self._snapshot: _Snapshot | None = None
+        self._floats: frozenset[str] | None = None
 
     def before_pass(self, pass_: Pass, model: ir.Model) -> None:
         """Remember what the model computes before ``pass_``."""
+        if self._floats is None:
+            self._floats = float_edges(model)
         known = self._snapshot
         if known is None or known.model is not model:
-            known = _Snapshot(model, self._cache_bytes)
+            known = _Snapshot(model, self._with_float_io(model), self._cache_bytes)
         # Drift, regions and oracle need the model itself, and the pass is about to change it.
-        known.original = model.clone() if pass_.contract in _NEEDING_THE_MODEL else None
+        original = model.clone() if pass_.contract in _NEEDING_THE_MODEL else None
+        known.original = None if original is None else self._with_float_io(original)
         self._snapshot = known
 
     def after_pass(self, pass_: Pass, model: ir.Model, result: PassResult) -> None:
@@ -129,7 +134,7 @@ class ContractGate(BaseInstrument):
         started = time.perf_counter()
         additive = pass_.contract is Contract.ADDITIVE
         with naming(f"after pass {pass_.name}"):
-            after = _Snapshot(model, self._cache_bytes)
+            after = _Snapshot(model, self._with_float_io(model), self._cache_bytes)
         comparer = Comparer(additive=additive)
         comparer.note(*declared_differences(before.session, after.session, additive=additive))
         softmaxes: frozenset[str] = frozenset()
@@ -140,7 +145,7 @@ class ContractGate(BaseInstrument):
             old = before.run(sample, feed, labels, softmaxes)
             with naming(f"after pass {pass_.name}"):
                 add_outputs(comparer, old, after.run(sample, feed, labels, softmaxes))
-        drift = DriftProbe(before.original or model, self._feeds)
+        drift = DriftProbe(before.original or self._with_float_io(model), self._feeds)
         verdict = judge(comparer, pass_.contract, self._budget, softmaxes, drift)
         if not verdict.passed and not comparer.structure:
             truth = self._ask_oracle(pass_, before, after, softmaxes)
@@ -149,7 +154,8 @@ class ContractGate(BaseInstrument):
         checked = self._region_check is not None and pass_.contract is Contract.INTEGER
         if checked and self._region_check is not None and before.original is not None:
             with naming(f"after pass {pass_.name}"):
-                regions = self._region_check(before.original, model, self._feeds)
+                now = self._with_float_io(model)
+                regions = self._region_check(before.original, now, self._feeds)
             verdict &= Verdict(not regions.reasons, regions.reasons)
         self.evidence.append(
             PassEvidence(
@@ -168,6 +174,10 @@ class ContractGate(BaseInstrument):
             promise = pass_.contract.value
             message = f"pass {pass_.name} broke its contract ({promise}): {reasons}"
             raise BrokenContractError(message, pass_.name)
+
+    def _with_float_io(self, model: ir.Model) -> ir.Model:
+        """``model`` as the feeds need it: of the types that the first one had."""
+        return with_float_io(model, self._floats or ())
 
     def _ask_oracle(
         self, pass_: Pass, before: _Snapshot, after: _Snapshot, softmaxes: frozenset[str]
@@ -198,10 +208,10 @@ class _Snapshot:
     that the candidate of one pass is the reference of the next without running again.
     """
 
-    def __init__(self, model: ir.Model, cache_bytes: int) -> None:
+    def __init__(self, model: ir.Model, comparable: ir.Model, cache_bytes: int) -> None:
         self.model = model
         self.original: ir.Model | None = None
-        self.session = LogitsSession.open(model)
+        self.session = LogitsSession.open(comparable)
         self._room = cache_bytes
         self._outputs: dict[int, Outputs] = {}
 
