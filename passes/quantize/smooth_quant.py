@@ -57,7 +57,11 @@ class SmoothQuant(Pass):
         """
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"smooth-quant: alpha is {self.alpha}, not between 0 and 1")
-        for value, readers in list(_shared_data(model.graph)):
+        groups = list(_shared_data(model.graph))
+        names = {node_name(each.node) for _, readers in groups for each in readers}
+        if self.maxima and names.isdisjoint(self.maxima):
+            raise UsageError("smooth-quant: the model has none of the nodes of the maxima")
+        for value, readers in groups:
             largest = self._largest(readers)
             if largest is not None:
                 self._migrate(value, readers, largest, rewriter)
@@ -113,10 +117,7 @@ def _shared_data(graph: ir.Graph) -> Iterator[tuple[ir.Value, list[LinearOp]]]:
         linear = LinearOp.match(node)
         if linear is not None:
             found.setdefault((linear.data, linear.data_channel_axis), []).append(linear)
-    for (value, _), readers in found.items():
-        # As it is now: the weights may have been changed on behalf of an earlier value.
-        current = [LinearOp.match(each.node) for each in readers]
-        yield value, [each for each in current if each is not None]
+    yield from ((value, readers) for (value, _), readers in found.items())
 
 
 def _factors(data: Array, weights: Array, alpha: float) -> Array:

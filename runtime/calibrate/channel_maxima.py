@@ -41,7 +41,8 @@ def measure_channel_maxima(
     found = {key: np.zeros(each.in_channels) for key, each in keys.items()}
     if not found:
         return ChannelMaxima({})
-    for sample, values in enumerate(tapped(model, {name for name, _ in found}, feeds, progress)):
+    tensors = list(dict.fromkeys(name for name, _ in found))
+    for sample, values in enumerate(tapped(model, tensors, feeds, progress)):
         for (name, axis), largest in found.items():
             np.maximum(largest, _largest(values[name], axis), out=largest)
             if not np.isfinite(largest).all():

@@ -22,7 +22,8 @@ ROWS = 1024
 """Input vectors taken from a feed by default: enough for all feeds together."""
 
 WIDEST = 4096
-"""Inputs of an output beyond which only the diagonal is kept: 128 MiB of moments."""
+"""Inputs of an output beyond which only the diagonal is kept: 128 MiB of moments. With groups, what
+all of them have may not take more than that either."""
 
 _BITS = 18
 """Inputs become integers of at most so many bits: 2**27 of their products fit in int64."""
@@ -69,7 +70,7 @@ def measure_input_moments(
     if not layers:
         return InputMoments({})
     sums = {each.rows: _Sums() for each in layers}
-    tensors = {each.data for each in sums}
+    tensors = list(dict.fromkeys(each.data for each in sums))
     for sample, values in enumerate(tapped(quantized or model, tensors, feeds, progress)):
         for each, total in sums.items():
             try:
@@ -159,7 +160,7 @@ class _Sums:
         self._add(self.sums, exponent, integers.sum(axis=1))
         for start in range(0, rows.shape[1], _CHUNK):
             part = integers[:, start : start + _CHUNK]
-            if rows.shape[2] > WIDEST:
+            if len(rows) * rows.shape[2] ** 2 > WIDEST**2:
                 products = np.square(part).sum(axis=1)
             else:
                 products = np.matmul(np.swapaxes(part, 1, 2), part)

@@ -38,7 +38,7 @@ def tapped(
     """
     inputs = {value.name for value in model.graph.inputs}
     computed = [each for each in dict.fromkeys(tensors) if each not in inputs]
-    session = Session(keep_outputs(model, computed), _CONFIG) if computed else None
+    session = Session(_cut(model, computed), _CONFIG) if computed else None
     empty = True
     for feed in feeds:
         empty = False
@@ -50,6 +50,15 @@ def tapped(
             progress.advance()
     if empty:
         raise UsageError("the calibration data is empty: give at least one sample")
+
+
+def _cut(model: ir.Model, names: Collection[str]) -> ir.Model:
+    cut = keep_outputs(model, names)
+    for value in cut.graph.outputs:
+        value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+        # A wrong declared shape must not stop the run.
+        value.shape = None
+    return cut
 
 
 def chosen_nodes(model: ir.Model, names: Collection[str] | None) -> dict[str, ir.Node]:

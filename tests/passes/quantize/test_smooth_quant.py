@@ -175,6 +175,8 @@ def test_maxima_of_another_model_and_bad_options_are_refused(
     model = _model(parse, MATRICES["layer_norm"])
     with pytest.raises(UsageError, match="'y' are another model's"):
         apply_pass(SmoothQuant(ChannelMaxima({"y": (1.0,)})), model)
+    with pytest.raises(UsageError, match="none of the nodes"):
+        apply_pass(SmoothQuant(ChannelMaxima({"other": (1.0,)})), model)
     with pytest.raises(UsageError, match="between 0 and 1"):
         apply_pass(SmoothQuant(ChannelMaxima({}), alpha=1.5), model)
 
