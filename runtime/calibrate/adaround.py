@@ -50,8 +50,8 @@ class RoundingOptions:
 
     steps: int = 500
     batch: int = 128
-    rate: float = 0.05
-    penalty: float = 0.3
+    rate: float = 0.2
+    penalty: float = 5.0
     rows: int = 256
     numbers: int = 1 << 24
     seed: int = 0
