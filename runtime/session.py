@@ -245,6 +245,9 @@ def _options(config: SessionConfig) -> Any:
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if config.optimize else levels.ORT_DISABLE_ALL
     )
+    if not config.optimize:
+        # Else all weights are dequantized before anything reads one, and are all in memory.
+        options.execution_order = _ort.ExecutionOrder.PRIORITY_BASED
     level = str(config.matmulnbits_accuracy_level)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
     options.add_session_config_entry("session.disable_prepacking", "0" if config.optimize else "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -18,6 +19,8 @@ from onnxfold.passes.rewriter import Rewriter
 CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
+_DIGEST_BYTES = 32
+
 
 class Builder:
     """Inserts nodes before an anchor and remembers which value holds the codes of which.
@@ -27,6 +30,7 @@ class Builder:
         types: The affine types.
         codes: For each original value: the value that holds its codes.
         anchor: The node before which everything is inserted.
+        names: The values that were inserted, and the bases of their names, in order.
         reals: For codes that stand for real numbers without rounding them: those numbers.
     """
 
@@ -35,6 +39,7 @@ class Builder:
         self.types = types
         self.codes: dict[ir.Value, ir.Value] = {}
         self.reals: dict[tuple[ir.Value, AffineType], ir.Value] = {}
+        self.names: dict[ir.Value, str] = {}
         self.anchor: ir.Node
         self._constants: dict[tuple[object, ...], ir.Value] = {}
         self._parameters: dict[tuple[object, AffineType], tuple[ir.Value, ir.Value]] = {}
@@ -54,22 +59,26 @@ class Builder:
 
         A ``shape`` of None is not known.
         """
-        return self.rewriter.insert(
+        name = f"{like.name}_{op_type.lower()}"
+        value = self.rewriter.insert(
             self.anchor,
             op_type,
             inputs,
-            name=f"{like.name}_{op_type.lower()}",
+            name=name,
             attributes=attributes,
             domain=domain,
             dtype=dtype,
             shape=like.shape if shape == "like" else shape,
         )
+        self.names[value] = name
+        return value
 
     def constant(self, array: Array, name: str) -> ir.Value:
         """A constant; equal ones are one value in each graph."""
-        key = (self.anchor.graph, str(array.dtype), array.shape, array.tobytes())
+        key = (self.anchor.graph, str(array.dtype), array.shape, _content(array))
         if key not in self._constants:
             self._constants[key] = self.rewriter.constant(self.anchor, array, name=name)
+            self.names[self._constants[key]] = name
         return self._constants[key]
 
     def scale(self, affine: AffineType) -> ir.Value:
@@ -138,3 +147,10 @@ class Builder:
             zero = self.constant(affine.zero_point.astype(np.float32), "zero_point_real")
             real = self.insert("Sub", [real, zero], like, ir.DataType.FLOAT, shape=shape)
         return self.insert("Mul", [real, self.scale(affine)], like, ir.DataType.FLOAT, shape=shape)
+
+
+def _content(array: Array) -> bytes:
+    """The bytes of ``array``, or of what is large a digest: to keep them is to hold it twice."""
+    data = array.tobytes()
+    short = len(data) <= _DIGEST_BYTES
+    return data if short else hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
