@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -124,6 +124,16 @@ class CompileOptions:
         listed = Overrides.from_entries(named.get(OVERRIDES, ()))
         values["overrides"] = Overrides((*listed.entries, *overrides.entries))
         return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for, as a plain dict for reports; what is off or empty left out."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = {
+            "budget": {name: v for name, v in self.budget.to_json().items() if v is not None},
+            "overrides": [each.to_json() for each in self.overrides.entries],
+            "calibration_cache": str(self.calibration_cache or ""),
+        }
+        return {name: plain.get(name, v) for name, v in values.items() if plain.get(name, v)}
 
     @property
     def insertion(self) -> InsertQdq:

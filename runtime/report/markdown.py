@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from onnxfold.runtime.report.frontier import points
 from onnxfold.runtime.report.groups import (
     extent,
     group_islands,
@@ -12,6 +13,9 @@ from onnxfold.runtime.report.groups import (
     other_remarks,
 )
 from onnxfold.runtime.report.summary import state
+
+FRONTIER = "frontier.svg"
+"""The picture beside the report."""
 
 _MAX_ISLANDS = 50
 _MAX_PASS = 100
@@ -25,6 +29,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         "",
         *(f"- {escape(reason)}" for reason in verdict["reasons"]),
         *_models(report),
+        *_options(report.get("options", {})),
         *_latency(report["latency"]),
         *_equivalence(report["equivalence"]),
         *_task(report["task"]),
@@ -76,6 +81,13 @@ def _models(report: dict[str, Any]) -> list[str]:
         "",
         *table(("", "path", "bytes", "nodes", "MACs in integers", "sha256"), rows),
     ]
+
+
+def _options(options: dict[str, Any]) -> list[str]:
+    if not options:
+        return []
+    rows = [(name.replace("_", "-"), value) for name, value in options.items()]
+    return ["## Options", "", *table(("option", "value"), rows)]
 
 
 def _latency(latency: dict[str, Any]) -> list[str]:
@@ -197,7 +209,8 @@ def _decisions(decisions: list[dict[str, Any]]) -> list[str]:
         *("candidate", "median ms", "of the original", "quality", "gain dB", "seconds"),
         "outcome",
     )
-    return ["## What was measured and chosen", "", *table(header, rows)]
+    picture = [f"![What accuracy costs]({FRONTIER})", ""] if len(points(decisions)) > 1 else []
+    return ["## What was measured and chosen", "", *picture, *table(header, rows)]
 
 
 def _islands(islands: list[dict[str, Any]]) -> list[str]:

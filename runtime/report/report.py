@@ -94,6 +94,7 @@ class Report:
         reasons: Why not, one line each.
         source: The model that came in.
         result: The model that goes out.
+        options: What was asked for, and what the model was taken for.
         data: Where inputs came from, and how many.
         passes: One row per pass.
         equivalence: The end-to-end comparison against the original.
@@ -109,6 +110,7 @@ class Report:
     reasons: tuple[str, ...]
     source: ModelFacts
     result: ModelFacts | None = None
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     passes: tuple[PassRow, ...] = ()
     equivalence: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -127,6 +129,7 @@ class Report:
             "versions": package_versions(),
             "source": self.source.to_json(),
             "result": self.result.to_json() if self.result else None,
+            "options": self.options,
             "data": self.data,
             "passes": [row.to_json() for row in self.passes],
             "equivalence": self.equivalence,

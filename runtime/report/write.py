@@ -1,4 +1,4 @@
-"""Writing report.json and report.md into a folder."""
+"""Writing a report into a folder: for machines, for people, and its picture."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from typing import Any
 
 from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.places import check_kind
-from onnxfold.runtime.report.markdown import to_markdown
+from onnxfold.runtime.report.frontier import draw, points
+from onnxfold.runtime.report.markdown import FRONTIER, to_markdown
 
 
 def write_report(report: dict[str, Any], directory: Path) -> None:
-    """Write ``report.json`` and ``report.md``, each all at once.
+    """Write ``report.json``, ``report.md`` and, where there are trades, ``frontier.svg``.
+
+    Each is written all at once.
 
     Raises:
         UsageError: The folder cannot be made or written to.
     """
     write_text(directory / "report.json", json.dumps(report, indent=2, allow_nan=True) + "\n")
     write_text(directory / "report.md", to_markdown(report))
+    candidates = points(report["decisions"])
+    if len(candidates) > 1:
+        write_text(directory / FRONTIER, draw(candidates))
 
 
 def write_text(path: Path, text: str) -> None:

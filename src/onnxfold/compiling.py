@@ -15,6 +15,7 @@ from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.schemes import Activations, Weights
 from onnxfold.runtime.compiler.config import merged, read_config
 from onnxfold.runtime.compiler.driver import Compilation, compile_model, replay
+from onnxfold.runtime.compiler.families import family_of
 from onnxfold.runtime.compiler.options import CompileOptions, Preset, Target
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.verified import model_facts
@@ -115,10 +116,17 @@ def compile(
         done = replay(original, loaded, feeds, options.budget, bar)
     else:
         done = compile_model(original, feeds, options, bar)
-    return Outcome(done.run.model, _report(model, original, done, feeds), done.plan)
+    asked = {**options.to_json(), "family": family_of(original)} if plan is None else {}
+    return Outcome(done.run.model, _report(model, original, done, feeds, asked), done.plan)
 
 
-def _report(model: Model, original: ir.Model, done: Compilation, feeds: FeedSource) -> Report:
+def _report(
+    model: Model,
+    original: ir.Model,
+    done: Compilation,
+    feeds: FeedSource,
+    options: dict[str, Any],
+) -> Report:
     latency = {
         name: {"median_ms": each.median_ms, "relative": each.relative}
         for name, each in done.latency.items()
@@ -130,6 +138,7 @@ def _report(model: Model, original: ir.Model, done: Compilation, feeds: FeedSour
         reasons=verdict.reasons,
         source=source_facts(model, original),
         result=model_facts(done.run.model),
+        options=options,
         data={**feeds.to_json(), "held_out": done.held_out},
         passes=done.run.rows,
         equivalence=done.comparison.to_json(),
