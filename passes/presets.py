@@ -51,6 +51,7 @@ def folding(
     relax: Relaxation = "",
     reduce_range: bool = False,
     dynamic_lstm: bool = False,
+    float_biases: bool = False,
 ) -> str:
     """What ``fold`` runs: first to operators the target has, then the fold, then tidying.
 
@@ -60,6 +61,7 @@ def folding(
         relax: Whether activations need not be rounded, and then what becomes of their limits.
         reduce_range: Whether weights are reduced that x86 machines without VNNI compute wrongly.
         dynamic_lstm: Whether LSTMs with quantized weights may round their data at every step.
+        float_biases: Whether biases are float numbers (target ``qdq``, for TensorRT).
     """
     lookups = "gather-blocked{contrib}," if target == "ort" else "gather-blocked,"
     prepare = (
@@ -73,12 +75,52 @@ def folding(
         prepare = f"relax-rounding{{limits={relax}}},{_RELAXED},{prepare}"
     if dynamic_lstm:
         prepare = f"quantize-lstm,{prepare}"
-    return f"{FOLD},{prepare}{fold_pass(target, costs, reduce_range=reduce_range)},{TIDY}"
+    fold = fold_pass(target, costs, reduce_range=reduce_range, float_biases=float_biases)
+    return f"{FOLD},{prepare}{fold},{TIDY}"
 
 
-def fold_pass(target: str, costs: str = "", *, reduce_range: bool = False) -> str:
+def fold_pass(
+    target: str, costs: str = "", *, reduce_range: bool = False, float_biases: bool = False
+) -> str:
     """The fold itself, for a target and by a file of costs; maybe with reduced weights."""
-    path = re.sub(r'(["\\])', r"\\\1", costs)
-    option = f' costs="{path}"' if costs else ""
+    option = f" costs={_quoted(costs)}" if costs else ""
+    option += " biases=float" if float_biases else ""
     before = "reduce-range," if reduce_range else ""
     return f"{before}fold-qdq{{target={target}{option}}}"
+
+
+Mode = Literal["dynamic-range", "full-integer", "16x8", "float16"]
+"""The modes of post-training quantization that TensorFlow Lite has, by its names."""
+
+
+def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
+    """What quantizes an optimized float model in one of TensorFlow Lite's modes.
+
+    ``dynamic-range``: products and LSTMs on int8 with ranges taken at every run. ``full-integer``:
+    int8 activations and weights, integer inputs and outputs, folded. ``16x8``: int16 activations
+    around zero and int8 weights, as Q/DQ. ``float16``: weights stored in float16.
+
+    Args:
+        mode: The mode.
+        ranges: The file of what values tensors take: needed by ``full-integer`` (for inputs and
+            outputs too) and ``16x8``.
+        target: What ``full-integer`` folds for.
+    """
+    path = _quoted(ranges)
+    match mode:
+        case "dynamic-range":
+            return f"quantize-dynamic,{TIDY}"
+        case "full-integer":
+            edges = f"integer-io{{ranges={path} type=s8}}"
+            return f"insert-qdq{{ranges={path} activations=s8}},{edges},{folding(target)}"
+        case "16x8":
+            insert = f"insert-qdq{{ranges={path} activations=s16 symmetric}}"
+            return f"upgrade-opset{{to=21 strict}},infer-shapes,{insert},{TIDY}"
+        case "float16":
+            return f"store-float16,{TIDY}"
+
+
+def _quoted(path: str) -> str:
+    """``path`` as the value of an option."""
+    escaped = re.sub(r'(["\\])', r"\\\1", path)
+    return f'"{escaped}"'
