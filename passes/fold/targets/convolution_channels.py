@@ -16,6 +16,7 @@ REAL_CONVOLUTION = "Conv"
 
 _IMAGE_RANK = 4
 _WEIGHTS = {QUANTIZED_CONVOLUTION: 3, REAL_CONVOLUTION: 1}
+_BIAS = {QUANTIZED_CONVOLUTION: 8, REAL_CONVOLUTION: 2}
 _WEIGHT_ZERO = 5
 _PER_OUTPUT = {QUANTIZED_CONVOLUTION: ((4, 1), (5, 0), (8, 0)), REAL_CONVOLUTION: ((2, 0),)}
 """Inputs with a number for each output channel, and the number that one of weight 0 has."""
@@ -101,12 +102,14 @@ def add_outputs(node: ir.Node, more: int, rewriter: Rewriter) -> None:
 def extend(
     node: ir.Node, place: int, axis: int, more: int, filler: float, rewriter: Rewriter
 ) -> None:
-    """Add ``more`` numbers along ``axis`` of a constant; one number for all channels stays."""
+    """Add ``more`` numbers along ``axis`` of a constant; one scale for all channels stays."""
     value = node.inputs[place]
     constant = constant_array(value)
     if value is None or constant is None or constant.ndim <= axis:
         return
-    if constant.size == 1 and place != _WEIGHTS.get(node.op_type):
+    # Weights and biases are of one channel where they hold one number, not of all.
+    own = (_WEIGHTS.get(node.op_type), _BIAS.get(node.op_type))
+    if constant.size == 1 and place not in own:
         return
     widths = [(0, more if each == axis else 0) for each in range(constant.ndim)]
     padded: Array = np.pad(constant, widths, constant_values=filler)

@@ -69,11 +69,14 @@ def test_channels_are_added_where_it_pays(
     assert (census["Pad"], census["Slice"]) == (pads, slices)
 
 
+@pytest.mark.parametrize("outputs", [1, 8])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("output", [False, True])
-def test_no_number_changes(batch: int, output: bool, fake_quant: Callable[..., Any]) -> None:
+def test_no_number_changes(
+    outputs: int, batch: int, output: bool, fake_quant: Callable[..., Any]
+) -> None:
     graph = fake_quant(2)
-    model = _layer(graph, (3, 8), 24, batch=batch, output=output)
+    model = _layer(graph, (3, outputs), 24, batch=batch, output=output)
     folded, feed = model.clone(), graph.feed()
     assert _fold(folded)["Slice"] == 1
     [wanted] = Session(model, REFERENCE).run(feed).values()
