@@ -113,8 +113,7 @@ def channel_bias(
     """
     if constant is None or channels is None or constant.dtype.kind != "f":
         return None
-    smallest_rank = 1 if axis == 1 else 2
-    if constant.ndim > (smallest_rank if rank is None else rank):
+    if constant.ndim > (1 if rank is None else rank):
         return None
     if constant.size == 1:
         return np.full(channels, float(constant.reshape(-1)[0]))

@@ -29,6 +29,7 @@ from onnxfold.passes.fold.unguard import unguard
 from onnxfold.passes.fold.weights import dequantize_weights
 from onnxfold.passes.rewriter import Rewriter
 
+_MOST_ROUNDS = 3
 NO_COSTS = "none"
 """Instead of a table: every layer that can be is computed by integer kernels."""
 
@@ -58,10 +59,11 @@ class FoldQdq(Pass):
         """Plan the whole model, carry the plan out, and say what stayed float."""
         target = TARGETS[self.target]
         unguard(model, rewriter)
-        plan = make_plan(model, rewriter.scopes, target)
-        if self.target == "ort":
-            target = FloatKernels(target, self._in_float(plan)).target()
-        Lowerer(plan, rewriter, target).run()
+        plan = self._lower(model, rewriter)
+        for _ in range(_MOST_ROUNDS):
+            if not plan.again:
+                break
+            plan = self._lower(model, rewriter)
         guarded = guard_float_ops(plan, rewriter, float_weights=target.dequantizes_weights)
         if target.dequantizes_weights:
             dequantize_weights(plan, rewriter, guarded)
@@ -72,6 +74,14 @@ class FoldQdq(Pass):
         else:
             keep_weights_unpacked(plan, rewriter)
         remark_refusals(plan, rewriter)
+
+    def _lower(self, model: ir.Model, rewriter: Rewriter) -> Plan:
+        target = TARGETS[self.target]
+        plan = make_plan(model, rewriter.scopes, target)
+        if self.target == "ort":
+            target = FloatKernels(target, self._in_float(plan)).target()
+        Lowerer(plan, rewriter, target).run()
+        return plan
 
     def _in_float(self, plan: Plan) -> Collection[Lowering]:
         """What goes to float kernels: because it is faster, or to keep the bias exact."""

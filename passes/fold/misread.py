@@ -212,10 +212,12 @@ def _bias(reader: ir.Node, index: int, types: TypeState) -> Bias | None:
 
 def _is_linear_misread(node: ir.Node, plan: Plan, *, float_weights: bool) -> bool:
     weights, is_rounded = plan.types.get(_input(node, 1)), quantize_after(node) is not None
-    if constant_array(_input(node, 1)) is not None or (weights is not None and float_weights):
+    if constant_array(_input(node, 1)) is not None:
         return is_rounded  # quantized again, per tensor
     if weights is None or weights.codes is None:
         return False
+    if float_weights:
+        return is_rounded
     axis, rank = weights.type.axis, weights.codes.ndim
     if axis is not None and (axis != _output_axis(node, rank) or rank == 3):
         return is_rounded or node.op_type in ("Gemm", "MatMul")

@@ -11,6 +11,7 @@ from onnxfold.passes.fold.accumulate import accumulator_type, residual_bias
 from onnxfold.passes.fold.lowering import (
     Alias,
     Dequantize,
+    Joined,
     Linear,
     Lowering,
     Move,
@@ -57,6 +58,7 @@ class Plan:
         needs_codes: Values whose codes something reads.
         needs_plain: Values something reads as they are.
         rounded: Values whose codes stand for them only after the rounding all readers do.
+        again: Whether another fold may do more: readers go, and those left may agree on a type.
     """
 
     types: TypeState
@@ -67,6 +69,7 @@ class Plan:
     needs_codes: set[ir.Value] = field(default_factory=set[ir.Value])
     needs_plain: set[ir.Value] = field(default_factory=set[ir.Value])
     rounded: set[ir.Value] = field(default_factory=set[ir.Value])
+    again: bool = False
 
 
 def make_plan(model: ir.Model, scopes: Scopes, target: Target) -> Plan:
@@ -87,6 +90,7 @@ def make_plan(model: ir.Model, scopes: Scopes, target: Target) -> Plan:
             _decide(node, plan, scopes, target)
     for node in reversed(plan.order):
         _demand(node, plan)
+    plan.again = _lose_readers(plan)
     return plan
 
 
@@ -360,3 +364,20 @@ def _is_needed(node: ir.Node, plan: Plan) -> bool:
 def _reads_plain(node: ir.Node, plan: Plan) -> bool:
     """Whether ``node`` stays, and reads real numbers."""
     return node not in plan.lowerings and _is_needed(node, plan)
+
+
+def _lose_readers(plan: Plan) -> bool:
+    """Whether float ops stay that something reads no more, while something else does."""
+    left = (node for node in plan.order if node not in plan.lowerings)
+    values = (value for node in left for value in node.outputs if value in plan.needs_plain)
+    return any(_lets_go(use.node, value, plan) for value in values for use in value.uses())
+
+
+def _lets_go(node: ir.Node, value: ir.Value, plan: Plan) -> bool:
+    """Whether ``node`` reads ``value``, a real number, no more, or only to round it."""
+    lowering = plan.lowerings.get(node)
+    if lowering is None:
+        return not _is_needed(node, plan)
+    if isinstance(lowering, Joined) and any(each.real is value for each in lowering.operands):
+        return True
+    return value not in lowering.plain

@@ -22,8 +22,6 @@ from onnxfold.passes.fold.unread import erase_unread
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import all_graphs
 
-_UNITS = (0.5, 1.0)
-
 
 def unguard(model: ir.Model, rewriter: Rewriter) -> None:
     """Undo every ``guard-float`` and ``guard-movement`` that an earlier fold wrote.
@@ -42,13 +40,13 @@ def unguard(model: ir.Model, rewriter: Rewriter) -> None:
     for graph in all_graphs(model):
         known: dict[tuple[object, ...], ir.Value] = {}
         for node in tuple(graph):
-            if node.graph is None or is_parametric(node):
-                continue
-            if is_dequantize(node):
-                _merge_pair(node, types, rewriter)
+            if is_dequantize(node) and not is_parametric(node):
                 known.setdefault(_key(node, constant_array(node.inputs[1])), node.outputs[0])
             elif node.op_type == "Mul" and not node.domain:
                 _merge_factor(node, known, rewriter)
+        for node in reversed(tuple(graph)):
+            if is_quantize(node) and not is_parametric(node):
+                _merge_pair(node, types, rewriter)
 
 
 def _merge_factor(
@@ -89,41 +87,42 @@ def _merge_factor(
 def _merged_scale(dequantize: ir.Node, factor: Array) -> Array | None:
     """The scale of both in one; None where they are not what a guard writes."""
     unit, shape = constant_array(dequantize.inputs[1]), dequantize.outputs[0].shape
-    if unit is None or shape is None or unit.dtype != np.float32 or factor.dtype != np.float32:
+    if unit is None or unit.dtype != np.float32 or factor.dtype != np.float32:
         return None
-    if unit.ndim > 1 or factor.size != unit.size or factor.ndim != len(shape) or not factor.ndim:
+    # A guard's factor is of full rank, or a scalar where the rank is not known.
+    if unit.ndim > 1 or factor.size != unit.size or factor.ndim != len(shape or ()):
+        return None
+    if shape is not None and not factor.ndim:
         return None
     if unit.size > 1:
         axis = dequantize.attributes.get_int("axis", 1) % factor.ndim
         if factor.shape[axis] != unit.size:
             return None
-    if not any(np.all(unit == each) for each in _UNITS):
-        return None
-    return factor.reshape(unit.shape) * unit
+    scale: Array = factor.reshape(unit.shape) * unit
+    written = 0.5 if np.all(scale == 1.0) else 1.0
+    return scale if np.all(unit == written) else None
 
 
-def _merge_pair(node: ir.Node, types: TypeState, rewriter: Rewriter) -> None:
+def _merge_pair(quantize: ir.Node, types: TypeState, rewriter: Rewriter) -> None:
     """Remove Q and DQ behind a movement of what is dequantized alike: they change nothing."""
-    codes = node.inputs[0]
-    quantize = None if codes is None else codes.producer()
-    moved = None if quantize is None else quantize.inputs[0]
+    moved, codes = quantize.inputs[0], quantize.outputs[0]
     movement = None if moved is None else moved.producer()
-    if codes is None or quantize is None or moved is None or movement is None:
+    if moved is None or movement is None or movement.graph is not quantize.graph:
         return
-    if not is_quantize(quantize) or movement.domain or movement.op_type not in PROPAGATED:
+    if movement.domain or movement.op_type not in PROPAGATED or codes.is_graph_output():
         return
-    if codes.is_graph_output() or len(codes.uses()) != 1:
+    source, affine = unmoved_source(movement), types.parameters(quantize)
+    if source is None or affine is None or types.parameters(source.dequantize) is not affine:
         return
-    source = unmoved_source(movement)
-    if source is None or movement.graph is not node.graph or quantize.graph is not node.graph:
+    if not affine.per_tensor or affine.dtype != ir.DataType.INT8:
         return
-    affine = types.parameters(node)
-    if affine is None or not affine.per_tensor or affine.dtype != ir.DataType.INT8:
+    readers = [use.node for use in codes.uses()]
+    alike = (is_dequantize(each) and types.parameters(each) is affine for each in readers)
+    if any(each.graph is not quantize.graph for each in readers) or not all(alike):
         return
-    if any(types.parameters(each) is not affine for each in (quantize, source.dequantize)):
-        return
-    with rewriter.step("unguard-movement", node, sources=[quantize]):
-        rewriter.replace_node(node, [moved])
+    for dequantize in dict.fromkeys(readers):
+        with rewriter.step("unguard-movement", dequantize, sources=[quantize]):
+            rewriter.replace_node(dequantize, [moved])
     erase_unread(codes, rewriter)
 
 

@@ -17,15 +17,11 @@ def clip_codes(node: ir.Node, types: TypeState) -> Lowering | None:
     if data is None or affine is None or bounds is None:
         return None
     low, high = types.bounds.get(data, affine.limits)
-    codes = [
-        None if each is None else int(types.internal_codes(each, _dtype(each))) for each in bounds
-    ]
-    clipped = (
-        low if codes[0] is None else max(low, codes[0]),
-        high if codes[1] is None else min(high, codes[1]),
+    lowest, highest = (
+        limit if each is None else int(types.internal_codes(each, _dtype(each)))
+        for each, limit in zip(bounds, affine.limits, strict=True)
     )
-    if clipped[0] > clipped[1]:
-        return None
+    clipped = min(max(low, lowest), highest), min(max(high, lowest), highest)
     output = node.outputs[0]
     types.put(output, Quantized(affine))
     types.bounds[output] = clipped

@@ -161,7 +161,7 @@ def _clamp(
     if clipped == [smallest, largest]:
         return Alias(node=node, reads=(data,), covered=(node,))
     return Clamp(
-        node=node, reads=(data,), covered=(node,), low=codes[0], high=codes[1], type=affine
+        node=node, reads=(data,), covered=(node,), low=clipped[0], high=clipped[1], type=affine
     )
 
 

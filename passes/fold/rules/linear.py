@@ -277,6 +277,8 @@ def _channel_step(
     rank = None if source is None or source.shape is None else len(source.shape)
     if product.axis == 1:
         rank = product.w.codes.ndim if product.w.codes is not None else None
+    elif product.node.op_type == "Gemm":
+        rank = 2
     if product.channels is None:
         return None
     if follower.op_type == "Add":

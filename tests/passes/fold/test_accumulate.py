@@ -106,7 +106,8 @@ def test_scales_along_another_axis_are_refused() -> None:
     ("shape", "rank", "axis", "fits"),
     [
         ((4,), None, -1, True),
-        ((1, 4), None, -1, True),
+        ((1, 4), None, -1, False),
+        ((1, 4), 2, -1, True),
         ((1, 1, 4), None, -1, False),
         ((1, 1, 4), 3, -1, True),
         ((1, 4, 1, 1), 4, 1, True),

@@ -238,3 +238,52 @@ def test_float_weights_behind_a_scale_of_one_are_not_quantized_again(
     wanted = _outputs(model, feed)["p"]
     FoldQdq(target).run(model)
     np.testing.assert_array_equal(Session(model, DEPLOYMENT).run(feed)["p"], wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_bias_of_more_dimensions_than_a_product_of_unknown_ones_stays_apart(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    numbers = ", ".join(map(str, range(-16, 16)))
+    model = parse(f"""
+    agraph (uint8[4] q) => (uint8[1,8] p)
+    <float s = {{0.01}}, uint8 z = {{5}}, int8[4,8] w = {{{numbers}}}, float sw = {{0.02}},
+     float[1,8] b = {{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8}}, float t = {{0.01}}>
+    {{
+      x = DequantizeLinear (q, s, z)
+      m = DequantizeLinear (w, sw)
+      h = MatMul (x, m)
+      v = Add (h, b)
+      p = QuantizeLinear (v, t, z)
+    }}
+    """)
+    model.graph.inputs[0].shape = None
+    feed = {"q": np.array([3, 40, 90, 7], np.uint8)}
+    wanted = _outputs(model, feed)["p"]
+    FoldQdq(target).run(model)
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_float_ops_that_lose_a_reader_are_folded_for_the_other(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    """The sum is rounded by two readers otherwise; each computes it for itself."""
+    model = parse("""
+    agraph (uint8[6] q) => (uint8[6] p, uint8[3] o)
+    <float s = {0.3}, uint8 z = {158}, float third = {0.1}, float t = {0.4}, uint8 u = {128},
+     float v = {0.25}, int64[3] rows = {1, 4, 5}>
+    {
+      x = DequantizeLinear (q, s, z)
+      a = Add (x, third)
+      p = QuantizeLinear (a, t, u)
+      g = Gather (a, rows)
+      o = QuantizeLinear (g, v, u)
+    }
+    """)
+    feed = {"q": np.array([0, 60, 120, 161, 200, 255], np.uint8)}
+    wanted = _outputs(model, feed)
+    FoldQdq(target).run(model)
+    assert not {"DequantizeLinear", "QuantizeLinear"} & {node.op_type for node in model.graph}
+    for name, got in _outputs(model, feed).items():
+        np.testing.assert_array_equal(got, wanted[name])

@@ -56,6 +56,27 @@ _GUARDED = {
           y = Erf (m)
         }
         """,
+    "movements one behind the other": """
+        agraph (float[8,4] f) => (float[4,8] y)
+        <float s = {0.05}, int8 z = {3}, int64[1] from = {0}, int64[1] to = {9}>
+        {
+          q = QuantizeLinear (f, s, z)
+          x = DequantizeLinear (q, s, z)
+          m = Transpose <perm = [1, 0]> (x)
+          n = Slice (m, from, to)
+          y = Erf (n)
+        }
+        """,
+    "limits on limits": """
+        agraph (uint8[8,4] q) => (uint8[8,4] p)
+        <float s = {0.0188}, uint8 z = {139}, float half = {0.5}>
+        {
+          x = DequantizeLinear (q, s, z)
+          c = Clip (x, , half)
+          r = Relu (c)
+          p = QuantizeLinear (r, s, z)
+        }
+        """,
     "what nothing reads asks for another type": """
         agraph (uint8[8,4] q) => (uint8[8,4] y)
         <float s = {0.05}, uint8 z = {120}, float t = {0.07}, uint8 u = {3}>
