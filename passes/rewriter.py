@@ -279,6 +279,20 @@ class Rewriter(StepGate):
         self._mutate("renamed")
         value.name = self.unique_name(name)
 
+    def settle_names(self, wanted: Sequence[tuple[ir.Value, str]]) -> None:
+        """Give values, and the nodes that compute them, names that were taken and are free now.
+
+        Args:
+            wanted: Values that this pass added, in the order in which they choose, and the bases
+                of their names.
+        """
+        self._mutate("renamed")
+        for value, _ in wanted:
+            _set_name(value, self.unique_name("settled"))
+        self._names = None
+        for value, name in wanted:
+            _set_name(value, self.unique_name(name))
+
     def swap_names(self, first: ir.Value, second: ir.Value) -> None:
         """Let two values of one scope exchange names: a replacement takes over the name."""
         self._mutate("renamed")
@@ -389,6 +403,14 @@ class Rewriter(StepGate):
             if output is old:
                 graph.outputs[index] = new
         return new
+
+
+def _set_name(value: ir.Value, name: str) -> None:
+    """Name a value, and its node where that has no other."""
+    value.name = name
+    producer = value.producer()
+    if producer is not None and producer.outputs[0] is value:
+        producer.name = name
 
 
 def _bodies(node: ir.Node) -> list[ir.Graph]:

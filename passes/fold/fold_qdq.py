@@ -15,7 +15,7 @@ from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.costs import CostTable, read_costs
 from onnxfold.passes.fold.default_costs import DEFAULT_COSTS
 from onnxfold.passes.fold.guards import guard_float_ops
-from onnxfold.passes.fold.islands import remark_refusals
+from onnxfold.passes.fold.islands import remark_asymmetric, remark_refusals
 from onnxfold.passes.fold.lower import Lowerer
 from onnxfold.passes.fold.lowering import Linear, Lowering
 from onnxfold.passes.fold.placement import place
@@ -24,7 +24,9 @@ from onnxfold.passes.fold.targets.edge_channels import add_edge_channels
 from onnxfold.passes.fold.targets.float_kernels import FloatKernels
 from onnxfold.passes.fold.targets.packed_weights import keep_weights_unpacked, pack_weights
 from onnxfold.passes.fold.targets.padded_channels import pad_channels
+from onnxfold.passes.fold.targets.qdq import REAL_BIASES
 from onnxfold.passes.fold.targets.table import TARGETS
+from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.unguard import unguard
 from onnxfold.passes.fold.weights import dequantize_weights
 from onnxfold.passes.rewriter import Rewriter
@@ -47,17 +49,20 @@ class FoldQdq(Pass):
         costs: For ``ort``, a file of costs that ``onnxfold tune`` wrote, by which layers go to
             integer or float kernels, with the same codes either way; ``none`` for integer kernels
             throughout; by default a table that is built in.
+        biases: For ``qdq``: ``int32`` codes behind a DequantizeLinear, or ``float`` as TensorRT
+            wants them, which then says where codes are not as that wants them.
     """
 
     target: Literal["ort", "standard", "qdq", "integer"] = "ort"
     costs: str = ""
+    biases: Literal["int32", "float"] = "int32"
 
     name: ClassVar[str] = "fold-qdq"
     contract: ClassVar[Contract] = Contract.INTEGER
 
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Plan the whole model, carry the plan out, and say what stayed float."""
-        target = TARGETS[self.target]
+        target = self._target()
         unguard(model, rewriter)
         plan = self._lower(model, rewriter)
         for _ in range(_MOST_ROUNDS):
@@ -74,9 +79,23 @@ class FoldQdq(Pass):
         else:
             keep_weights_unpacked(plan, rewriter)
         remark_refusals(plan, rewriter)
+        if self.biases == "float":
+            remark_asymmetric(plan, rewriter)
+
+    def _target(self) -> Target:
+        """The target; float biases are a form of ``qdq``.
+
+        Raises:
+            UsageError: Another target has no such form.
+        """
+        if self.biases == "int32":
+            return TARGETS[self.target]
+        if self.target != "qdq":
+            raise UsageError(f"float biases are for target qdq, not {self.target}")
+        return REAL_BIASES
 
     def _lower(self, model: ir.Model, rewriter: Rewriter) -> Plan:
-        target = TARGETS[self.target]
+        target = self._target()
         plan = make_plan(model, rewriter.scopes, target)
         if self.target == "ort":
             target = FloatKernels(target, self._in_float(plan)).target()

@@ -25,6 +25,20 @@ def remark_refusals(plan: Plan, rewriter: Rewriter) -> None:
                 )
 
 
+def remark_asymmetric(plan: Plan, rewriter: Rewriter) -> None:
+    """One remark for each QuantizeLinear whose codes are not int8 with zero point 0."""
+    for node in [each for graph in plan.graphs for each in graph if is_quantize(each)]:
+        affine = plan.types.parameters(node)
+        if affine is None or (affine.dtype == ir.DataType.INT8 and affine.symmetric):
+            continue
+        kind, zero = affine.dtype.name.lower(), affine.zero_point.reshape(-1)[0]
+        rewriter.remark(
+            node,
+            f"'{node.outputs[0].name}' is {kind} around {zero}, TensorRT takes int8 around 0",
+            "quantize activations symmetrically, to int8",
+        )
+
+
 def _is_constant(node: ir.Node, plan: Plan) -> bool:
     known = plan.types.get(node.outputs[0])
     return known is not None and known.codes is not None

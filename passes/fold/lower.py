@@ -65,6 +65,7 @@ class Lowerer:
             self._rename(old, name, codes)
         if self._rewriter.modified:
             self._clean_up()
+            self._settle_names()
 
     def _is_needed(self, node: ir.Node) -> bool:
         plan = self._plan
@@ -202,6 +203,19 @@ class Lowerer:
                 with self._rewriter.step("remove-replaced-constant"):
                     self._rewriter.remove_initializer(value)
 
+    def _settle_names(self) -> None:
+        """Let what was inserted have the names of what it replaced: another fold keeps them."""
+        if not self._target.keeps_names:
+            return
+        left = [
+            (value, name)
+            for value, name in self._build.names.items()
+            if value not in self._named and _is_left(value) and not value.is_graph_output()
+        ]
+        if left:
+            with self._rewriter.step("settle-names"):
+                self._rewriter.settle_names(left)
+
     def _initializers(self) -> list[ir.Value]:
         return [
             value
@@ -213,3 +227,8 @@ class Lowerer:
 
 def _is_dead(node: ir.Node) -> bool:
     return not any(use_count(each) or each.is_graph_output() for each in node.outputs)
+
+
+def _is_left(value: ir.Value) -> bool:
+    node = value.producer()
+    return value.is_initializer() if node is None else node.graph is not None

@@ -101,6 +101,7 @@ def fold(
     measure: bool = False,
     relax: bool = False,
     reduce_range: bool = False,
+    float_biases: bool = False,
     budget: Budget | str | float | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     data: object = None,
@@ -117,6 +118,7 @@ def fold(
             keep the fastest (``ort`` only).
         relax: Activations need not be rounded where that is faster; measures (``ort`` only).
         reduce_range: Give weights 7 bits where x86 machines without VNNI would saturate.
+        float_biases: Write biases as float numbers, as TensorRT wants them (``qdq`` only).
         budget: What may be lost by that: a rate of changed top-1 answers, or a ``Budget``.
         plan: Replay these choices, measuring nothing.
         data: What to verify on; generated if None.
@@ -134,6 +136,8 @@ def fold(
         raise UsageError("a plan holds its choices: leave out costs, measuring and relaxing")
     if reduce_range and (measure or relax or plan is not None):
         raise UsageError("reduced weights do not go with measuring, relaxing or a plan")
+    if float_biases and (target != "qdq" or plan is not None):
+        raise UsageError("float biases are for target qdq, and not for a plan, which holds them")
     original = load_model(model)
     if not has_codes(original):
         raise UsageError(_nothing_to_fold(original))
@@ -141,7 +145,8 @@ def fold(
     bar = progress or Silent()
     limits = _budget(budget)
     table = "" if costs is None else os.fspath(costs)
-    chosen = FoldChoice("", parse_passes(folding(target, costs=table, reduce_range=reduce_range)))
+    text = folding(target, costs=table, reduce_range=reduce_range, float_biases=float_biases)
+    chosen = FoldChoice("", parse_passes(text))
     if plan is not None:
         loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
         loaded.check_model(model_facts(original).sha256)

@@ -289,6 +289,11 @@ def _fold(parser: argparse.ArgumentParser) -> None:
         help="do not round activations where that is faster and within the budget (target ort)",
     )
     _reduce_range(parser)
+    parser.add_argument(
+        "--float-biases",
+        action="store_true",
+        help="write biases as float numbers, as TensorRT wants them (target qdq)",
+    )
     _budget(parser)
     _plan(parser)
     _data(parser)

@@ -70,6 +70,7 @@ def fold(options: argparse.Namespace) -> int:
             measure=options.measure,
             relax=options.relax,
             reduce_range=options.reduce_range,
+            float_biases=options.float_biases,
             budget=options.budget,
             plan=options.plan,
             data=options.data,

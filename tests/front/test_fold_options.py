@@ -74,3 +74,11 @@ def test_a_plan_leaves_nothing_to_choose(tmp_path: Path, fixtures_dir: Path) -> 
         api.fold(model, target="qdq", plan=plan)
     with pytest.raises(UsageError, match="a plan holds its choices"):
         api.fold(model, measure=True, plan=plan)
+
+
+def test_biases_are_real_numbers_where_asked(tmp_path: Path, fixtures_dir: Path) -> None:
+    model, out = str(fixtures_dir / "qdq_net.onnx"), tmp_path / "out.onnx"
+    assert main(["fold", model, "-o", str(out), "--target", "qdq", "--float-biases"]) == 0
+    constants = onnx.load(out).graph.initializer
+    assert onnx.TensorProto.INT32 not in {each.data_type for each in constants}
+    assert main(["fold", model, "-o", str(out), "--float-biases"]) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -41,11 +43,17 @@ from onnxfold.passes.fold.types import DEQUANTIZE, is_quantize
 _FLOAT = ir.DataType.FLOAT
 
 
-def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
-    """Write ``lowering`` down as DequantizeLinear, the float op, QuantizeLinear."""
+def write(lowering: Lowering, build: Builder, *, real_biases: bool = False) -> Sequence[ir.Value]:
+    """Write ``lowering`` down as DequantizeLinear, the float op, QuantizeLinear.
+
+    Args:
+        lowering: What is written.
+        build: Where.
+        real_biases: Whether biases are float numbers instead of dequantized int32 codes.
+    """
     match lowering:
         case Linear():
-            return [_linear(lowering, build)]
+            return [_linear(lowering, build, real_biases=real_biases)]
         case Requantize():
             return [_requantize(lowering, build)]
         case Sum() | Product() | Concat():
@@ -89,7 +97,10 @@ def decline(lowering: Lowering) -> Refusal | None:
 
 _CANONICAL = "in canonical Q/DQ form it is a float op between DequantizeLinear and QuantizeLinear"
 
-TARGET = Target("qdq", False, write, decline, shift_through_real)
+TARGET = Target("qdq", False, write, decline, shift_through_real, keeps_names=True)
+
+REAL_BIASES = replace(TARGET, write=partial(write, real_biases=True))
+"""The same with float biases, for TensorRT, whose DequantizeLinear takes no int32."""
 
 
 def _requantize(lowering: Requantize, build: Builder) -> ir.Value:
@@ -124,6 +135,7 @@ def _op(
 ) -> ir.Value:
     output = node.outputs[0]
     real = build.insert(node.op_type, inputs, output, _FLOAT, attributes=node.attributes)
+    build.names[real] = output.name or build.names[real]
     return build.quantize(real, affine, output)
 
 
@@ -176,6 +188,7 @@ def _move(move: Move, build: Builder) -> Sequence[ir.Value]:
     for old, new in zip(node.outputs, inserted.outputs, strict=True):
         is_real = build.types.get(old) is not None
         build.rewriter.set_type(new, _FLOAT if is_real else ir.DataType.INT64, old.shape)
+        build.names[new] = old.name or ""
         results.append(build.quantize(new, known.type, old) if is_real else new)
         if is_real and not move.rounds and fills_are_codes:
             _remember_real(results[-1], known.type, build)
@@ -192,14 +205,14 @@ def _remember_real(codes: ir.Value, affine: AffineType, build: Builder) -> None:
         build.reals[codes, affine] = quantize.inputs[0]
 
 
-def _linear(linear: Linear, build: Builder) -> ir.Value:
+def _linear(linear: Linear, build: Builder, *, real_biases: bool) -> ir.Value:
     output, name = linear.output, linear.output.name or "linear"
     inputs: list[ir.Value | None] = [
         _real(linear.x, output, build),
         build.dequantize(build.operand(linear.w, f"{name}_weights"), linear.w.type, output),
     ]
     op_type, attributes = _operator(linear)
-    bias = _bias(linear, build)
+    bias = _bias(linear, build, real=real_biases)
     # ONNX Runtime rounds a float bias of its own accord, however coarse: an Add it leaves alone.
     apart = op_type == "MatMul" or has_coarse_bias(linear)
     if bias is not None and not apart:
@@ -207,6 +220,7 @@ def _linear(linear: Linear, build: Builder) -> ir.Value:
     real = build.insert(op_type, inputs, output, _FLOAT, attributes=attributes)
     if bias is not None and apart:
         real = build.insert("Add", [real, bias], output, _FLOAT)
+    build.names[real] = output.name or build.names[real]
     return real if linear.type is None else build.quantize(real, linear.type, output)
 
 
@@ -222,17 +236,22 @@ def _operator(linear: Linear) -> tuple[str, Mapping[str, ir.Attr | int]]:
     return "MatMul", {}
 
 
-def _bias(linear: Linear, build: Builder) -> ir.Value | None:
-    """The bias: int32 codes at s_x s_w where the result is rounded, else the real number."""
+def _bias(linear: Linear, build: Builder, *, real: bool) -> ir.Value | None:
+    """The bias: int32 codes at s_x s_w where the result is rounded, else the real number.
+
+    That too where ``real`` says so.
+    """
     if linear.bias is None:
         return None
     name = f"{linear.output.name}_bias"
     is_matmul = _operator(linear)[0] == "MatMul"
-    if linear.bias_codes is None or linear.type is None or is_matmul or has_coarse_bias(linear):
+    rounded = linear.bias_codes is not None and linear.type is not None and not real
+    if not rounded or is_matmul or has_coarse_bias(linear):
         bias = linear.bias.astype(np.float32)
         if has_coarse_bias(linear) and linear.w.codes is not None and not is_matmul:
             bias = bias.reshape(channel_shape(linear, bias))
         return build.constant(bias, name)
+    assert linear.bias_codes is not None
     scale = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
     axis = None if linear.w.type.per_tensor else {"axis": 0}
     inputs = [build.constant(linear.bias_codes, name), build.constant(scale, "scale")]
