@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 ModelT = TypeVar("ModelT")
 
 SENSITIVE = "quantizing it damages the output beyond the budget (measured)"
+TRADED = "it takes little time, and quantizing it makes much noise (measured)"
 FASTER = "it is faster in float here (measured)"
 
 ORIGINAL = "original"
@@ -115,6 +116,8 @@ class Subject(Generic[ModelT]):
         is_idle: Whether the rung that a choice climbed last changed nothing in its model.
         mixes: Whether mixtures of integer and float layers are measured, for the curve of what
             accuracy costs.
+        share: The share of the float run time that a layer takes, 0 to 1.
+        allowance: What share of the time may be given for accuracy beyond the budget.
         slowest: The largest ratio to the original's latency that the user will have; of what is
             faster the most accurate is chosen. None chooses the fastest.
     """
@@ -129,6 +132,8 @@ class Subject(Generic[ModelT]):
     ladder: Ladder = Ladder()
     is_idle: Callable[[Choice], bool] = lambda _: False
     mixes: bool = False
+    share: Callable[[str], float] = lambda _: 0.0
+    allowance: float = 0.0
     slowest: float | None = None
 
     def candidate(self, choice: Choice) -> Candidate[ModelT] | None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
 
+from onnxfold.passes.errors import ExecutionError
 from onnxfold.runtime.compiler.choice import Latency
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
-from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.session import DEPLOYMENT, Session, SessionConfig
+from onnxfold.runtime.specs import Feed
 from onnxfold.runtime.timing import is_machine_busy, measure_interleaved
 
 Clock = Callable[[Mapping[str, ir.Model]], Mapping[str, Latency]]
-"""Latencies by name; ratios are to the first model."""
+"""Latencies by name; ratios are to the first model. One that does not run is left out."""
 
 _TIMING_FEEDS = 4
 _TIMING_ROUNDS = 24
@@ -31,7 +33,11 @@ def make_clock(feeds: FeedSource, progress: Progress) -> Clock:
         how = " by processor time of one thread, for the machine is busy" if busy else ""
         progress.stage(f"timing {len(models)} models{how}")
         config = replace(DEPLOYMENT, threads=1) if busy else DEPLOYMENT
-        sessions = {name: Session(model, config) for name, model in models.items()}
+        sessions: dict[str, Session] = {}
+        for name, model in models.items():
+            session = _started(model, config, samples)
+            if session is not None:
+                sessions[name] = session
         timings = measure_interleaved(
             sessions,
             samples,
@@ -42,3 +48,14 @@ def make_clock(feeds: FeedSource, progress: Progress) -> Clock:
         return {name: Latency(each.median_ms, each.relative_best) for name, each in timings.items()}
 
     return clock
+
+
+def _started(model: ir.Model, config: SessionConfig, samples: Sequence[Feed]) -> Session | None:
+    """A session that ran on each sample; None where ONNX Runtime cannot run the model."""
+    try:
+        session = Session(model, config)
+        for sample in samples:
+            session.run(sample)
+    except ExecutionError:
+        return None
+    return session

@@ -46,11 +46,18 @@ class Damage:
         self._choice = Choice("", LINEAR, calibration=base.calibration)
         self._progress = progress
         self._shares: dict[str, float] = {}
+        self._announced = False
+
+    def share(self, layer: str) -> float:
+        """The share of the float run time that ``layer`` takes."""
+        if not self._shares:
+            self._shares = self._measured_shares()
+        return self._shares[layer]
 
     def __call__(self, layer: str) -> float:
         """The damage of ``layer``, unlimited above 0."""
-        if not self._shares:
-            self._shares = self._measured_shares()
+        if not self._announced:
+            self._announced = True
             self._progress.stage("ranking the layers by damage", len(self._layers))
         others = [name for name in self._layers if name != layer]
         alone = self._choice.without(others, f"{layer} alone", "to measure another")
@@ -59,7 +66,7 @@ class Damage:
         if quantized is None:
             return 0.0
         noise = 10.0 ** (-self._judge(quantized).score / 10.0)
-        return noise / self._shares[layer]
+        return noise / self.share(layer)
 
     def _measured_shares(self) -> dict[str, float]:
         feeds = list(self._builder.feeds.first(_PROFILED_FEEDS))

@@ -20,6 +20,7 @@ from onnxfold.runtime.compiler.builder import Builder
 from onnxfold.runtime.compiler.choice import (
     FASTER,
     SENSITIVE,
+    TRADED,
     Choice,
     Latency,
     Selection,
@@ -48,10 +49,13 @@ _CALIBRATION_FEEDS = 256
 _NO_CANDIDATE = "no quantized candidate was within the budget and faster (measured)"
 _ADVICE = {
     FASTER: "--keep-slower quantizes it all the same",
+    TRADED: "--preset fast quantizes it all the same",
     SENSITIVE: "a wider --budget lets it be quantized",
     ASKED_FOR: "leave out --skip",
     _NO_CANDIDATE: "--keep-slower, or a wider --budget",
 }
+_ALLOWANCE = 0.03
+"""Of the time, that is given for accuracy beyond the budget: small layers are often noisy."""
 _JUDGED_FEEDS = 512
 _QUICK_FEEDS = 8
 
@@ -216,17 +220,20 @@ def _choose(
     quick = QualityJudge(model, data.evaluation.first(_QUICK_FEEDS), options.budget)
     layers = linear_layers(optimized)
 
+    damage = Damage(builder, quick, layers, choices[0], progress)
     subject = Subject(
         build=builder.build,
         judge=judge,
         clock=make_clock(data.evaluation, progress),
         layers=layers,
-        damage=Damage(builder, quick, layers, choices[0], progress),
+        damage=damage,
         original=model,
         optimized=optimized,
         ladder=options.ladder,
         is_idle=builder.is_idle,
-        mixes=options.preset == "best",
+        mixes=options.preset == "best" or options.budget.faster is not None,
+        share=damage.share,
+        allowance=0.0 if options.preset == "fast" else _ALLOWANCE,
         slowest=None if options.budget.faster is None else 1.0 / options.budget.faster,
     )
     # Another runtime's target is not to be judged by how fast ONNX Runtime is on it.

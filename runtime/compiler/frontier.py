@@ -1,53 +1,61 @@
 """Mixed precision: what every trade of speed for accuracy would give, and the best of them.
 
 Layers go to float one after another, the one that makes most noise for the time it saves first.
-The points on the way are built, judged and timed in one interleaved measurement, so that the curve
-is one of measured figures, none of a model's.
+The points on the way are built, judged and timed: the curve is one of measured figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxfold.runtime.compiler.choice import (
-    SENSITIVE,
-    Candidate,
-    Latency,
-    Log,
-    ModelT,
-    Subject,
-)
+from onnxfold.runtime.compiler.choice import TRADED, Candidate, Latency, ModelT, Subject
 
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """Of the layers, at which points of the curve are measured."""
 
 
-def mixtures(
-    subject: Subject[ModelT], best: Candidate[ModelT], log: Log
-) -> tuple[list[Candidate[ModelT]], Mapping[str, Latency]]:
-    """``best`` and the same with more and more of its layers in float, with their latencies.
+def mixtures(subject: Subject[ModelT], best: Candidate[ModelT]) -> list[Candidate[ModelT]]:
+    """``best`` with more and more of its layers in float.
 
     Args:
-        subject: How to build, judge and time, and what damage each layer does.
+        subject: How to build and judge, and what damage each layer does.
         best: The fastest within the budget, or all in integers.
-        log: Told of each point.
-
-    Returns:
-        The points, ``best`` first, and one measurement of all of them.
     """
+    ranked = _noisiest_first(subject, best)
+    counts = sorted({round(share * len(ranked)) for share in _SHARES} - {0, len(ranked)})
+    found = [_without(subject, best, ranked[:count]) for count in counts]
+    return [each for each in found if each is not None]
+
+
+def spending(subject: Subject[ModelT], best: Candidate[ModelT]) -> list[Candidate[ModelT]]:
+    """``best`` with the noisiest layers in float whose time, in float, is within the allowance.
+
+    At most one; none where no layer is that small.
+
+    Args:
+        subject: How to build and judge, and what each layer damages and takes.
+        best: Where to start.
+    """
+    left, chosen = subject.allowance, list[str]()
+    for layer in _noisiest_first(subject, best) if subject.allowance else ():
+        if subject.share(layer) <= left:
+            left -= subject.share(layer)
+            chosen.append(layer)
+    found = _without(subject, best, chosen) if chosen else None
+    return [] if found is None else [found]
+
+
+def _noisiest_first(subject: Subject[ModelT], best: Candidate[ModelT]) -> list[str]:
     layers = [name for name in subject.layers if name not in best.choice.skip]
-    ranked = sorted(layers, key=subject.damage, reverse=True)
-    points = [best]
-    for count in sorted({round(share * len(ranked)) for share in _SHARES} - {0, len(ranked)}):
-        layer = f"{count} noisiest layer{'s' if count > 1 else ''}"
-        name = f"{best.choice.name}, {layer} in float"
-        found = subject.candidate(best.choice.without(ranked[:count], name, SENSITIVE))
-        if found is not None:
-            points.append(found)
-    latency = subject.time(points)
-    for each in points[1:]:
-        log.add(each.choice.name, each.quality, latency[each.choice.name], "mixed precision")
-    return points, latency
+    return sorted(layers, key=subject.damage, reverse=True) if len(layers) > 1 else []
+
+
+def _without(
+    subject: Subject[ModelT], best: Candidate[ModelT], layers: Sequence[str]
+) -> Candidate[ModelT] | None:
+    noisiest = f"{len(layers)} noisiest layer{'s' if len(layers) > 1 else ''}"
+    name = f"{best.choice.name}, {noisiest} in float"
+    return subject.candidate(best.choice.without(layers, name, TRADED))
 
 
 def most_accurate(

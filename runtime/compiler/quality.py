@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
-from onnxfold.passes.errors import UsageError
+from onnxfold.passes.errors import ExecutionError, UsageError
 from onnxfold.runtime.compiler.choice import Quality
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
@@ -119,8 +119,11 @@ class QualityJudge:
         return comparer, TaskResult(rows, original, right) if rows else None
 
     def __call__(self, candidate: ir.Model) -> Quality:
-        """Run ``candidate`` on the cached feeds and judge it."""
-        comparer, task = self.compare(candidate)
+        """Run ``candidate`` on the cached feeds and judge it; one that does not run is far off."""
+        try:
+            comparer, task = self.compare(candidate)
+        except ExecutionError as error:
+            return Quality(passed=False, score=-math.inf, text=f"does not run: {error}")
         verdict = comparer.judge(gate_for(Contract.APPROXIMATE, task_budget(self._budget, task)))
         passed = verdict.passed and (task is None or within_budget(task, self._budget))
         metrics = list(comparer.metrics.values())

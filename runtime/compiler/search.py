@@ -15,14 +15,16 @@ that it can be tested without either. What it does:
 6. What meets the budget is timed, interleaved with the original and the optimized float model.
 7. From the fastest, one class of layers after another that gained nothing alone is tried in float;
    it stays there where that is faster.
-8. Where asked, the curve of what accuracy costs is measured: mixtures with more and more layers
-   in float. Where so much speed is asked for, the most accurate point that has it is taken.
+8. A little time buys accuracy: the layers that make most noise for the time they save go to float
+   as long as that costs a few per cent. Where asked, the whole curve of what accuracy costs is
+   measured; where so much speed is asked for, the most accurate point that has it is taken.
 9. Nothing is chosen that is slower than the original.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -39,7 +41,7 @@ from onnxfold.runtime.compiler.choice import (
     Selection,
     Subject,
 )
-from onnxfold.runtime.compiler.frontier import mixtures, most_accurate
+from onnxfold.runtime.compiler.frontier import mixtures, most_accurate, spending
 from onnxfold.runtime.compiler.ladder import climb
 from onnxfold.runtime.compiler.repair import repair
 
@@ -57,7 +59,7 @@ def search(
     log = Log()
     subject = replace(subject, damage=functools.cache(subject.damage))
     starting = [subject.candidate(choice) for choice in choices]
-    nearest = _best_of_each_width([each for each in starting if each is not None], log)
+    nearest = _best_of_each_width(_running(starting, log), log)
     if not nearest:
         return _float(subject, subject.time([]), log)
     if keep_slower:
@@ -102,15 +104,21 @@ def _balanced(
     subject: Subject[ModelT], best: Candidate[ModelT], log: Log
 ) -> tuple[Candidate[ModelT], Mapping[str, Latency]]:
     """``best``, or the mixture of integer and float layers that suits better; and latencies."""
-    if not subject.mixes and subject.slowest is None:
+    if not subject.allowance and not subject.mixes and subject.slowest is None:
         return best, subject.time([best])
-    points, latency = mixtures(subject, best, log)
-    if subject.slowest is not None:
-        return most_accurate(points, latency, subject.slowest) or best, latency
-    passed = [each for each in points if each.quality.passed]
-    fastest = min(passed, key=lambda each: latency[each.choice.name].relative, default=best)
-    old, new = (latency[each.choice.name].relative for each in (best, fastest))
-    return fastest if new < old * FASTER_BY else best, latency
+    points = [best, *spending(subject, best), *(mixtures(subject, best) if subject.mixes else [])]
+    points = [each for each in points if each.quality.score > -math.inf]
+    latency = subject.time(points)
+    slowest = subject.slowest
+    if slowest is None:
+        passed = [each for each in points if each.quality.passed]
+        fastest = min((latency[each.choice.name].relative for each in passed), default=0.0)
+        slowest = fastest * (1.0 + subject.allowance)
+    chosen = most_accurate(points, latency, slowest) or best
+    for each in points:
+        outcome = "best trade" if each is chosen else "mixed precision"
+        log.add(each.choice.name, each.quality, latency[each.choice.name], outcome)
+    return chosen, latency
 
 
 def _widest(
@@ -122,6 +130,15 @@ def _widest(
         if found is not None:
             return _select(found, subject.time([found]), log, "chosen: --keep-slower")
     return _float(subject, subject.time([]), log)
+
+
+def _running(candidates: Sequence[Candidate[ModelT] | None], log: Log) -> list[Candidate[ModelT]]:
+    """Those of ``candidates`` that exist and run."""
+    found = [each for each in candidates if each is not None]
+    for each in found:
+        if each.quality.score == -math.inf:
+            log.add(each.choice.name, each.quality, None, "refused")
+    return [each for each in found if each.quality.score > -math.inf]
 
 
 def _faster(
@@ -169,8 +186,9 @@ def _mixed(
     latency = subject.clock({ORIGINAL: subject.original, FLOAT: subject.optimized, **models})
     gaining = tuple(kind for kind in kinds if _gains(latency.get(f"only {kind}"), latency))
     for name in models:
-        gains = _gains(latency[name], latency)
-        log.add(name, None, latency[name], "gains" if gains else "no gain over float")
+        found = latency.get(name)
+        gains = "gains" if _gains(found, latency) else "no gain over float"
+        log.add(name, None, found, gains if found else "does not run")
     if not gaining or len(gaining) == len(models):
         return None, frozenset(gaining)
     return subject.candidate(_only(subject, base, gaining)), frozenset(gaining)

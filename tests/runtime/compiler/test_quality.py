@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,8 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.errors import UsageError
+from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.quality import QualityJudge
 from onnxfold.runtime.feeds import open_feeds
+from onnxfold.runtime.progress import Silent
 from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.budget import Budget
 
@@ -49,3 +52,16 @@ def test_where_the_original_is_never_right_its_decisions_are_what_counts(
     judge = QualityJudge(model, open_feeds(data, input_specs(model)), budget)
     assert judge(model).passed
     assert not judge(other).passed
+
+
+BROKEN = """g (float[N,3] x) => (float[N,3] y) <int64[1] shape = {7}> { y = Reshape(x, shape) }"""
+
+
+def test_what_does_not_run_is_far_off_and_is_not_timed(parse: Callable[..., ir.Model]) -> None:
+    model, broken = parse(CLASSIFIER), parse(BROKEN)
+    feeds = open_feeds({"x": np.ones((2, 3), np.float32)}, input_specs(model))
+    quality = QualityJudge(model, feeds, Budget())(broken)
+    assert (quality.passed, quality.score) == (False, -math.inf)
+    assert quality.text.startswith("does not run: ")
+    clock = make_clock(feeds, Silent())
+    assert set(clock({"original": model, "broken": broken, "same": model})) == {"original", "same"}

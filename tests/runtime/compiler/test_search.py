@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -262,9 +263,9 @@ def test_of_what_is_fast_enough_the_most_accurate_is_chosen() -> None:
     world = subject({"body": -2.0, "head": -2.0, "stem": -2.0}, MIXED)
     fastest = search(world, [LINEAR])
     assert fastest.model == {"stem", "body", "head"}
-    accurate = search(replace(world, slowest=0.65), [LINEAR])
+    accurate = search(replace(world, slowest=0.65, mixes=True), [LINEAR])
     assert accurate.model == {"stem", "head"}
-    assert [row["outcome"] for row in accurate.decisions].count("mixed precision") == 2
+    assert outcomes(accurate)["linear, 2 noisiest layers in float"] == "mixed precision"
 
 
 def test_the_curve_is_measured_where_it_is_asked_for_and_the_fastest_stays() -> None:
@@ -272,6 +273,7 @@ def test_the_curve_is_measured_where_it_is_asked_for_and_the_fastest_stays() -> 
     selection = search(world, [LINEAR])
     assert selection.model == {"stem", "body", "head"}
     points = [row for row in selection.decisions if row["outcome"] == "mixed precision"]
+    assert outcomes(selection)["linear"] == "chosen"
     assert [row["relative"] for row in points] == pytest.approx([0.6, 0.8])
     assert [row["score_db"] for row in points] == pytest.approx([-0.11, -0.01])
 
@@ -290,3 +292,44 @@ def test_what_is_slower_is_not_looked_at_once_the_fastest_is_within_the_budget()
     )
     assert search(world, [WIDE, LINEAR]).model == {"stem", "body", "head"}
     assert {each.op_types for each in tried if each.rungs} == {LINEAR.op_types}
+
+
+def test_a_little_time_buys_accuracy() -> None:
+    """The head takes 2 % of the time and makes most of the noise that is within the budget."""
+    damages = {"body": 0.1, "head": 0.6, "stem": 0.05}
+    shares = {"body": 0.9, "head": 0.02, "stem": 0.08}
+    world = subject({"body": -6.0, "head": -0.1, "stem": -0.5}, damages)
+    frugal = replace(world, share=shares.__getitem__, allowance=0.03)
+    assert search(world, [LINEAR]).model == {"stem", "body", "head"}
+    selection = search(frugal, [LINEAR])
+    assert selection.model == {"stem", "body"}
+    assert selection.choice is not None
+    assert dict(selection.choice.in_float)["head"].startswith("it takes little time")
+
+
+def test_what_costs_more_than_the_allowance_is_not_bought() -> None:
+    damages = {"body": 0.1, "head": 0.6, "stem": 0.05}
+    world = subject({"body": -6.0, "head": -0.5, "stem": -0.5}, damages)
+    # Its share of the float time is small, but what it costs among integers is not.
+    frugal = replace(world, share=lambda _: 0.02, allowance=0.03)
+    selection = search(frugal, [LINEAR])
+    assert selection.model == {"stem", "body", "head"}
+    assert outcomes(selection)["linear, 1 noisiest layer in float"] == "mixed precision"
+
+
+def test_a_candidate_that_does_not_run_is_refused_and_the_others_go_on() -> None:
+    world = subject({"body": -6.0, "head": -1.0, "stem": -1.0})
+
+    def judge(model: Model) -> Quality:
+        if "Add" in model:
+            return Quality(False, -math.inf, "does not run: no kernel")
+        return world.judge(model)
+
+    def clock(models: Mapping[str, Model]) -> Mapping[str, Latency]:
+        running = {name: model for name, model in models.items() if name != "only Gemm"}
+        return world.clock(running)
+
+    selection = search(replace(world, judge=judge, clock=clock), [WIDE, LINEAR])
+    assert selection.model == {"stem", "body", "head"}
+    assert outcomes(selection)["everything"] == "refused"
+    assert outcomes(selection)["only Gemm"] == "does not run"
