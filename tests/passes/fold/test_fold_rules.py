@@ -436,11 +436,11 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
    c_dequantizelinear_1 = DequantizeLinear <axis: int = 0> (c_weights_codes, scale_1,
         zero_point_1)
    c_dequantizelinear_2 = DequantizeLinear <axis: int = 0> (c_bias, scale_2)
-   c_conv = Conv (c_dequantizelinear, c_dequantizelinear_1, c_dequantizelinear_2)
-   c_quantizelinear = QuantizeLinear (c_conv, scale_3, zero_point_2)
+   c = Conv (c_dequantizelinear, c_dequantizelinear_1, c_dequantizelinear_2)
+   c_quantizelinear = QuantizeLinear (c, scale_3, zero_point_2)
    r_dequantizelinear = DequantizeLinear (c_quantizelinear, scale_3, zero_point_2)
-   r_relu = Relu (r_dequantizelinear)
-   y = QuantizeLinear (r_relu, scale_3, zero_point_2)
+   r = Relu (r_dequantizelinear)
+   y = QuantizeLinear (r, scale_3, zero_point_2)
 }
         """,
         {"fold-clamp": 1, "fold-linear": 1},
@@ -466,8 +466,8 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
 {
    m_dequantizelinear = DequantizeLinear (q, scale, zero_point)
    m_dequantizelinear_1 = DequantizeLinear (m_weights_codes, scale, zero_point_1)
-   m_matmul = MatMul (m_dequantizelinear, m_dequantizelinear_1)
-   y = QuantizeLinear (m_matmul, scale_1, zero_point_2)
+   m = MatMul (m_dequantizelinear, m_dequantizelinear_1)
+   y = QuantizeLinear (m, scale_1, zero_point_2)
 }
         """,
         {"fold-linear": 1},
