@@ -49,7 +49,8 @@ class QuantizeWeights(Pass):
         block: 16 or more, a power of two; 0 for one scale a column (a row of a table).
         symmetric: Whether zero points are in the middle; else each block has its own.
         form: ``dq`` for DequantizeLinear, which every runtime reads (opset 21; ONNX Runtime makes
-            MatMulNBits of it when it loads the model); ``nbits`` for ONNX Runtime's own operators
+            MatMulNBits of it when it loads the model, and rounds the data to int8 unless the
+            session is told otherwise); ``nbits`` for ONNX Runtime's own operators
             MatMulNBits and GatherBlockQuantized, at any opset.
         op_types: The operators whose weights are stored so.
         weight_ranges: How scales are chosen: ``max`` clips nothing, ``mse`` has the least squared
@@ -102,10 +103,11 @@ class QuantizeWeights(Pass):
                 rewriter.set_ir_version(version)
 
     def _stored(self, site: WeightSite) -> StoredWeights:
+        # Two columns of a table share a byte.
+        packable = not site.is_table or self.form == "nbits" or site.weights.shape[1] % 2 == 0
+        bits = self.bits if packable else 8
         ranges = self.weight_ranges
-        return StoredWeights.of(
-            site, self.bits, self.block, symmetric=self.symmetric, ranges=ranges
-        )
+        return StoredWeights.of(site, bits, self.block, symmetric=self.symmetric, ranges=ranges)
 
     def _check(self, model: ir.Model) -> None:
         if self.bits not in (4, 8):

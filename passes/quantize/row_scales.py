@@ -16,7 +16,7 @@ from onnxfold.passes.quantize.schemes import WeightRanges
 
 _CLIPPING = np.linspace(1.0, 0.5, 21, dtype=np.float32)
 _TINY = np.finfo(np.float32).tiny
-_AT_ONCE = 1 << 22  # weights that are searched at once: bounds the memory
+_AT_ONCE = 1 << 17  # weights that are searched at once: what a core's cache holds
 
 
 def type_of_blocks(
@@ -82,24 +82,40 @@ def _search(rows: Array, dtype: ir.DataType, ranges: WeightRanges) -> tuple[Arra
     best, zeros = _fit(lows, highs, dtype)
     if ranges == "max":
         return best, zeros
-    least = np.full(len(rows), np.inf)
+    least = np.full(len(rows), np.inf, np.float32)
     best_zeros = zeros
+    steps = np.empty_like(rows)
     for ratio in _CLIPPING:
         scales, zeros = _fit(lows * ratio, highs * ratio, dtype)
-        low, high = _limits(dtype)
-        column = zeros[:, np.newaxis]
-        steps = np.clip(np.rint(rows / scales[:, np.newaxis]), low - column, high - column)
-        products = np.einsum("ij,ij->i", rows, steps, dtype=np.float64)
-        squares = np.einsum("ij,ij->i", steps, steps, dtype=np.float64)
+        products, squares = _sums(rows, scales, zeros, _limits(dtype), steps)
         some = (squares > 0) & (products > 0)
+        divisors = np.where(some, squares, np.float32(1.0))
         # Without the constant sum w^2.
-        errors = np.where(some, -(products**2) / np.where(some, squares, 1.0), 0.0)
-        fitted = np.where(some, products / np.where(some, squares, 1.0), scales)
+        errors = np.where(some, -products * (products / divisors), np.float32(0.0))
+        fitted = np.where(some, products / divisors, scales)
         wins = errors < least
         least = np.where(wins, errors, least)
-        best = np.where(wins, np.maximum(fitted, _TINY), best).astype(np.float32)
+        best = np.where(wins, np.maximum(fitted, _TINY), best)
         best_zeros = np.where(wins, zeros, best_zeros)
     return best, best_zeros
+
+
+def _sums(
+    rows: Array, scales: Array, zeros: Array, limits: tuple[int, int], steps: Array
+) -> tuple[Array, Array]:
+    """A and B of each row, with the codes of ``scales`` and ``zeros``; ``steps`` is overwritten."""
+    np.divide(rows, scales[:, np.newaxis], out=steps)
+    np.rint(steps, out=steps)
+    column = zeros[:, np.newaxis]
+    shifted = limits[0] == 0
+    if shifted:
+        steps += column
+    np.clip(steps, *limits, out=steps)
+    if shifted:
+        steps -= column
+    products: Array = np.einsum("ij,ij->i", rows, steps)
+    squares: Array = np.einsum("ij,ij->i", steps, steps)
+    return products, squares
 
 
 def _fit(lows: Array, highs: Array, dtype: ir.DataType) -> tuple[Array, Array]:

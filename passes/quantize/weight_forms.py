@@ -74,15 +74,15 @@ class StoredWeights:
 
 
 def write_standard(site: WeightSite, stored: StoredWeights, rewriter: Rewriter) -> None:
-    """Write weights as DequantizeLinear; rows of 8 bits are gathered first."""
+    """Write weights as DequantizeLinear; of a table rows are gathered first."""
     kind = stored.kind
     block: dict[str, AttributeValue] = {"block_size": kind.block} if kind.block else {}
     with rewriter.step("store-weights", site.node):
-        constants = _constants(site, stored, stored.parameters(), rewriter)
-        if site.is_table and stored.bits == 8:
-            _write_rows(site, constants, kind.block, rewriter)
+        if site.is_table:
+            _write_rows(site, stored, rewriter)
             drop_unused(site.source, rewriter)
             return
+        constants = _constants(site, stored, stored.parameters(), rewriter)
         real = rewriter.insert(
             site.node,
             "DequantizeLinear",
@@ -95,7 +95,7 @@ def write_standard(site: WeightSite, stored: StoredWeights, rewriter: Rewriter) 
         if site.node.op_type == "Gemm":
             _write_product(site, "MatMul", [site.data, real], {}, rewriter)
         else:
-            rewriter.set_input(site.node, 0 if site.is_table else 1, real)
+            rewriter.set_input(site.node, 1, real)
         drop_unused(site.source, rewriter)
 
 
@@ -119,12 +119,18 @@ def write_for_onnxruntime(accuracy_level: int) -> Write:
     return write
 
 
-def _write_rows(
-    site: WeightSite, constants: list[ir.Value], block: int, rewriter: Rewriter
-) -> None:
-    """Gather codes, scales and zero points, then dequantize: the table is never dequantized."""
+def _write_rows(site: WeightSite, stored: StoredWeights, rewriter: Rewriter) -> None:
+    """Gather codes, scales and zero points, then dequantize: the table is never dequantized.
+
+    Gather takes no 4-bit integers: two columns share a byte, and are taken apart again.
+    """
     node, output = site.node, site.node.outputs[0]
-    gathered = [
+    arrays = stored.parameters()
+    if stored.bits == 4:
+        arrays["quantized"] = _halves(stored.unsigned())
+        if not stored.symmetric:
+            arrays["zero_point"] = stored.kind.zero_point.astype(np.uint8)
+    gathered: list[ir.Value | None] = [
         rewriter.insert(
             node,
             "Gather",
@@ -133,18 +139,51 @@ def _write_rows(
             attributes={"axis": 0},
             dtype=value.dtype,
         )
-        for value in constants
+        for value in _constants(site, stored, arrays, rewriter)
     ]
+    if stored.bits == 4:
+        gathered[0] = _unpacked(site, gathered[0], rewriter, signed=stored.symmetric)
     real = rewriter.insert(
         node,
         "DequantizeLinear",
         gathered,
         name=f"{output.name}_dequantized",
-        attributes={"axis": -1, "block_size": block},
+        attributes={"axis": -1, "block_size": stored.kind.block},
         dtype=ir.DataType.FLOAT,
         shape=output.shape,
     )
     rewriter.replace_node(node, [real])
+
+
+def _halves(codes: Array) -> Array:
+    """4-bit codes, the second half of the columns in the upper bits of the first."""
+    low, high = np.split(codes, 2, axis=1)
+    packed: Array = low | (high << 4)
+    return packed
+
+
+def _unpacked(
+    site: WeightSite, packed: ir.Value | None, rewriter: Rewriter, *, signed: bool
+) -> ir.Value:
+    """The inverse of ``_halves`` on gathered rows, as uint8 or int8."""
+    node, name = site.node, site.node.outputs[0].name
+
+    def insert(op_type: str, inputs: list[ir.Value | None], **attributes: int | str) -> ir.Value:
+        dtype = ir.DataType.INT8 if op_type in ("Cast", "Sub") else ir.DataType.UINT8
+        return rewriter.insert(
+            node, op_type, inputs, name=f"{name}_codes", attributes=attributes, dtype=dtype
+        )
+
+    def constant(value: int, dtype: ir.DataType) -> ir.Value:
+        return rewriter.constant(node, np.array(value, dtype.numpy()), name=f"{name}_{value}")
+
+    low = insert("BitwiseAnd", [packed, constant(15, ir.DataType.UINT8)])
+    high = insert("BitShift", [packed, constant(4, ir.DataType.UINT8)], direction="RIGHT")
+    codes = insert("Concat", [low, high], axis=-1)
+    if not signed:
+        return codes
+    cast = insert("Cast", [codes], to=int(ir.DataType.INT8))
+    return insert("Sub", [cast, constant(8, ir.DataType.INT8)])
 
 
 def _write_lookup(site: WeightSite, stored: StoredWeights, rewriter: Rewriter) -> None:
