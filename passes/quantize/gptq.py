@@ -43,7 +43,7 @@ class Gptq(Pass):
         damping: Share of the mean moment added to each, beside the number of inputs over that of
             the vectors seen: with few of these, moments of different inputs are mostly chance.
         sweeps: How often all single codes of a layer are tried, at most.
-        centered: Leave the mean error out, which ``correct-bias`` takes care of.
+        centered: Leave the mean error out: worse, unless ``correct-bias`` follows and takes it out.
     """
 
     moments: InputMoments

@@ -51,7 +51,8 @@ def measure_input_moments(
             out). None means all.
         feeds: One array per input each. Read once.
         quantized: What ``insert-qdq`` made of ``model``: inputs are then taken as this graph sees
-            them, behind quantized layers and through Q/DQ pairs. Not changed.
+            them, behind quantized layers and through Q/DQ pairs. Not changed. Worse where weights
+            have 4 bits: layers before are then far from what ``gptq`` will make of them.
         rows: Input vectors taken from each feed, evenly spaced; bounds the cost.
         progress: Hears one step per feed, in the stage the caller opened.
 
