@@ -29,6 +29,9 @@ from onnxfold.passes.fold.plan import OLDEST_OPSET, Plan
 from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, is_dequantize, is_quantize
 from onnxfold.passes.rewriter import Rewriter
 
+PAIR_ATTRIBUTES = {"saturate": 1}
+"""On the QuantizeLinear of a guard: the default, by which another fold recognizes it."""
+
 _PAIRS_HAVE_TYPES = 21
 """Since this opset QuantizeLinear has output_dtype, which ONNX Runtime's own pairs set wrongly."""
 
@@ -283,6 +286,7 @@ def _pair_after(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
             QUANTIZE,
             [output, *parameters],
             name=f"{output.name}_codes",
+            attributes=PAIR_ATTRIBUTES,
             dtype=ir.DataType.INT8,
             shape=output.shape,
             after=True,

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.fold.guards import PAIR_ATTRIBUTES
 from onnxfold.passes.fold.misread import PROPAGATED, unmoved_source
 from onnxfold.passes.fold.types import (
     DEQUANTIZE,
@@ -105,6 +106,8 @@ def _merged_scale(dequantize: ir.Node, factor: Array) -> Array | None:
 
 def _merge_pair(quantize: ir.Node, types: TypeState, rewriter: Rewriter) -> None:
     """Remove Q and DQ behind a movement of what is dequantized alike: they change nothing."""
+    if any(quantize.attributes.get_int(key, 0) != each for key, each in PAIR_ATTRIBUTES.items()):
+        return
     moved, codes = quantize.inputs[0], quantize.outputs[0]
     movement = None if moved is None else moved.producer()
     if moved is None or movement is None or movement.graph is not quantize.graph:
