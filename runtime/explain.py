@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.census import Census, ModelKind, has_codes, model_kind, take_census
+from onnxfold.passes.io_types import with_float_io
 from onnxfold.passes.islands import Island, find_islands
 from onnxfold.passes.pair_saturation import LayerSaturation, saturating_layers
 from onnxfold.passes.pipeline import Pipeline
@@ -126,7 +128,9 @@ def explain_islands(
     islands = find_islands(known, remarks, qdq_form=target == _QDQ)
     if feeds is None or not islands:
         return islands
-    profile = execution_profile(known, list(feeds.first(_PROFILE_FEEDS)))
+    # The feeds are those of the model that came in.
+    floats = {spec.name for spec in feeds.inputs if spec.dtype == np.float32}
+    profile = execution_profile(with_float_io(known, floats), list(feeds.first(_PROFILE_FEEDS)))
     return _timed(islands, profile)
 
 

@@ -12,13 +12,16 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import NotEquivalentError
+from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import TIDY, fold_pass
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.integer_io import IntegerIo
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.quantize_dynamic import QuantizeDynamic
 from onnxfold.passes.quantize.quantize_weights import QuantizeWeights
 from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.quantize.store_float16 import StoreFloat16
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.cache import CalibrationCache
 from onnxfold.runtime.calibrate.calibrate import calibrate
@@ -29,7 +32,7 @@ from onnxfold.runtime.compiler.verified import run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress, Silent
 
-_QUANTIZING = (InsertQdq, QuantizeDynamic, QuantizeWeights)
+_QUANTIZING = (InsertQdq, QuantizeDynamic, QuantizeWeights, StoreFloat16)
 _LEAST_ERROR = "weight-ranges"
 _KEPT = 8
 """Models that are kept: a rung starts from the one before it."""
@@ -79,8 +82,9 @@ class Builder:
         )
         self._tidy = parse_passes(TIDY)
         self._insertion = options.insertion
+        self._mode = options.mode
         self._progress = progress
-        self._prepared: dict[tuple[str, ...], _Stage] = {(): _Stage(optimized)}
+        self._prepared: dict[tuple[str, ...], _Stage] = {(): _upgraded(optimized, options)}
         self._caches: dict[tuple[str, ...], CalibrationCache] = {}
         self._kept: OrderedDict[tuple[object, ...], _Stage] = OrderedDict()
         self._caches[()] = self._open_cache(options.calibration_cache, optimized)
@@ -102,8 +106,16 @@ class Builder:
         return stage.model if _is_quantized(stage) else None
 
     def _finish(self, choice: Choice) -> tuple[Pass, ...]:
-        """What comes after quantization; only static schemes leave something to fold."""
-        return self._fold if choice.scheme == "static" else self._tidy
+        """What comes after quantization; only static schemes of 8 bits leave something to fold."""
+        if choice.scheme != "static" or self._mode == "16x8":
+            return self._tidy
+        if self._mode != "full-integer":
+            return self._fold
+        model = self._prepare(_of(choice, PREPARING)).model
+        edges = sorted(float_edges(model))
+        known = self._calibrated(choice, edges)
+        ranges = Ranges({name: known[name] for name in edges if name in known})
+        return (IntegerIo(ranges, "s8"), *self._fold)
 
     def is_idle(self, choice: Choice) -> bool:
         """Whether the last rung of ``choice`` changed nothing."""
@@ -151,9 +163,9 @@ class Builder:
     def _quantize_weights(self, choice: Choice) -> _Stage:
         """Schemes that need no ranges of activations; only some rungs are for them."""
         prepared = self._prepare(_of(choice, PREPARING))
-        quantize: QuantizeDynamic | QuantizeWeights = QuantizeWeights(
-            form="nbits", op_types=choice.op_types, skip=choice.skip
-        )
+        quantize: Pass = QuantizeWeights(form="nbits", op_types=choice.op_types, skip=choice.skip)
+        if choice.scheme == "float16":
+            quantize = StoreFloat16()
         if choice.scheme == "dynamic":
             ranges: Literal["max", "mse"] = "mse" if _LEAST_ERROR in choice.rungs else "max"
             quantize = QuantizeDynamic(choice.op_types, weight_ranges=ranges, skip=choice.skip)
@@ -200,6 +212,14 @@ class Builder:
             return CalibrationCache()
         self._progress.stage("hashing the calibration data")
         return CalibrationCache.open(path, model, self.feeds)
+
+
+def _upgraded(model: ir.Model, options: CompileOptions) -> _Stage:
+    """``model`` at the opset that the types asked for need."""
+    if model.graph.opset_imports.get("", 0) >= options.needed_opset:
+        return _Stage(model)
+    passes = parse_passes(f"upgrade-opset{{to={options.needed_opset} strict}},infer-shapes")
+    return _Stage(Pipeline(passes).run(model.clone()).model, passes)
 
 
 def _is_quantized(stage: _Stage) -> bool:

@@ -19,8 +19,9 @@ FASTER_BY = 0.98
 """A change has to gain 2 % to be made: less is noise on a shared machine."""
 
 
-Scheme = Literal["static", "dynamic", "weights"]
-"""Activation ranges from calibration; or taken at every run; or only weights, in 4 bits."""
+Scheme = Literal["static", "dynamic", "weights", "float16"]
+"""Activation ranges from calibration; or taken at every run; or only weights, in 4 bits, or stored
+as float16."""
 
 
 @dataclass(frozen=True)

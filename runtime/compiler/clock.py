@@ -9,6 +9,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from onnxfold.passes.errors import ExecutionError
+from onnxfold.passes.io_types import float_edges, with_float_io
 from onnxfold.runtime.compiler.choice import Latency
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
@@ -33,9 +34,10 @@ def make_clock(feeds: FeedSource, progress: Progress) -> Clock:
         how = " by processor time of one thread, for the machine is busy" if busy else ""
         progress.stage(f"timing {len(models)} models{how}")
         config = replace(DEPLOYMENT, threads=1) if busy else DEPLOYMENT
+        edges = float_edges(next(iter(models.values())))
         sessions: dict[str, Session] = {}
         for name, model in models.items():
-            session = _started(model, config, samples)
+            session = _started(with_float_io(model, edges), config, samples)
             if session is not None:
                 sessions[name] = session
         timings = measure_interleaved(

@@ -25,6 +25,7 @@ from onnxfold.passes.suggest import did_you_mean
 OVERRIDES = "override"
 _KINDS: dict[str, type] = {
     "target": str,
+    "mode": str,
     "budget": str,
     "preset": str,
     "calibration": str,

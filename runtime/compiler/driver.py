@@ -236,9 +236,7 @@ def _choose(
         allowance=0.0 if options.preset == "fast" else _ALLOWANCE,
         slowest=None if options.budget.faster is None else 1.0 / options.budget.faster,
     )
-    # Another runtime's target is not to be judged by how fast ONNX Runtime is on it.
-    keep_slower = options.keep_slower or options.target != "ort"
-    return search(subject, choices, keep_slower=keep_slower)
+    return search(subject, choices, keep_slower=options.takes_first)
 
 
 def _require_speed(selection: Selection[ir.Model], budget: Budget) -> None:

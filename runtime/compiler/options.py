@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.presets import Mode
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.ranges import Ranges
@@ -33,6 +34,7 @@ LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CHOICES = {
     "target": get_args(Target),
     "preset": get_args(Preset),
+    "mode": get_args(Mode),
     "activations": get_args(Activations),
     "weights": get_args(Weights),
 }
@@ -46,6 +48,13 @@ _RUNGS = (
     "gptq",
     "round-weights",
 )
+_MORE_TYPES_OPSET = 21
+_DYNAMIC_OPS = ("MatMul", "Gemm", "LSTM")
+_MODES_WITHOUT_RANGES: dict[str | None, tuple[Scheme, tuple[str, ...]]] = {
+    "dynamic-range": ("dynamic", _DYNAMIC_OPS),
+    "float16": ("float16", ()),
+}
+_ACTIVATIONS_OF_MODES: dict[str, Activations] = {"full-integer": "s8", "16x8": "s16"}
 _OF_PRODUCTS = ("transformer", "recurrent", "dense")
 _CHEAP = ("weight-ranges", "equalize", "smooth-quant", "correct-bias")
 _SEARCHED = {
@@ -62,6 +71,7 @@ class CompileOptions:
 
     Attributes:
         target: What the integer graph is made of.
+        mode: A mode of TensorFlow Lite, by its name: instead of the search among schemes.
         budget: What may be lost.
         preset: How much is tried for accuracy: ``fast`` what the budget needs; ``balanced`` what
             costs seconds; ``best`` all there is.
@@ -81,6 +91,7 @@ class CompileOptions:
     """
 
     target: Target = "ort"
+    mode: Mode | None = None
     budget: Budget = field(default_factory=Budget)
     preset: Preset = "balanced"
     calibration: str = SEARCH
@@ -125,6 +136,22 @@ class CompileOptions:
         values["overrides"] = Overrides((*listed.entries, *overrides.entries))
         return cls(**values)
 
+    @property
+    def takes_first(self) -> bool:
+        """Whether the first choice within the budget is taken, however slow it is here.
+
+        So it is where the user says what to make; and another runtime's target is not to be
+        judged by how fast ONNX Runtime is on it.
+        """
+        return self.keep_slower or self.mode is not None or self.target != "ort"
+
+    @property
+    def needed_opset(self) -> int:
+        """The opset that the types need; 0 for any."""
+        schemes = [self.insertion.scheme]
+        schemes += [each.apply(schemes[0]) for each in self.overrides.entries]
+        return _MORE_TYPES_OPSET if any(each.newer_types for each in schemes) else 0
+
     def to_json(self) -> dict[str, Any]:
         """What was asked for, as a plain dict for reports; what is off or empty left out."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -140,10 +167,10 @@ class CompileOptions:
         """The pass that quantizes, as far as the user says what it does."""
         return InsertQdq(
             Ranges({}),
-            activations=self.activations,
+            activations=_ACTIVATIONS_OF_MODES.get(self.mode or "", self.activations),
             weights=self.weights,
             per_channel=self.per_channel,
-            symmetric=self.symmetric,
+            symmetric=self.symmetric or self.mode == "16x8",
             only=self.only,
             overrides=self.overrides,
         )
@@ -170,6 +197,9 @@ class CompileOptions:
         if set(self.op_types) == set(linear):
             del widths["all operators"]
         in_float = tuple((name, ASKED_FOR) for name in sorted(self.skip))
+        if self.mode in _MODES_WITHOUT_RANGES:
+            scheme, ops = _MODES_WITHOUT_RANGES[self.mode]
+            return [Choice(self.mode or "", self.op_types or ops, in_float, scheme=scheme)]
         static = [
             Choice(f"{width} ({method})", op_types, in_float, calibration=method)
             for width, op_types in widths.items()
@@ -179,10 +209,10 @@ class CompileOptions:
 
     def _without_ranges(self, in_float: tuple[tuple[str, str], ...]) -> list[Choice]:
         """Choices that need no ranges of activations; they are ONNX Runtime's own operators."""
-        if self.target != "ort" or self.overrides or self.only or self.weights != "s8":
+        if self.takes_first or self.overrides or self.only or self.weights != "s8":
             return []
         named: dict[str, tuple[Scheme, tuple[str, ...]]] = {
-            "dynamic ranges": ("dynamic", ("MatMul", "Gemm", "LSTM")),
+            "dynamic ranges": ("dynamic", _DYNAMIC_OPS),
             "weights in 4 bits": ("weights", ("MatMul", "Gemm")),
         }
         found: dict[str, tuple[Scheme, tuple[str, ...]]] = {

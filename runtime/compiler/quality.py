@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import ExecutionError, UsageError
+from onnxfold.passes.io_types import float_edges, with_float_io
 from onnxfold.runtime.compiler.choice import Quality
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
@@ -90,6 +91,7 @@ class QualityJudge:
             UsageError: Labels are no class numbers of the model.
         """
         self._budget = budget
+        self._float_edges = float_edges(original)
         self._cache: list[_Sample] = []
         session = Session(original, REFERENCE)
         used = 0
@@ -108,7 +110,7 @@ class QualityJudge:
 
     def compare(self, candidate: ir.Model) -> tuple[Comparer, TaskResult | None]:
         """The metrics of ``candidate``, and its answers where the data has labels."""
-        session = Session(candidate, DEPLOYMENT)
+        session = Session(with_float_io(candidate, self._float_edges), DEPLOYMENT)
         comparer = Comparer()
         answers: list[tuple[int, int, int]] = []
         for sample in self._cache:

@@ -39,6 +39,14 @@ TARGETS = {
 }
 """What a model can be folded for."""
 
+MODES = {
+    "dynamic-range": "products and LSTMs on int8, with ranges taken at every run",
+    "full-integer": "int8 throughout, inputs and outputs too",
+    "16x8": "int16 activations, int8 weights, as Q/DQ",
+    "float16": "weights stored in float16",
+}
+"""The modes that TensorFlow Lite has, by its names."""
+
 PRESETS = {
     "fast": "tries for accuracy what the budget needs",
     "balanced": "every compensation that takes seconds, others as the budget needs them",
@@ -233,6 +241,12 @@ def _compile(parser: argparse.ArgumentParser) -> None:
         "expression; what the command line says goes before",
     )
     _target(parser, default=None)
+    parser.add_argument(
+        "--mode",
+        choices=tuple(MODES),
+        help=f"{'; '.join(f'{name}: {text}' for name, text in MODES.items())} (default: what is "
+        "fastest within the budget)",
+    )
     _budget(parser)
     parser.add_argument(
         "--preset",

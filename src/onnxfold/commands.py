@@ -40,6 +40,7 @@ def compile(options: argparse.Namespace) -> int:
             data=options.data,
             config=options.config,
             target=options.target,
+            mode=options.mode,
             budget=options.budget,
             preset=options.preset,
             calibration=options.calibration,

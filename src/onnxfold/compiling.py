@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxfold.outcome import Model, Outcome, fold_target, source_facts
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.presets import Mode
 from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.schemes import Activations, Weights
 from onnxfold.runtime.compiler.config import merged, read_config
@@ -34,6 +35,7 @@ def compile(
     data: object = None,
     config: str | os.PathLike[str] | None = None,
     target: Target | None = None,
+    mode: Mode | None = None,
     budget: Budget | str | float | None = None,
     preset: Preset | None = None,
     calibration: str | None = None,
@@ -62,6 +64,8 @@ def compile(
             with a plan.
         config: A TOML file of these options, and of exceptions from them.
         target: What the integer graph is made of (``ort``).
+        mode: A mode of TensorFlow Lite: ``dynamic-range``, ``full-integer`` (inputs and outputs
+            too), ``16x8`` or ``float16``; what it makes is taken however fast it is (none).
         budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
         preset: How much is tried for accuracy: ``fast`` only what the budget needs, ``balanced``
             what takes seconds, ``best`` all there is (``balanced``).
@@ -91,6 +95,7 @@ def compile(
         raise UsageError("compile needs data to calibrate on: give --data")
     given: dict[str, Any] = {
         "target": target,
+        "mode": mode,
         "budget": budget,
         "preset": preset,
         "calibration": calibration,

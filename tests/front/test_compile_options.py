@@ -13,6 +13,7 @@ import pytest
 import onnxfold
 from onnxfold.cli import main
 from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.presets import Mode
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.runtime.compiler.config import read_config
@@ -134,3 +135,39 @@ def test_the_command_line_has_the_options(
     inserted = next(text for text in passes if text.startswith("insert-qdq"))
     assert "op-types=Conv" in inserted
     assert path.read_text(encoding="utf-8").startswith("preset")
+
+
+@pytest.mark.parametrize("mode", ["dynamic-range", "full-integer", "16x8", "float16"])
+def test_the_modes_of_tensorflow_lite(mode: Mode, tmp_path: Path, parse: Any) -> None:
+    rng = np.random.default_rng(0)
+    model: ir.Model = parse(
+        "g (float[N,256] x) => (float[N,16] y) { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }"
+    )
+    for name, shape in (("w", (256, 128)), ("v", (128, 16))):
+        array = rng.normal(size=shape).astype(np.float32)
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        model.graph.register_initializer(value)
+        for node in model.graph:
+            for index, read in enumerate(node.inputs):
+                if read is not None and read.name == name:
+                    node.replace_input_with(index, value)
+    path = tmp_path / "net.onnx"
+    ir.save(model, path)
+    data = {"x": rng.normal(size=(32, 256)).astype(np.float32)}
+    outcome = onnxfold.compile(path, data=data, mode=mode, budget="sqnr=20")
+    assert outcome.report.passed
+    ops = {node.op_type for node in outcome.model.graph}
+    types = [value.dtype for value in (*outcome.model.graph.inputs, *outcome.model.graph.outputs)]
+    edge = ir.DataType.INT8 if mode == "full-integer" else ir.DataType.FLOAT
+    assert types == [edge, edge]
+    stored = {
+        value.const_value.dtype
+        for value in outcome.model.graph.initializers.values()
+        if value.const_value is not None and value.const_value.size > 1000
+    }
+    float16 = mode == "float16"
+    assert stored <= {ir.DataType.FLOAT16 if float16 else ir.DataType.INT8, ir.DataType.FLOAT}
+    assert (stored == {ir.DataType.FLOAT16}) == float16
+    assert ("DynamicQuantizeLinear" in ops) == (mode == "dynamic-range")
+    if mode == "16x8":
+        assert insertion(outcome).activations == "s16"
