@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxfold.passes.census import ModelKind
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.float_groups import FloatGroup
+from onnxfold.passes.kept_remarks import kept_remarks
 from onnxfold.passes.op_kinds import OpKind, is_integer_kernel, op_key
 from onnxfold.passes.provenance import PASS_KEY, node_name, original_names
 from onnxfold.passes.remark import Remark
@@ -113,9 +114,14 @@ def remarks_by_node(remarks: Iterable[Remark]) -> RemarkIndex:
 
 
 def remarks_on(node: ir.Node, index: RemarkIndex) -> list[Remark]:
-    """The remarks on ``node`` and on the nodes it was made of."""
+    """The remarks on ``node`` and on the nodes it was made of; first those of an earlier fold."""
     names = dict.fromkeys([node_name(node), *original_names(node)])
-    return [remark for name in names for remark in index.get(name, ())]
+    said = [remark for name in names for remark in index.get(name, ())]
+    kept = kept_remarks(node)
+    same = {(each.op_type, each.reason) for each in said} >= {
+        (each.op_type, each.reason) for each in kept
+    }
+    return said if same else kept
 
 
 def is_folded(node: ir.Node) -> bool:

@@ -29,6 +29,7 @@ from onnxfold.passes.fold.targets.table import TARGETS
 from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.unguard import unguard
 from onnxfold.passes.fold.weights import dequantize_weights
+from onnxfold.passes.kept_remarks import keep_remarks
 from onnxfold.passes.rewriter import Rewriter
 
 _MOST_ROUNDS = 3
@@ -81,6 +82,7 @@ class FoldQdq(Pass):
         remark_refusals(plan, rewriter)
         if self.biases == "float":
             remark_asymmetric(plan, rewriter)
+        keep_remarks(model, rewriter.remarks, frozenset(plan.order))
 
     def _target(self) -> Target:
         """The target; float biases are a form of ``qdq``.

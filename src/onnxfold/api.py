@@ -25,6 +25,7 @@ from onnxfold.passes.float_ops import float_ops_between
 from onnxfold.passes.fold.costs import CostTable
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.fold.types import is_dequantize, is_quantize
+from onnxfold.passes.island_reasons import is_folded
 from onnxfold.passes.pipeline import Instrument
 from onnxfold.passes.presets import OPTIMIZE, folding
 from onnxfold.passes.provenance import node_name
@@ -258,8 +259,9 @@ def verify(
         reference: The original.
         candidate: The rewritten model.
         data: What to feed; generated if None.
-        contract: What the candidate promises, or its name; APPROXIMATE where a budget is given,
-            else REASSOCIATED. What ``fold`` makes of a model promises INTEGER.
+        contract: What the candidate promises, or its name; by default APPROXIMATE where a budget
+            is given, INTEGER where the candidate is what ``fold`` made of a quantized reference,
+            else REASSOCIATED.
         budget: What may be lost.
         progress: Told how far it is.
 
@@ -273,7 +275,7 @@ def verify(
     promise = _contract(contract)
     original, rewritten = load_model(reference), load_model(candidate)
     feeds = feeds_for(original, data)
-    default = Contract.REASSOCIATED if budget is None else Contract.APPROXIMATE
+    default = _default_contract(original, rewritten) if budget is None else Contract.APPROXIMATE
     (progress or Silent()).stage("comparing")
     found = compare_models(original, rewritten, feeds, promise or default, _budget(budget))
     return replace(
@@ -337,6 +339,14 @@ def _budget(budget: Budget | str | float | None) -> Budget:
     if budget is None:
         return Budget()
     return budget if isinstance(budget, Budget) else Budget.from_text(str(budget))
+
+
+def _default_contract(original: ir.Model, rewritten: ir.Model) -> Contract:
+    """INTEGER for the fold of a quantized model, which may round each code to the next."""
+    is_fold = any(map(is_folded, all_nodes(rewritten))) and not any(
+        map(is_folded, all_nodes(original))
+    )
+    return Contract.INTEGER if is_fold and has_codes(original) else Contract.REASSOCIATED
 
 
 def _contract(contract: Contract | str | None) -> Contract | None:

@@ -333,8 +333,8 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         "--contract",
         choices=("exact", "reassociated", "integer", "approximate", "additive"),
         default=None,
-        help="what the candidate promises (default: approximate with --budget, else reassociated; "
-        "what fold makes of a model promises integer)",
+        help="what the candidate promises (default: approximate with --budget, integer where the "
+        "candidate is what fold made of the reference, else reassociated)",
     )
     _budget(parser)
     parser.add_argument(

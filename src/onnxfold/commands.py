@@ -10,6 +10,7 @@ from typing import Any
 from onnxfold import api
 from onnxfold.console import ProgressBars, print_json, print_line, print_table
 from onnxfold.explaining import print_explanation, print_islands, print_remarks
+from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
 from onnxfold.passes.instruments import (
     CrashReproducer,
@@ -161,6 +162,8 @@ def verify(options: argparse.Namespace) -> int:
         print_line(comparison_to_markdown(document))
     else:
         _print_comparison(comparison)
+        if comparison.contract is Contract.INTEGER and options.contract is None:
+            print_line("  (by the integer contract: the candidate is a fold of the reference)")
     api.require_conclusive(comparison)
     return 0
 
