@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.fake_quant.contract import OPTIMIZED, judge
 from fixtures.fake_quant.drawing import Array, Drawing
-from fixtures.fake_quant.survey import Original, survey
+from fixtures.fake_quant.survey import Original, Survey
 from fixtures.fold_matrix import FUSED, ROWS
 from fixtures.fold_outcome import TARGETS, Outcome, fold
 from fixtures.fold_row import Row
@@ -202,7 +202,7 @@ def test_numbers(name: str) -> None:
     for target in TARGETS:
         folded = _folded(name, target).model
         for config in (REFERENCE, OPTIMIZED):
-            found = survey(original, folded, config)
+            found = Survey.of_fold(original, folded).run(config)
             for region in found:
                 assert not judge(region), f"{target}, {config.name}"
             if not found:

@@ -36,7 +36,7 @@ def _run(target: str, examples: int, number: int) -> Tally:
     def check(choices: random.Random) -> None:
         drawing = draw(choices)
         try:
-            check_fold(drawing, target, tally, thorough=tally.graphs % _THOROUGH == 0)
+            check_fold(drawing, target, tally, thorough=choices.randrange(_THOROUGH) == 0)
         except UndrawableError:
             reject()
         except (AssertionError, OnnxfoldError, onnx.checker.ValidationError) as error:
