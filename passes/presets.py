@@ -6,8 +6,8 @@ import re
 from typing import Literal
 
 SIMPLIFY = (
-    "remove-dead-code,lift-constants,infer-shapes,fold-constants,remove-identity,"
-    "merge-transposes,merge-reshapes,remove-identity,deduplicate-initializers,"
+    "remove-dead-code,lift-constants,capture-invariants,infer-shapes,fold-constants,"
+    "remove-identity,merge-transposes,merge-reshapes,remove-identity,deduplicate-initializers,"
     "eliminate-common-subexpressions,infer-shapes,fold-constants,remove-identity,"
     "remove-dead-code"
 )

@@ -12,6 +12,7 @@ from onnxfold.passes.suggest import did_you_mean
 
 PASSES: dict[str, str] = {
     # simplify: float, exact
+    "capture-invariants": "simplify.capture_invariants:CaptureInvariants",
     "deduplicate-initializers": "simplify.deduplicate_initializers:DeduplicateInitializers",
     "eliminate-common-subexpressions": (
         "simplify.eliminate_common_subexpressions:EliminateCommonSubexpressions"
