@@ -122,6 +122,8 @@ def _check_shape(proto: onnx.ModelProto, label: str) -> None:
                 f"{label}: opset {entry.version} is newer than the newest known, {newest}; export "
                 "the model with an older one"
             )
+    if not proto.graph.output:
+        raise InvalidModelError(f"{label}: the graph has no outputs: there is nothing to compute")
     for value in (*proto.graph.input, *proto.graph.output):
         if _holds_map(value.type):
             raise InvalidModelError(

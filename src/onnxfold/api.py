@@ -269,10 +269,15 @@ def verify(
         The comparison; its verdict says whether the contract holds.
 
     Raises:
-        UsageError: There is no such contract, or the data do not fit.
+        UsageError: There is no such contract, it leaves nothing to a budget, or the data do not
+            fit.
         InvalidModelError: A model is missing, broken or hostile.
     """
     promise = _contract(contract)
+    if budget is not None and promise not in (None, Contract.APPROXIMATE):
+        raise UsageError(
+            f"a budget is for contract approximate: {promise.value} leaves nothing to lose"
+        )
     original, rewritten = load_model(reference), load_model(candidate)
     feeds = feeds_for(original, data)
     default = _default_contract(original, rewritten) if budget is None else Contract.APPROXIMATE

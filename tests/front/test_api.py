@@ -188,6 +188,12 @@ def test_verify_tells_a_wrong_model(conv_net: Path) -> None:
     assert not comparison.verdict.passed
 
 
+def test_a_budget_goes_with_no_other_contract(conv_net: Path) -> None:
+    assert onnxfold.verify(conv_net, conv_net, contract="approximate", budget=0.5).verdict.passed
+    with pytest.raises(UsageError, match="for contract approximate: exact leaves nothing to lose"):
+        onnxfold.verify(conv_net, conv_net, contract="exact", budget=0.1)
+
+
 def test_a_pass_that_breaks_its_promise_stops_everything(conv_net: Path, tmp_path: Path) -> None:
     script = tmp_path / "bad.py"
     script.write_text("def scale(graph):\n    graph.nodes[0].inputs[1].values *= 1.001\n")

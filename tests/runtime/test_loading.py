@@ -270,6 +270,10 @@ def test_what_cannot_be_held_is_refused() -> None:
     model.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(kind))
     with pytest.raises(InvalidModelError, match=r"'y' is a map, .* without ZipMap"):
         load_model(model)
+    model = add_model()
+    model.graph.ClearField("output")
+    with pytest.raises(InvalidModelError, match="the graph has no outputs"):
+        load_model(model)
 
 
 def nested(depth: int) -> onnx.ModelProto:
