@@ -27,6 +27,8 @@ Conv, BatchNormalization: QLinearConv
 Conv, without output quantizer: DQ Conv
 Conv, two consumers: DQ Mul Conv Q Erf
 Conv, quantized in two ways: DQ Mul Conv Q Q
+Conv, quantized in two ways, 16 channels: QLinearConv QLinearConv
+Conv, 1x1, 64 channels, without output quantizer: ConvInteger Cast Mul
 Conv, real graph output in the middle: DQ Mul Conv Q
 Conv, int8 graph input and output: DQ Q QLinearConv DQ Q
 Conv, real sum behind it: DQ Mul Conv DQ Mul Conv Add Q
@@ -141,6 +143,7 @@ Resize, nearest: Resize DQ Q
 Resize, linear: DQ Mul Resize Q
 Resize, cubic: Cast Sub Transpose MatMul Transpose MatMul Cast Mul Add Cast BitShift Clip Cast
 TopK: Cast TopK Cast DQ Q
+MaxPool, indices: MaxPool
 MaxPool, to another scale: Cast MaxPool Cast DQ Q
 GlobalMaxPool: ReduceMax DQ Q
 ReduceMean, whole maps: QLinearGlobalAveragePool
