@@ -117,11 +117,6 @@ def input_specs(model: ModelLike) -> tuple[TensorSpec, ...]:
     return _specs([value for value in graph.inputs if value.name not in graph.initializers])
 
 
-def output_specs(model: ModelLike) -> tuple[TensorSpec, ...]:
-    """The graph's outputs."""
-    return _specs(load_ir(model).graph.outputs)
-
-
 def describe_model(model: ModelLike) -> str:
     """A short name for messages: the path, or ``model 'graph name'``."""
     if isinstance(model, bytes):
