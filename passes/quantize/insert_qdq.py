@@ -25,6 +25,7 @@ _QUANTIZED_OPS = frozenset(
         *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv"),
         *("QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearMul"),
         *("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits", "QAttention"),
+        *("DynamicQuantizeLSTM", "GatherBlockQuantized"),
     }
 )
 _PER_CHANNEL_OPSET = 13

@@ -23,7 +23,8 @@ class StoreFloat16(Pass):
 
     ONNX Runtime carries the Cast out when it loads the model: half the file, the speed and the
     float32 arithmetic of before. Tensors with values beyond 65504 stay, with a remark, and so do
-    scales of Q/DQ and constants of operators outside ai.onnx, which have to be constants.
+    scales of Q/DQ and constants of operators outside ai.onnx, which have to be constants. Run it
+    last: ``fold-constants`` would carry the Casts out.
 
     Attributes:
         smallest: Tensors of fewer elements stay: the Cast costs more than it saves.

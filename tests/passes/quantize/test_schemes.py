@@ -13,10 +13,13 @@ import pytest
 from onnxfold.passes.base import Pass, PassResult
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.errors import PassError, UsageError
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import folding
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, version
 
 Array = npt.NDArray[Any]
@@ -303,3 +306,29 @@ def test_overrides_of_weights(parse: Parse, apply_pass: Apply) -> None:
     overrides = Overrides.from_entries(entries)
     with pytest.raises(UsageError, match="hessian needs the option moments"):
         InsertQdq(_ranges(parse(CHAIN)), overrides=overrides).run(parse(CHAIN))
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "qdq", "integer"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activations": "u16"},
+        {"activations": "s16", "weights": "s16", "symmetric": True},
+        {"weights": "s4"},
+        {"weights": "u4"},
+        {"weights": "s8", "block": 2},
+        {"overrides": Overrides.from_entries([{"name": "two", "precision": 16}])},
+    ],
+    ids=["u16", "s16", "s4", "u4", "blocks", "mixed"],
+)
+def test_what_is_folded_computes_the_same(
+    parse: Parse, options: dict[str, Any], target: str
+) -> None:
+    model = parse(CHAIN)
+    InsertQdq(_ranges(model), **options).run(model)
+    feed = _feed()
+    expected = Session(ir.to_proto(model)).run(feed)["y"]
+    folded = Pipeline(parse_passes(folding(target))).run(model.clone()).model
+    for config in (REFERENCE, DEPLOYMENT):
+        found = Session(ir.to_proto(folded), config).run(feed)["y"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
