@@ -119,6 +119,8 @@ def lstm_obstacle(node: ir.Node) -> str:
         return "its weights are computed at run time"
     if any(tensor is not None and tensor.dtype != ir.DataType.FLOAT for tensor in tensors):
         return "its weights are not float32"
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return "its attributes are parameters of a local function"
     return "its data are batches of sequences (layout=1)" if _batch_first(node) else ""
 
 

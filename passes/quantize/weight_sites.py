@@ -62,6 +62,8 @@ def find_site(node: ir.Node) -> WeightSite | str:
         return ""
     if tensor.size < SMALLEST:
         return ""
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return "its attributes are parameters of a local function"
     if tensor.dtype != ir.DataType.FLOAT:
         return f"its weights are {tensor.dtype.name.lower()}, not float32"
     if len(tensor.shape) != 2:

@@ -285,6 +285,27 @@ def test_what_stays_in_float_has_a_reason(
     ]
 
 
+def test_operators_in_functions(apply_pass: Apply) -> None:
+    body = """
+    <ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+    g (float[m,32] x) => (float[m,32] y) { y = local.f<a = 2.0>(x) }
+    <domain: "local", opset_import: ["" : 21]>
+    f <a> (x) => (y) {
+      r = Constant<value = float[32,32] {%s}>()
+      p = MatMul(x, r)
+      y = Gemm<alpha: float = @a>(p, r)
+    }"""
+    numbers = ", ".join(str(each) for each in range(1024))
+    model = ir.from_proto(onnx.parser.parse_model(body % numbers))
+    result = apply_pass("quantize-weights{form=nbits}", model)
+    assert result.rules["pack-weights"] == 1
+    assert [each.reason for each in result.remarks] == [
+        "its weights stay in float: its attributes are parameters of a local function"
+    ]
+    x = np.ones((1, 32), np.float32)
+    assert np.all(np.isfinite(Session(ir.to_proto(model)).run({"x": x})["y"]))
+
+
 def test_small_weights_and_other_operators_are_left_alone_in_silence(apply_pass: Apply) -> None:
     model = _model(
         "g (float[m,8] x) => (float[m,8] y) { a = MatMul(x, w) y = Add(a, b) }",
