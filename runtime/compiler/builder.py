@@ -15,6 +15,7 @@ from onnxfold.passes.errors import NotEquivalentError
 from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import TIDY, fold_pass
+from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.integer_io import IntegerIo
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
@@ -80,6 +81,7 @@ class Builder:
         self._fold = parse_passes(
             f"{fold_pass(options.target, options.costs, reduce_range=options.reduce_range)},{TIDY}"
         )
+        self._moments: dict[ir.Model, InputMoments] = {}
         self._tidy = parse_passes(TIDY)
         self._insertion = options.insertion
         self._mode = options.mode
@@ -145,7 +147,7 @@ class Builder:
         if not _is_quantized(stage):
             return stage
         original = self._prepare(_of(choice, PREPARING)).model
-        mend = MENDING[rung](self._lesson(original, stage.model))
+        mend = MENDING[rung](self._lesson(original, stage.model, choice.rungs))
         done = Pipeline((mend,)).run(stage.model.clone())
         return stage.then(rung, done.model, mend, modified=done.modified)
 
@@ -204,8 +206,12 @@ class Builder:
         found = calibrate(model, missing, self.feeds, method=method, progress=self._progress)
         return cache.add(method, found)
 
-    def _lesson(self, original: ir.Model, quantized: ir.Model) -> Lesson:
-        return Lesson(original, quantized, self.feeds, self._progress)
+    def _lesson(
+        self, original: ir.Model, quantized: ir.Model, rungs: tuple[str, ...] = ()
+    ) -> Lesson:
+        return Lesson(
+            original, quantized, self.feeds, self._progress, rungs=rungs, moments=self._moments
+        )
 
     def _open_cache(self, path: Path | None, model: ir.Model) -> CalibrationCache:
         if path is None:
