@@ -97,6 +97,13 @@ class TypeState:
         known = self.get(value)
         return known.type if known is not None and known.type.dtype == ir.DataType.INT32 else None
 
+    def follow_accumulator(self, value: ir.Value, copy: ir.Value) -> None:
+        """Record of ``copy`` what is known of ``value`` as an int32 accumulator, if it is one."""
+        if value in self.reaches:
+            self.reaches[copy] = self.reaches[value]
+        if value in self.residuals:
+            self.residuals[copy] = self.residuals[value]
+
     def want(self, value: ir.Value) -> AffineType | None:
         """The type every reader of ``value`` quantizes it to; None where they do not agree."""
         return self.wants.get(value)

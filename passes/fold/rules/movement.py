@@ -46,6 +46,7 @@ def identity(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     if known is None or data is None:
         return None
     types.put(node.outputs[0], known)
+    types.follow_accumulator(data, node.outputs[0])
     return None if known.codes is not None else Alias(node=node, reads=(data,), covered=(node,))
 
 
