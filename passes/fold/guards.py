@@ -32,6 +32,10 @@ from onnxfold.passes.rewriter import Rewriter
 PAIR_ATTRIBUTES = {"saturate": 1}
 """On the QuantizeLinear of a guard: the default, by which another fold recognizes it."""
 
+_ABORTS = (
+    "its permutation is not written and its rank not known: behind one scale a channel, "
+    "onnxruntime 1.23 aborts the process on it"
+)
 _PAIRS_HAVE_TYPES = 21
 """Since this opset QuantizeLinear has output_dtype, which ONNX Runtime's own pairs set wrongly."""
 
@@ -217,7 +221,13 @@ def _write_permutation(node: ir.Node, rewriter: Rewriter) -> None:
     optimizes, and aborts the process.
     """
     rank = _rank(node.outputs[0])
-    if "perm" in node.attributes or rank is None:
+    if "perm" in node.attributes:
+        return
+    if rank is None:
+        source = None if node.inputs[0] is None else node.inputs[0].producer()
+        scale = constant_array(source.inputs[1]) if source and is_dequantize(source) else None
+        if scale is not None and scale.size > 1:
+            rewriter.remark(node, _ABORTS, "infer shapes first, or write its perm")
         return
     with rewriter.step("guard-transpose", node):
         rewriter.set_attribute(node, "perm", tuple(reversed(range(rank))))

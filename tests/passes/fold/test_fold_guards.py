@@ -496,3 +496,15 @@ def test_a_transpose_of_dequantized_channels_says_its_permutation(
         assert node.op_type != "Transpose" or node.attributes.get_ints("perm") == (1, 0)
     got = Session(model, DEPLOYMENT).run(feed)["y"]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_transpose_of_dequantized_channels_of_unknown_rank_is_reported(
+    parse: Callable[..., ir.Model],
+) -> None:
+    model = parse(
+        "agraph (uint8[8,4] q) => (float[4,8] y) <float[4] s = {0.1, 0.2, 0.3, 0.4}>"
+        "{ v = DequantizeLinear <axis = 1> (q, s) y = Transpose (v) }"
+    )
+    model.graph.outputs[0].shape = None
+    result = FoldQdq("ort").run(model)
+    assert any("aborts the process" in each.reason for each in result.remarks)

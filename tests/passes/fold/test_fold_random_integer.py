@@ -1,0 +1,14 @@
+"""Many random graphs, folded for one target: a file each, so that cores share them."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.fake_quant.search import check_many
+
+
+@pytest.mark.slow
+def test_many_random_graphs() -> None:
+    tally = check_many("integer", 1275, 2)
+    assert tally.graphs >= 1275
+    assert not tally.broken()
