@@ -104,6 +104,7 @@ def _unchanged(node: ir.Node, types: TypeState) -> Lowering | Refusal:
     if data is None or known is None or known.codes is not None:
         return not_quantized(data, types)
     types.put(node.outputs[0], known)
+    types.follow_accumulator(data, node.outputs[0])
     return Alias(node=node, reads=(data,), covered=(node,))
 
 

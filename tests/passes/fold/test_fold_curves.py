@@ -133,8 +133,9 @@ def test_a_function_quantized_in_two_ways(target: Target, parse: Callable[..., i
         ("Gemm, real bias", "y = QuantizeLinear (c, sy, zy) v = QuantizeLinear (c, sx, zx)"),
         ("Conv, real bias", "p = Add (c, c) y = QuantizeLinear (p, sy, zy) "
          "v = QuantizeLinear (c, sx, zx)"),
-        ("Conv, real bias", "i = Identity (c) d = Dropout (i) y = QuantizeLinear (d, sy, zy) "
-         "h = HardSwish (d) v = QuantizeLinear (h, sx, zx)"),
+        ("Conv, real bias", "i = Identity (c) n = ReduceSum <noop_with_empty_axes = 1> (i) "
+         "d = Dropout (n) y = QuantizeLinear (d, sy, zy) h = HardSwish (d) "
+         "v = QuantizeLinear (h, sx, zx)"),
         ("Gemm, real bias", "p = Add (c, three) n = Mul (p, six) y = QuantizeLinear (n, sy, zy) "
          "v = QuantizeLinear (c, sx, zx)"),
     ],
