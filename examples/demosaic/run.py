@@ -1,0 +1,160 @@
+"""Demosaic photographs in float and in integers: python -m examples.demosaic.run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from examples.demosaic.picture import draw
+from examples.demosaic.schemes import integer, one_map, optimized
+from fixtures.demosaicnet import (
+    BORDER,
+    EVALUATION,
+    INPUT,
+    OUTPUT,
+    calibration_feeds,
+    demosaicnet,
+    inner,
+    mosaic_of,
+    photograph,
+    psnr,
+)
+from fixtures.fetch import FetchError
+from onnxfold.console import ProgressBars
+from onnxfold.passes.errors import OnnxfoldError
+from onnxfold.passes.float_ops import float_ops_between
+from onnxfold.runtime.progress import Progress
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
+
+Picture = NDArray[np.float32]
+
+SIDE = 256
+CALIBRATION = 16
+"""Cuts of photographs that calibrate; others than those that judge."""
+FLOAT, NAIVE, COMPENSATED, INTEGER = (
+    "float",
+    "one map for all",
+    "the same, compensated",
+    "integer graph",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured.
+
+    Attributes:
+        decibels: PSNR by network and photograph.
+        float_operators: operators on floats between the integer graph's codes.
+    """
+
+    decibels: Mapping[str, Mapping[str, float]]
+    float_operators: int
+
+    def mean(self, network: str) -> float:
+        """Return the mean PSNR of a network over the photographs, in dB."""
+        return float(np.mean(list(self.decibels[network].values())))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the example from the command line and return its exit code."""
+    parser = argparse.ArgumentParser(description="Demosaic photographs in float and in integers.")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(".onnxfold", "demosaic"),
+        metavar="DIR",
+        help="where models and the picture go (default: %(default)s)",
+    )
+    options = parser.parse_args(words)
+    try:
+        with ProgressBars() as progress:
+            outcome = run(options.output, progress)
+    except (FetchError, OnnxfoldError, OSError) as error:
+        print(f"demosaic: {' '.join(str(error).split())}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    if options.json:
+        print(json.dumps(asdict(outcome), indent=2))
+        return 0
+    _print(outcome)
+    print(f"{options.output / 'demosaic.png'} and the models beside it written")
+    return 0
+
+
+def run(folder: Path, progress: Progress) -> Outcome:
+    """Quantize, restore the photographs, and write the models and the picture into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    progress.stage("fetching demosaicnet and photographs")
+    original = optimized(ir.serde.deserialize_model(demosaicnet()))
+    images = {name.removeprefix("photo-"): _cut(photograph(name)) for name in EVALUATION}
+    feeds = list(calibration_feeds(CALIBRATION))
+    progress.stage("quantizing")
+    networks = {
+        FLOAT: original,
+        NAIVE: one_map(original, feeds, compensated=False),
+        COMPENSATED: one_map(original, feeds, compensated=True),
+        INTEGER: integer(original, feeds),
+    }
+    for name in (FLOAT, INTEGER):
+        ir.save(networks[name], folder / f"demosaicnet.{name.split()[0]}.onnx")
+    progress.stage("restoring photographs", len(networks) * len(images))
+    found = {name: _restore(model, images, progress) for name, model in networks.items()}
+    name, image = next(iter(images.items()))
+    shown = {network: found[network][name] for network in (FLOAT, NAIVE, INTEGER)}
+    draw(inner(image), inner(mosaic_of(image)), shown, folder / "demosaic.png")
+    decibels = {
+        network: {each: psnr(inner(images[each]), restored) for each, restored in pictures.items()}
+        for network, pictures in found.items()
+    }
+    return Outcome(decibels, len(float_ops_between(networks[INTEGER], strict=True)))
+
+
+def _restore(
+    model: ir.Model, images: Mapping[str, Picture], progress: Progress
+) -> dict[str, Picture]:
+    is_float = not any(node.op_type == "QuantizeLinear" for node in model.graph)
+    # ONNX Runtime's optimizer may change what Q/DQ pairs mean.
+    session = Session(model, DEPLOYMENT if is_float else REFERENCE)
+    restored: dict[str, Picture] = {}
+    for name, image in images.items():
+        restored[name] = session.run({INPUT: mosaic_of(image)[None]})[OUTPUT][0]
+        progress.advance()
+    return restored
+
+
+def _cut(image: Picture) -> Picture:
+    """Return a square of a photograph, above its middle, where the sensor's pattern begins anew."""
+    side = SIDE + 2 * BORDER
+    room = [max(size - side, 0) for size in image.shape[1:]]
+    top, left = room[0] // 8 * 2, room[1] // 4 * 2
+    return image[:, top : top + side, left : left + side]
+
+
+def _print(outcome: Outcome) -> None:
+    names = list(outcome.decibels[FLOAT])
+    table = Table(title="PSNR in dB", title_justify="left", title_style="bold")
+    table.add_column("network")
+    for name in (*names, "mean", "against float"):
+        table.add_column(name, justify="right")
+    for network, found in outcome.decibels.items():
+        cells = [f"{found[name]:.2f}" for name in names]
+        mean = outcome.mean(network)
+        table.add_row(network, *cells, f"{mean:.2f}", f"{mean - outcome.mean(FLOAT):+.2f}")
+    console = Console(width=None if Console().is_terminal else 110)
+    console.print(table)
+    console.print(f"float operators between the integer graph's codes: {outcome.float_operators}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

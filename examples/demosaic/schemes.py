@@ -1,0 +1,132 @@
+"""The demosaicing network in integers, done naively and done well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxfold.passes.affine import AffineType, affine_from_range
+from onnxfold.passes.constants import constant_array
+from onnxfold.passes.linear import LINEAR_OPS
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import OPTIMIZE, TIDY, folding
+from onnxfold.passes.quantize.correct_bias import CorrectBias
+from onnxfold.passes.quantize.gptq import Gptq
+from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
+from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.calibrate.input_moments import measure_input_moments
+from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
+
+Array = NDArray[Any]
+Feeds = Sequence[dict[str, NDArray[np.float32]]]
+
+
+def optimized(model: ir.Model) -> ir.Model:
+    """Return the float network, simplified."""
+    return Pipeline(parse_passes(OPTIMIZE)).run(model.clone()).model
+
+
+def integer(model: ir.Model, feeds: Feeds) -> ir.Model:
+    """Return the network in integers throughout: ConvInteger and fixed-point requantization.
+
+    A scale for each tensor of activations, of the least squared error, and one for each output
+    channel of weights; weights rounded together (GPTQ); mean errors taken out layer by layer; zero
+    points folded into biases. The image is read off the last layer's sums, which are not rounded.
+
+    Args:
+        model: the float network, simplified.
+        feeds: calibration data.
+    """
+    ranges = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds, method="mse")
+    quantized = Pipeline((InsertQdq(ranges),)).run(model.clone()).model
+    moments = measure_input_moments(model, None, feeds, quantized=quantized)
+    quantized = Pipeline((Gptq(moments, centered=True),)).run(quantized).model
+    errors = measure_output_errors(model, quantized, feeds)
+    quantized = Pipeline((CorrectBias(errors),)).run(quantized).model
+    _keep_sums(quantized)
+    lower = parse_passes(f"infer-shapes,{folding('integer')},{TIDY}")
+    return Pipeline(lower).run(quantized).model
+
+
+def _keep_sums(quantized: ir.Model) -> None:
+    """Let the graph put out what its last layer computes, in front of the Q/DQ pair."""
+    graph, output = quantized.graph, quantized.graph.outputs[0]
+    dequantize = output.producer()
+    codes = None if dequantize is None else dequantize.inputs[0]
+    quantize = None if codes is None else codes.producer()
+    assert dequantize is not None
+    assert quantize is not None
+    sums = quantize.inputs[0]
+    assert sums is not None
+    graph.outputs[0] = sums
+    graph.remove([dequantize, quantize], safe=True)
+    sums.name, sums.type, sums.shape = output.name, output.type, output.shape
+
+
+def one_map(model: ir.Model, feeds: Feeds, *, compensated: bool) -> ir.Model:
+    """Return the network with one affine map for all its activations and one for all its weights.
+
+    Codes are of 8 bits and saturate. What they stand for is (code - zero point) * scale; whoever
+    forgets to compensate for the zero points computes with code * scale.
+
+    Args:
+        model: the float network, simplified.
+        feeds: calibration data.
+        compensated: whether the zero points are taken into account.
+    """
+    ranges = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds)
+    widest = (min(low for low, _ in ranges.values()), max(high for _, high in ranges.values()))
+    insert = InsertQdq(Ranges(dict.fromkeys(ranges, widest)), per_channel=False)
+    mapped = Pipeline((insert,)).run(model.clone()).model
+    _share_weight_map(mapped, model, compensated=compensated)
+    if not compensated:
+        _forget_zero_points(mapped)
+    return mapped
+
+
+def _share_weight_map(mapped: ir.Model, model: ir.Model, *, compensated: bool) -> None:
+    """Give linear operators what the codes of one map for all weights and biases stand for."""
+    pairs = list(zip(_linear(mapped), _linear(model), strict=True))
+    arrays = [_parameter(old, index) for _, old in pairs for index in (1, 2)]
+    low, high = min(each.min() for each in arrays), max(each.max() for each in arrays)
+    kind = affine_from_range(float(low), float(high), ir.DataType.UINT8)
+    for node, old in pairs:
+        for index in (1, 2):
+            values = _meaning(kind, kind.quantize(_parameter(old, index)), compensated=compensated)
+            name = f"{node.outputs[0].name}_{index}"
+            value = ir.Value(name=name, const_value=ir.tensor(values, name=name))
+            mapped.graph.initializers.add(value)
+            node.replace_input_with(index, value)
+
+
+def _meaning(kind: AffineType, codes: Array, *, compensated: bool) -> Array:
+    if compensated:
+        return kind.dequantize(codes).astype(np.float32)
+    return codes.astype(np.float32) * kind.scale
+
+
+def _forget_zero_points(mapped: ir.Model) -> None:
+    name = "no_zero_point"
+    zero = ir.Value(name=name, const_value=ir.tensor(np.zeros((), np.uint8), name=name))
+    mapped.graph.initializers.add(zero)
+    for node in mapped.graph:
+        source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        if node.op_type == "DequantizeLinear" and source is not None:
+            node.replace_input_with(2, zero)
+
+
+def _linear(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type in LINEAR_OPS]
+
+
+def _parameter(node: ir.Node, index: int) -> Array:
+    array = constant_array(node.inputs[index])
+    assert array is not None
+    return array
