@@ -14,7 +14,7 @@ from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import NotEquivalentError
 from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import TIDY, fold_pass
+from onnxfold.passes.presets import TIDY, folding
 from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.integer_io import IntegerIo
@@ -79,7 +79,7 @@ class Builder:
         self.optimized = optimized
         self.feeds = feeds
         self._fold = parse_passes(
-            f"{fold_pass(options.target, options.costs, reduce_range=options.reduce_range)},{TIDY}"
+            folding(options.target, costs=options.costs, reduce_range=options.reduce_range)
         )
         self._moments: dict[ir.Model, InputMoments] = {}
         self._tidy = parse_passes(TIDY)

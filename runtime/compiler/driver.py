@@ -174,8 +174,11 @@ def replay(
 def _prove(
     model: ir.Model, plan: Plan, data: Data, budget: Budget, progress: Progress
 ) -> tuple[VerifiedRun, Comparison, TaskResult | None]:
-    run = run_verified(model, plan.passes, data.evaluation, progress, budget=_LENIENT)
-    quantized = any(pass_.contract is Contract.APPROXIMATE for pass_ in plan.passes)
+    rounding = [each for each in plan.passes if each.contract is Contract.APPROXIMATE]
+    quantized = bool(rounding)
+    # What one pass breaks the next may mend: then only the whole can be judged.
+    lenient = _LENIENT if len(rounding) == 1 else _UNLIMITED
+    run = run_verified(model, plan.passes, data.evaluation, progress, budget=lenient)
     contract = Contract.APPROXIMATE if quantized else Contract.REASSOCIATED
     progress.stage("comparing with the original")
     _, task = QualityJudge(model, data.evaluation, budget).compare(run.model)
@@ -205,6 +208,8 @@ def _explained(
 
 _LENIENT = Budget(sqnr_db=5.0, cosine=0.8, max_flip_rate=None)
 """For the few feeds of the per-pass gate: it catches a broken pass, the comparison judges."""
+
+_UNLIMITED = Budget(sqnr_db=None, cosine=None, max_flip_rate=None)
 
 
 def _choose(
