@@ -21,6 +21,8 @@ def erase_unread(value: ir.Value | None, rewriter: Rewriter) -> None:
     if node is None:
         _erase_constant(value, rewriter)
         return
+    if node.graph is None:
+        return  # it went with another of its readers
     if any(use_count(each) or each.is_graph_output() for each in node.outputs):
         return
     inputs = dict.fromkeys(node.inputs)

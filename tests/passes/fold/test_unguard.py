@@ -87,6 +87,17 @@ _GUARDED = {
           o = QuantizeLinear (a, s, z)
         }
         """,
+    "what nothing reads, twice from one value": """
+        agraph (uint8[4,4] q) => (uint8[4,4] y)
+        <float s = {0.05}, uint8 z = {120}>
+        {
+          x = DequantizeLinear (q, s, z)
+          t = Transpose <perm = [1, 0]> (x)
+          m = MatMul (t, x)
+          v = DequantizeLinear (q, s, z)
+          y = QuantizeLinear (v, s, z)
+        }
+        """,
     "a float op that a table replaces": """
         agraph (uint8[8,4] q) => (uint8[8,4] y, float[8,4] e)
         <float s = {0.05}, uint8 z = {120}, float t = {0.07}, uint8 u = {3}, float three = {3.0}>
