@@ -19,6 +19,7 @@ from onnxfold.passes.quantize.units import Unit
 from onnxfold.passes.quantize.weights import QuantizedWeights, quantize_weights
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.unused import drop_unused
+from onnxfold.passes.walk import nested_graphs
 
 CONTRIB = "com.microsoft"
 _OF_8_BITS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
@@ -48,7 +49,8 @@ class QdqInserter:
         self._settings = settings
         self._placement = placement
         self._rewriter = rewriter
-        self._first_node = next(iter(rewriter.model.graph), None)
+        graphs = (rewriter.model.graph, *nested_graphs(rewriter.model.graph))
+        self._first_nodes = {graph: next(iter(graph), None) for graph in graphs}
         self._types: dict[Coded, AffineType] = {}
         self._readers: dict[Coded, list[tuple[ir.Node, int]]] = {}
         self._parameters: dict[Hashable, tuple[ir.Value, ir.Value]] = {}
@@ -132,7 +134,8 @@ class QdqInserter:
     ) -> tuple[ir.Value, ir.Value]:
         """Codes of ``value``, quantized from ``source``, and what they stand for."""
         rewriter, producer = self._rewriter, source.producer()
-        anchor = producer or self._first_node
+        assert source.graph is not None
+        anchor = producer or self._first_nodes[source.graph]
         assert anchor is not None
         after = producer is not None
         parameters = self._scale_and_zero_point(self._types[value, dtype], value.name or "")
@@ -207,9 +210,10 @@ class QdqInserter:
         assert source is not None
         tensor = constant_tensor(source)
         self._tensors.append(tensor)
-        # One copy for each need: readers that agree about the codes' meaning share it.
+        # One copy for each need: readers that agree about the codes' meaning share it. A body has
+        # its own, because runtimes look for the pair around an operator in the operator's graph.
         meaning = (kind.dtype, kind.axis, kind.block, kind.scale.tobytes())
-        key = (id(tensor), codes.shape, *meaning, kind.zero_point.tobytes())
+        key = (id(tensor), node.graph, codes.shape, *meaning, kind.zero_point.tobytes())
         with self._rewriter.step("quantize-constant", node):
             real = self._constants.get(key)
             if real is None:

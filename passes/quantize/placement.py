@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -73,10 +73,10 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where quantization goes in a model's main graph.
+    """Where quantization goes in a model's main graph and the bodies in it.
 
     Attributes:
-        units: The operators to quantize, in the order of the graph.
+        units: The operators to quantize, in the order they run.
         groups: The activations to quantize, in the order of the graph.
         left_out: The linear operators that stay in float.
     """
@@ -151,20 +151,27 @@ def _check(model: ir.Model, options: PlacementOptions) -> None:
 def _select(
     model: ir.Model, options: PlacementOptions
 ) -> tuple[set[ir.Node], dict[ir.Node, LeftOut]]:
-    """The nodes of the main graph that may be quantized, and the linear ones that may not."""
+    """The nodes that may be quantized, and the linear ones that may not."""
     allowed: set[ir.Node] = set()
     left_out: dict[ir.Node, LeftOut] = {}
     float32 = float32_values(model.graph)
-    for node in model.graph:
+    for node in _nodes_of(model.graph):
         obstacle = _obstacle(node, options, float32)
         if obstacle is None:
             allowed.add(node)
         elif node.op_type in LINEAR_OPS and not node.domain:
             left_out[node] = LeftOut(node, *obstacle)
-    for node, where, advice in _nodes_elsewhere(model):
-        if node.op_type in LINEAR_OPS and not node.domain:
-            left_out[node] = LeftOut(node, f"it is inside {where}", advice)
+    for function in model.functions.values():
+        where = f"it is inside the local function '{function.name}'"
+        for node in _nodes_of(function.graph):
+            if node.op_type in LINEAR_OPS and not node.domain:
+                left_out[node] = LeftOut(node, where, "inline the function")
     return allowed, left_out
+
+
+def _nodes_of(graph: ir.Graph) -> Iterator[ir.Node]:
+    for each in (graph, *nested_graphs(graph)):
+        yield from each
 
 
 def _obstacle(
@@ -191,17 +198,6 @@ def _obstacle(
     if is_convolution and constant_tensor(node.inputs[1]) is None:
         return "its weights are computed at run time", "make the weights constant"
     return None
-
-
-def _nodes_elsewhere(model: ir.Model) -> Iterable[tuple[ir.Node, str, str]]:
-    for body in nested_graphs(model.graph):
-        for node in body:
-            yield node, "the body of an If, Loop or Scan", ""
-    for function in model.functions.values():
-        where = f"the local function '{function.name}'"
-        for graph in (function.graph, *nested_graphs(function.graph)):
-            for node in graph:
-                yield node, where, "inline the function"
 
 
 def _touched(unit: Unit) -> tuple[ir.Value, ...]:

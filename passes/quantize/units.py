@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxfold.passes.constants import constant_tensor
 from onnxfold.passes.quantize.roles import Role, operand_indices, role_of
 from onnxfold.passes.quantize.schemes import Scheme
-from onnxfold.passes.walk import use_count
+from onnxfold.passes.walk import iterate_graphs, nested_graphs, use_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,10 @@ class Unit:
 
 
 def find_units(graph: ir.Graph, allowed: Collection[ir.Node]) -> tuple[Unit, ...]:
-    """The units that ``allowed`` operators of ``graph`` form, in the order of the graph."""
+    """The units of the ``allowed`` operators of ``graph`` and its bodies, in the order they run."""
     units: list[Unit] = []
     absorbed: set[ir.Node] = set()
-    for node in graph:
+    for node in _in_order(graph):
         role = role_of(node)
         if role is None or node in absorbed or node not in allowed:
             continue
@@ -82,8 +82,24 @@ def keep_regions(units: Sequence[Unit]) -> tuple[Unit, ...]:
 
 
 def float32_values(graph: ir.Graph) -> set[ir.Value]:
-    """The values of ``graph`` that are float32, as declared or as their operators imply."""
-    known: set[ir.Value] = {value for value in graph.inputs if value.dtype == ir.DataType.FLOAT}
+    """The float32 values of ``graph`` and its bodies, as declared or as their operators imply."""
+    known: set[ir.Value] = set()
+    for each in (graph, *nested_graphs(graph)):
+        _add_float32_values(each, known)
+    return known
+
+
+def _in_order(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of ``graph`` and its bodies, what is inside a node before the node."""
+    for node in graph:
+        for body in iterate_graphs(node):
+            yield from _in_order(body)
+        yield node
+
+
+def _add_float32_values(graph: ir.Graph, known: set[ir.Value]) -> None:
+    """Add those of ``graph`` alone to those of the graphs around it."""
+    known.update(value for value in graph.inputs if value.dtype == ir.DataType.FLOAT)
     for node in graph:
         known.update(out for out in node.outputs if out.dtype == ir.DataType.FLOAT)
         if role_of(node) is None or node.outputs[0].dtype is not None:
@@ -93,7 +109,6 @@ def float32_values(graph: ir.Graph) -> set[ir.Value]:
         if reads_float32 or _has_float32_weights(node):
             known.update(node.outputs)
             known.update(v for i in operand_indices(node) if (v := node.inputs[i]) is not None)
-    return known
 
 
 def _has_float32_weights(node: ir.Node) -> bool:

@@ -17,7 +17,8 @@ from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.suggest import did_you_mean
-from onnxfold.passes.walk import all_graphs
+from onnxfold.passes.walk import nested_graphs
+from onnxfold.runtime.calibrate.body_taps import body_tensors
 from onnxfold.runtime.calibrate.fixed_ranges import fixed_ranges
 from onnxfold.runtime.calibrate.method import Observer, Range
 from onnxfold.runtime.calibrate.methods import AnyMethod, parse_method
@@ -55,7 +56,7 @@ class Observations:
     def ranges(self) -> Ranges:
         """The ranges of all tensors that had a value; ``notes`` names the others."""
         found = {name: self.method.range(each) for name, each in self.observers.items()}
-        empty = [f"tensor '{name}' was always empty" for name in found if found[name] is None]
+        empty = [f"tensor '{name}' never had a value" for name in found if found[name] is None]
         seen = {name: each for name, each in found.items() if each is not None}
         return Ranges({**self.fixed, **seen}, notes=(*self.notes, *empty))
 
@@ -72,7 +73,7 @@ def calibrate(
 
     Args:
         model: A float model; not changed.
-        tensors: Names of float tensors of the main graph.
+        tensors: Names of float tensors, of the main graph or in bodies of If, Loop and Scan.
         feeds: One array per input each; shapes may differ. Read once, a few ahead, and copied.
         method: How ranges are found, or its textual form (``methods.parse_method``).
         progress: Hears one step per feed, in the stage the caller opened.
@@ -121,22 +122,33 @@ def collect(
 
 
 def _observable(model: ir.Model, tensors: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Which of ``tensors`` the main graph computes, and notes about the others."""
+    """Which of ``tensors`` are computed and can be observed, and notes about the others."""
     graph = model.graph
     computed = {output.name or "" for node in graph for output in node.outputs}
     computed.update(value.name or "" for value in graph.inputs)
-    elsewhere = {
-        output.name or "" for body in all_graphs(model) for node in body for output in node.outputs
+    inside = body_tensors(model)
+    functions = [function.graph for function in model.functions.values()]
+    called = {
+        output.name or ""
+        for function in functions
+        for graph in (function, *nested_graphs(function))
+        for node in graph
+        for output in node.outputs
     }
+    constants = {name for graph in (graph, *nested_graphs(graph)) for name in graph.initializers}
     notes: list[str] = []
     names: list[str] = []
     for name in dict.fromkeys(tensors):
-        if name in computed:
+        if name in computed or inside.get(name) == "":
             names.append(name)
-        elif name in elsewhere or name in graph.initializers:
-            why = "is a constant" if name in graph.initializers else "is inside a body"
-            notes.append(f"tensor '{name}' {why}: not calibrated")
-        else:
-            known = computed | elsewhere
-            raise UsageError(f"the model has no tensor '{name}'{did_you_mean(name, known)}")
+            continue
+        why = inside.get(name, "")
+        if not why and name in called:
+            why = "is inside a local function"
+        elif not why and name in constants:
+            why = "is a constant"
+        if not why:
+            hint = did_you_mean(name, computed | inside.keys() | called)
+            raise UsageError(f"the model has no tensor '{name}'{hint}")
+        notes.append(f"tensor '{name}' {why}: not calibrated")
     return names, notes

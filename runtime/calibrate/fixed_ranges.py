@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxfold.passes.walk import nested_graphs
 from onnxfold.runtime.calibrate.method import Range
 
 FIXED_RANGES: dict[str, Range] = {
@@ -15,9 +16,19 @@ FIXED_RANGES: dict[str, Range] = {
 
 
 def fixed_ranges(model: ir.Model) -> dict[str, Range]:
-    """The ranges of the tensors of the main graph that such operators put out, by name."""
-    return {
-        node.outputs[0].name or "": FIXED_RANGES[node.op_type]
-        for node in model.graph
-        if not node.domain and node.op_type in FIXED_RANGES
-    }
+    """The ranges of the tensors that such operators put out, by name.
+
+    Bodies side by side can share a name: it is listed where all tensors under it have one range.
+    """
+    found: dict[str, set[Range | None]] = {}
+    for graph in (model.graph, *nested_graphs(model.graph)):
+        for node in graph:
+            bounds = None if node.domain else FIXED_RANGES.get(node.op_type)
+            for output in node.outputs:
+                found.setdefault(output.name or "", set()).add(bounds)
+    fixed: dict[str, Range] = {}
+    for name, ranges in found.items():
+        only = next(iter(ranges)) if len(ranges) == 1 else None
+        if only is not None:
+            fixed[name] = only
+    return fixed

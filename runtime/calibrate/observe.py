@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import InvalidModelError, UsageError
+from onnxfold.runtime.calibrate.body_taps import expose_bodies
 from onnxfold.runtime.calibrate.method import Observer, ObserverT
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.session import DEPLOYMENT, Session, SessionConfig
@@ -43,7 +44,8 @@ def observe(
 
     Args:
         model: Not changed.
-        names: Inputs of the model or tensors its main graph computes.
+        names: Inputs of the model, tensors its main graph computes, or those that ``body_tensors``
+            gives without a reason.
         new_observer: Makes an observer that has seen nothing.
         feeds: Read once, in the calling thread, up to ``AHEAD`` feeds ahead, and copied: the reader
             may use its arrays again.
@@ -57,16 +59,23 @@ def observe(
     """
     inputs = {value.name for value in model.graph.inputs}
     outputs = [name for name in names if name not in inputs]
-    session = Session(_with_outputs(model, outputs), _config())
+    observed, tensor_of = _with_outputs(model, outputs)
+    session = Session(observed, _config())
     lanes = [{name: new_observer() for name in names} for _ in range(LANES)]
     free: SimpleQueue[dict[str, ObserverT]] = SimpleQueue()
     for lane in lanes:
         free.put(lane)
 
+    def values(feed: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        """The observed tensors of one run, inputs first, then in the order of the outputs."""
+        yield from ((name, feed[name]) for name in feed if name in inputs.intersection(names))
+        found = session.run(feed)
+        yield from ((tensor_of[name], found[name]) for name in found if name in tensor_of)
+
     def work(index: int, feed: Mapping[str, Array]) -> None:
         observers = free.get()
         try:
-            _update(observers, _values(session, feed, observers), shard[0] + shard[1] * index)
+            _update(observers, values(feed), shard[0] + shard[1] * index)
         finally:
             free.put(observers)
 
@@ -124,20 +133,14 @@ def _update(
             ) from None
 
 
-def _values(
-    session: Session, feed: Mapping[str, Array], names: Mapping[str, object]
-) -> Iterator[tuple[str, Array]]:
-    """The observed tensors of one run, inputs first, then in the order of the graph."""
-    yield from ((name, values) for name, values in feed.items() if name in names)
-    outputs = session.run(feed)
-    yield from ((name, values) for name, values in outputs.items() if name in names)
+def _with_outputs(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, dict[str, str]]:
+    """A copy of ``model`` whose outputs are the named tensors (its own where none is named).
 
-
-def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy of ``model`` whose outputs are the named tensors (its own where none is named)."""
+    And which tensor each of its outputs is.
+    """
     clone = model.clone()
     if not names:
-        return clone
+        return clone, {}
     wanted = set(names)
     values = [output for node in clone.graph for output in node.outputs if output.name in wanted]
     clone.graph.outputs.clear()
@@ -146,4 +149,5 @@ def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
         # A wrong declared shape must not stop the run.
         value.shape = None
         clone.graph.outputs.append(value)
-    return clone
+    own = {value.name or "": value.name or "" for value in values}
+    return clone, {**own, **expose_bodies(clone, wanted)}

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.linear import LinearOp
 from onnxfold.passes.provenance import node_name
+from onnxfold.passes.walk import nested_graphs
 
 _FEW_CHANNELS = 4
 _WIDE = 32
@@ -13,17 +14,17 @@ _WIDE = 32
 
 
 def linear_layers(model: ir.Model) -> dict[str, str]:
-    """Node name -> kind of layer, for the main graph's linear operators with constant weights.
+    """Node name -> kind of layer, for the linear operators with constant weights, in bodies too.
 
     The kinds are those that integer kernels treat differently: convolutions of very few input
     channels and depthwise ones often lose to float where wide ones win several times.
     """
     layers: dict[str, str] = {}
-    # What lies in bodies is never quantized.
-    for node in model.graph:
-        linear = LinearOp.match(node)
-        if linear is not None:
-            layers[node_name(node)] = _kind(linear)
+    for graph in (model.graph, *nested_graphs(model.graph)):
+        for node in graph:
+            linear = LinearOp.match(node)
+            if linear is not None:
+                layers[node_name(node)] = _kind(linear)
     return layers
 
 

@@ -21,6 +21,8 @@ from onnxfold.passes.quantize.equalize import Equalize
 from onnxfold.passes.quantize.gptq import Gptq
 from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.linear_outputs import LinearOutput
+from onnxfold.passes.quantize.output_errors import OutputErrors
 from onnxfold.passes.quantize.round_weights import RoundWeights
 from onnxfold.passes.quantize.smooth_quant import SmoothQuant
 from onnxfold.passes.quantize.weight_codes import WeightCodes
@@ -101,7 +103,14 @@ def _changed_codes(before: ir.Model, after: ir.Model) -> WeightRounding:
     )
 
 
+def _has_layers(model: ir.Model) -> bool:
+    """Whether anything can be mended: errors are measured in the main graph, not inside bodies."""
+    return any(LinearOutput.match(node) is not None for node in model.graph)
+
+
 def _learned_rounding(lesson: Lesson) -> Pass:
+    if not _has_layers(lesson.quantized):
+        return RoundWeights(WeightRounding({}))
     lesson.progress.stage("learning the rounding of weights")
     feeds = lesson.feeds.first(_FEEDS)
     return RoundWeights(
@@ -110,6 +119,8 @@ def _learned_rounding(lesson: Lesson) -> Pass:
 
 
 def _correct_bias(lesson: Lesson) -> Pass:
+    if not _has_layers(lesson.quantized):
+        return CorrectBias(OutputErrors({}))
     lesson.progress.stage("measuring the mean errors of layers")
     feeds = lesson.feeds.first(_FEEDS)
     return CorrectBias(measure_output_errors(lesson.original, lesson.quantized, feeds))
