@@ -93,6 +93,11 @@ class FeedSource:
         )
 
     @property
+    def shard(self) -> tuple[int, int]:
+        """(i, n) where these feeds are every n-th sample of the whole source from the i-th on."""
+        return self._part
+
+    @property
     def count(self) -> int | None:
         """How many feeds there are, where that is known without reading them."""
         if self._reader.count is None:

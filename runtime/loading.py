@@ -22,6 +22,7 @@ from onnxfold.passes.serialization import all_tensors, write_model
 from onnxfold.passes.walk import all_graphs
 from onnxfold.runtime.densify import densify
 from onnxfold.runtime.external_data import check_tensors
+from onnxfold.runtime.node_names import separate_names
 from onnxfold.runtime.node_order import sort_nodes
 from onnxfold.runtime.places import check_kind
 from onnxfold.runtime.specs import ModelLike, describe_model, one_line
@@ -34,8 +35,8 @@ def load_model(model: ModelLike) -> ir.Model:
     """A checked in-memory model of its own: what it was made from is never modified.
 
     External data is only accepted inside the model's folder (see ``external_data``) and is mapped,
-    not read. Nodes are put in order, and sparse constants become dense. Inputs of old models
-    (IR < 4) that only repeat initializers are dropped, as ONNX Runtime does.
+    not read. Nodes are put in order and get names of their own, and sparse constants become dense.
+    Inputs of old models (IR < 4) that only repeat initializers are dropped, as ONNX Runtime does.
 
     Raises:
         InvalidModelError: The file is missing, truncated, not an ONNX model, rejected by
@@ -56,6 +57,7 @@ def load_model(model: ModelLike) -> ir.Model:
     _check_shape(proto, label)
     external = check_tensors(proto, folder, label)
     sort_nodes(proto)
+    separate_names(proto)
     _check_onnx(proto, path if external else None, label)
     densify(proto, folder, label)
     if proto.ir_version < _OVERRIDABLE_SINCE:

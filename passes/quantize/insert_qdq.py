@@ -22,10 +22,9 @@ from onnxfold.passes.walk import all_nodes, label
 
 _QUANTIZED_OPS = frozenset(
     {
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv"),
-        *("QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearMul"),
-        *("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits", "QAttention"),
-        *("DynamicQuantizeLSTM", "GatherBlockQuantized"),
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+        *("QGemm", "DynamicQuantizeMatMul", "MatMulNBits", "QAttention", "DynamicQuantizeLSTM"),
+        *("GatherBlockQuantized", "QEmbedLayerNormalization"),
     }
 )
 _PER_CHANNEL_OPSET = 13
@@ -43,6 +42,9 @@ class InsertQdq(Pass):
 
     Between operators whose activations have different types a second pair converts. What lies
     between linear operators follows the type of what it reads, unless an override names it.
+
+    Bodies of If, Loop and Scan are quantized as the main graph is. What they capture has its pair
+    where it is computed; weights that they capture become codes in each body.
 
     Attributes:
         ranges: What values the activations take, from ``onnxfold.runtime.calibrate``.
@@ -95,7 +97,7 @@ class InsertQdq(Pass):
         return PlacementOptions(self.op_types, self.skip, self.only, self.overrides, self.scheme)
 
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
-        """Quantize the main graph.
+        """Quantize the main graph and the bodies in it.
 
         Raises:
             UsageError: The model is quantized already, an option names nothing, or the ranges
@@ -149,8 +151,17 @@ class InsertQdq(Pass):
             )
 
 
+def quantized_node(model: ir.Model) -> ir.Node | None:
+    """The first node that shows that ``model`` is quantized already; None where it is not."""
+    return next((each for each in all_nodes(model) if _is_quantized(each.op_type)), None)
+
+
+def _is_quantized(op_type: str) -> bool:
+    return op_type in _QUANTIZED_OPS or op_type.startswith("QLinear") or "Integer" in op_type
+
+
 def _refuse_quantized(model: ir.Model) -> None:
-    node = next((each for each in all_nodes(model) if each.op_type in _QUANTIZED_OPS), None)
+    node = quantized_node(model)
     if node is not None:
         raise UsageError(
             f"insert-qdq: the model is quantized already ({label(node)}): run fold-qdq instead"

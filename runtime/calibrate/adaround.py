@@ -190,7 +190,9 @@ class _Adam:
     def move(self, gradient: Array, rate: float) -> None:
         self.steps += 1
         self.mean = _MOMENTUM * self.mean + (1 - _MOMENTUM) * gradient
-        self.square = _SQUARES * self.square + (1 - _SQUARES) * np.square(gradient)
+        with np.errstate(over="ignore"):
+            # Beyond 1e19 a square is infinite: the weight then stays where it is.
+            self.square = _SQUARES * self.square + (1 - _SQUARES) * np.square(gradient)
         corrected = float(np.sqrt(1 - _SQUARES**self.steps)) / (1 - _MOMENTUM**self.steps)
         self.place = self.place - rate * corrected * self.mean / (np.sqrt(self.square) + _EPSILON)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +25,9 @@ from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.quantize.store_float16 import StoreFloat16
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.cache import CalibrationCache
-from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.calibrate.calibrate import collect
 from onnxfold.runtime.compiler.choice import Choice
+from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.options import LINEAR, CompileOptions
 from onnxfold.runtime.compiler.rungs import INSERTING, MENDING, PREPARING, Lesson
 from onnxfold.runtime.compiler.verified import run_verified
@@ -35,23 +36,39 @@ from onnxfold.runtime.progress import Progress, Silent
 
 _QUANTIZING = (InsertQdq, QuantizeDynamic, QuantizeWeights, StoreFloat16)
 _LEAST_ERROR = "weight-ranges"
+_NOT_REACHED = "the calibration data has no value for any tensor to quantize"
 _KEPT = 8
 """Models that are kept: a rung starts from the one before it."""
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A model, the passes that made it, and the rungs that changed nothing in it."""
+    """A model and how it came about.
+
+    Attributes:
+        model: The model.
+        passes: The passes that made it.
+        idle: The rungs that changed nothing in it.
+        in_float: Nodes that could not be quantized, and why.
+    """
 
     model: ir.Model
     passes: tuple[Pass, ...] = ()
     idle: frozenset[str] = frozenset()
+    in_float: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def then(self, rung: str, model: ir.Model, pass_: Pass, *, modified: bool) -> _Stage:
         """This stage after one more rung."""
         if modified:
-            return _Stage(model, (*self.passes, pass_), self.idle)
+            return replace(self, model=model, passes=(*self.passes, pass_))
         return replace(self, idle=self.idle | {rung})
+
+    def quantized(self, pass_: Pass) -> _Stage:
+        """This stage after a pass that quantizes."""
+        done = Pipeline((pass_,)).run(self.model.clone())
+        remarks = [remark for _, result in done.results for remark in result.remarks]
+        stage = self.then("", done.model, pass_, modified=done.modified)
+        return replace(stage, in_float={each.node: each.reason for each in remarks})
 
 
 class Builder:
@@ -119,6 +136,10 @@ class Builder:
         ranges = Ranges({name: known[name] for name in edges if name in known})
         return (IntegerIo(ranges, "s8"), *self._fold)
 
+    def in_float(self, choice: Choice) -> Mapping[str, str]:
+        """The nodes that ``choice`` could not quantize, and why."""
+        return self._quantized(choice).in_float
+
     def is_idle(self, choice: Choice) -> bool:
         """Whether the last rung of ``choice`` changed nothing."""
         return bool(choice.rungs) and choice.rungs[-1] in self._quantized(choice).idle
@@ -156,11 +177,13 @@ class Builder:
         insert = replace(self._insertion, op_types=choice.op_types, skip=choice.skip)
         needed = tensors_to_observe(prepared.model, insert.placement_options)
         ranges = self._calibrated(choice, needed)
+        if needed and ranges.keys().isdisjoint(needed):
+            layers = linear_layers(prepared.model)
+            return replace(prepared, in_float=dict.fromkeys(layers, _NOT_REACHED))
         insert = replace(insert, ranges=Ranges({n: ranges[n] for n in needed if n in ranges}))
         for rung in _of(choice, INSERTING):
             insert = INSERTING[rung](insert, self._lesson(prepared.model, prepared.model))
-        done = Pipeline((insert,)).run(prepared.model.clone())
-        return prepared.then("", done.model, insert, modified=done.modified)
+        return prepared.quantized(insert)
 
     def _quantize_weights(self, choice: Choice) -> _Stage:
         """Schemes that need no ranges of activations; only some rungs are for them."""
@@ -171,8 +194,7 @@ class Builder:
         if choice.scheme == "dynamic":
             ranges: Literal["max", "mse"] = "mse" if _LEAST_ERROR in choice.rungs else "max"
             quantize = QuantizeDynamic(choice.op_types, weight_ranges=ranges, skip=choice.skip)
-        done = Pipeline((quantize,)).run(prepared.model.clone())
-        stage = prepared.then("", done.model, quantize, modified=done.modified)
+        stage = prepared.quantized(quantize)
         others = {*MENDING, *INSERTING} - ({_LEAST_ERROR} if choice.scheme == "dynamic" else set())
         return replace(stage, idle=stage.idle | (others & set(choice.rungs)))
 
@@ -203,7 +225,12 @@ class Builder:
         usual = [name for each in widths for name in tensors_to_observe(model, each)]
         missing = [name for name in dict.fromkeys((*needed, *usual)) if name not in known]
         self._progress.stage(f"calibrating ({method})", self.feeds.count)
-        found = calibrate(model, missing, self.feeds, method=method, progress=self._progress)
+        found = collect(
+            *(model, missing, self.feeds),
+            method=method,
+            shard=self.feeds.shard,
+            progress=self._progress,
+        ).ranges()
         return cache.add(method, found)
 
     def _lesson(

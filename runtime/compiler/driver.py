@@ -13,9 +13,10 @@ from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.presets import OPTIMIZE
 from onnxfold.passes.provenance import node_name
+from onnxfold.passes.quantize.insert_qdq import quantized_node
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.remark import Remark
-from onnxfold.passes.walk import all_nodes
+from onnxfold.passes.walk import all_nodes, label
 from onnxfold.runtime.compiler.builder import Builder
 from onnxfold.runtime.compiler.choice import (
     FASTER,
@@ -54,6 +55,8 @@ _ADVICE = {
     ASKED_FOR: "leave out --skip",
     _NO_CANDIDATE: "--keep-slower, or a wider --budget",
 }
+_PREPARE = f"inline-functions{{which=all}},{OPTIMIZE}"
+"""Exporters hide whole networks in local functions, where nothing could be quantized."""
 _ALLOWANCE = 0.03
 """Of the time, that is given for accuracy beyond the budget: small layers are often noisy."""
 _JUDGED_FEEDS = 512
@@ -124,7 +127,7 @@ def compile_model(
     _refuse_quantized(model)
     choices = options.starting_choices(family_of(model))
     data = Data.split(feeds)
-    float_run, float_passes = run_tolerant(model, parse_passes(OPTIMIZE), data.evaluation, progress)
+    float_run, float_passes = run_tolerant(model, parse_passes(_PREPARE), data.evaluation, progress)
     optimized = float_run.model
     builder = Builder(optimized, data.calibration, options, progress)
     selection = _choose(model, optimized, data, options, choices, builder, progress)
@@ -134,7 +137,8 @@ def compile_model(
     else:
         passes = (*float_passes, *builder.passes(selection.choice))
     if selection.choice is None:
-        in_float = dict.fromkeys(linear_layers(optimized), _NO_CANDIDATE)
+        reasons = builder.in_float(choices[0])
+        in_float = {name: reasons.get(name, _NO_CANDIDATE) for name in linear_layers(optimized)}
     else:
         in_float = dict(selection.choice.in_float)
     plan = Plan(model_facts(model).sha256, passes, selection.decisions, in_float)
@@ -256,7 +260,6 @@ def _require_speed(selection: Selection[ir.Model], budget: Budget) -> None:
 
 
 def _refuse_quantized(model: ir.Model) -> None:
-    ops = model_facts(model).census["ops"]
-    found = [op for op in ops if "QuantizeLinear" in op or "QLinear" in op or "Integer" in op]
-    if found:
-        raise UsageError(f"the model is quantized already ({found[0]}): use onnxfold fold")
+    node = quantized_node(model)
+    if node is not None:
+        raise UsageError(f"the model is quantized already ({label(node)}): use onnxfold fold")
