@@ -119,13 +119,13 @@ class _Exposer:
         below = self.bring_out(body)
         return [_Tap(value.name or "", self._flat(body, value)) for value in own] + below
 
-    def _flat(self, body: ir.Graph, value: ir.Value) -> ir.Value:
-        """All elements of ``value``, float32, at the end of ``body``."""
+    def _flat(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
+        """All elements of ``value``, float32, at the end of ``graph``."""
         if value.dtype != ir.DataType.FLOAT:
             to = ir.AttrInt64("to", ir.DataType.FLOAT)
-            value = self._append(body, "Cast", [value], [to])
-        every = self._constant(body, np.array([-1], np.int64))
-        return self._append(body, "Reshape", [value, every])
+            value = self._append(graph, "Cast", [value], [to])
+        every = self._constant(graph, np.array([-1], np.int64))
+        return self._append(graph, "Reshape", [value, every])
 
     def _through_if(
         self, node: ir.Node, inner: Sequence[tuple[ir.Graph, Sequence[_Tap]]]
@@ -159,13 +159,17 @@ class _Exposer:
             states += 1
 
     def _through_scan(self, node: ir.Node, body: ir.Graph, taps: Sequence[_Tap]) -> Iterator[_Tap]:
+        assert node.graph is not None
         for tap in taps:
             body.outputs.append(tap.value)
             for name in ("scan_output_axes", "scan_output_directions"):
                 if name in node.attributes:
                     listed = (*node.attributes[name].as_ints(), 0)
                     node.attributes.add(ir.AttrInt64s(name, listed))
-            yield _Tap(tap.tensor, self._new_output(node))
+            # One row an iteration.
+            stacked = self._new_output(node)
+            stacked.shape = ir.Shape([None, None])
+            yield _Tap(tap.tensor, self._flat(node.graph, stacked))
 
     def _move_output(self, node: ir.Node, index: int) -> None:
         """Let what is output ``index`` of ``node`` be the next one, under its name."""

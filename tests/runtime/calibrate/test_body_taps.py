@@ -181,6 +181,24 @@ def test_a_scan_is_observed_and_its_axes_stay(parse: Parse) -> None:
     assert ranges["ys"] == pytest.approx((-products.max(), -products.min()), rel=1e-6)
 
 
+def test_a_scan_inside_a_loop_is_observed(parse: Parse) -> None:
+    model = parse("""
+    g (float[2] x, float[3,2] xs, int64 n) => (float[2] z)
+    <bool yes = {1}>
+    {
+      z = Loop (n, yes, x) <body = step (int64 i, bool go, float[2] s) => (bool on, float[2] t) {
+        on = Identity(go)
+        t = Scan<num_scan_inputs = 1, body = add (float[2] r, float[2] y) => (float[2] u) {
+          d = Neg(y)
+          u = Sub(r, d)
+        }>(s, xs)
+      }>
+    }""")
+    xs = np.arange(6, dtype=np.float32).reshape(3, 2)
+    feed = {"x": np.array([-5.0, 0.0], np.float32), "xs": xs, "n": np.array(2)}
+    assert dict(calibrate(model, ["d", "r"], [feed])) == {"d": (-5.0, 0.0), "r": (-5.0, 13.0)}
+
+
 def test_what_varies_in_size_inside_a_scan_is_left_out_with_a_note(parse: Parse) -> None:
     model = parse("""
     g (float[T,2] xs, bool b) => (float[U,2] ys)
