@@ -36,6 +36,8 @@ from onnxfold.runtime.progress import Progress
 
 _FEEDS = 64
 """What the passes learn from: means and second moments need no more."""
+_ROWS = 128
+"""Of each feed, for second moments: 8,192 vectors for some hundred inputs."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def _moments(lesson: Lesson) -> InputMoments:
     if lesson.original not in lesson.moments:
         lesson.progress.stage("measuring the moments of inputs", _FEEDS)
         feeds = lesson.feeds.first(_FEEDS)
-        found = measure_input_moments(lesson.original, None, feeds, progress=lesson.progress)
+        found = measure_input_moments(
+            lesson.original, None, feeds, rows=_ROWS, progress=lesson.progress
+        )
         lesson.moments[lesson.original] = found
     return lesson.moments[lesson.original]
 
