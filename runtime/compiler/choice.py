@@ -67,11 +67,13 @@ class Quality:
         passed: Whether it meets the budget.
         score: Larger is nearer, in dB; orders choices.
         text: For people.
+        shortfall_db: By how much the score misses the budget's; 0 where it does not.
     """
 
     passed: bool
     score: float
     text: str
+    shortfall_db: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The accuracy ladder: compensations for rounding, each kept only where it is measured to help.
 
 None of them costs anything at run time. Cheap rungs are tried always, dear ones only while the
-budget is missed; which is which, the preset says.
+budget is missed by little; which is which, the preset says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from onnxfold.runtime.compiler.choice import Candidate, Log, ModelT, Subject
 
 _GAIN_DB = 0.1
 """Less is noise of the samples."""
+_REACH_DB = 6.0
+"""Dear rungs gain 1 to 3 dB each at 8 bits: what misses by more needs layers in float."""
 
 
 def climb(subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log) -> Candidate[ModelT]:
@@ -24,7 +26,7 @@ def climb(subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log) -> C
     """
     best = candidate
     for rung in subject.ladder.rungs:
-        if best.quality.passed and rung not in subject.ladder.always:
+        if rung not in subject.ladder.always and not _is_worth_it(best):
             continue
         started = time.perf_counter()
         choice = best.choice.compensated(rung)
@@ -44,3 +46,8 @@ def climb(subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log) -> C
         )
         best = attempt if better else best
     return best
+
+
+def _is_worth_it(candidate: Candidate[ModelT]) -> bool:
+    """Whether the budget is missed, and within reach of compensation."""
+    return not candidate.quality.passed and candidate.quality.shortfall_db <= _REACH_DB

@@ -126,13 +126,16 @@ class QualityJudge:
             comparer, task = self.compare(candidate)
         except ExecutionError as error:
             return Quality(passed=False, score=-math.inf, text=f"does not run: {error}")
-        verdict = comparer.judge(gate_for(Contract.APPROXIMATE, task_budget(self._budget, task)))
+        limits = task_budget(self._budget, task)
+        verdict = comparer.judge(gate_for(Contract.APPROXIMATE, limits))
         passed = verdict.passed and (task is None or within_budget(task, self._budget))
         metrics = list(comparer.metrics.values())
         decibels = [min(each.sqnr_db, _PERFECT_DB) for each in metrics]
         score = min((each for each in decibels if not math.isnan(each)), default=-_PERFECT_DB)
         text = _describe(score, metrics, task)
-        return Quality(passed, score, f"{text}, too few samples" if verdict.inconclusive else text)
+        text = f"{text}, too few samples" if verdict.inconclusive else text
+        shortfall = 0.0 if limits.sqnr_db is None else max(0.0, limits.sqnr_db - score)
+        return Quality(passed, score, text, shortfall)
 
 
 def task_budget(budget: Budget, task: TaskResult | None) -> Budget:

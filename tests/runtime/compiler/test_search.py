@@ -333,3 +333,19 @@ def test_a_candidate_that_does_not_run_is_refused_and_the_others_go_on() -> None
     assert selection.model == {"stem", "body", "head"}
     assert outcomes(selection)["everything"] == "refused"
     assert outcomes(selection)["only Gemm"] == "does not run"
+
+
+def test_dear_rungs_are_not_climbed_where_the_budget_is_out_of_reach() -> None:
+    tried: list[str] = []
+
+    def built(choice: Choice) -> Model | None:
+        tried.extend(choice.rungs[-1:])
+        return build(choice)
+
+    def judge(model: Model) -> Quality:
+        return Quality(False, 10.0, "", shortfall_db=20.0)
+
+    ladder = Ladder(("cheap", "dear"), frozenset({"cheap"}))
+    world = replace(subject({"body": -6.0}), build=built, judge=judge, ladder=ladder)
+    search(world, [LINEAR])
+    assert set(tried) == {"cheap"}
