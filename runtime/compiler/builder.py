@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.io_types import float_edges
+from onnxfold.passes.linear import LinearOp
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import TIDY, folding
 from onnxfold.passes.quantize.input_moments import InputMoments
@@ -168,6 +169,9 @@ class Builder:
         if not _is_quantized(stage):
             return stage
         original = self._prepare(_of(choice, PREPARING)).model
+        if not any(LinearOp.match(node) for node in original.graph):
+            # What there is lies in bodies, which these passes do not enter.
+            return replace(stage, idle=stage.idle | {rung})
         mend = MENDING[rung](self._lesson(original, stage.model, choice.rungs))
         done = Pipeline((mend,)).run(stage.model.clone())
         return stage.then(rung, done.model, mend, modified=done.modified)
