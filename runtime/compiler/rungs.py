@@ -36,6 +36,8 @@ from onnxfold.runtime.progress import Progress
 
 _FEEDS = 64
 """What the passes learn from: means and second moments need no more."""
+_MEANS = 32
+"""For mean errors, which are measured behind every other mending."""
 _ROWS = 128
 """Of each feed, for second moments: 8,192 vectors for some hundred inputs."""
 
@@ -126,7 +128,7 @@ def _correct_bias(lesson: Lesson) -> Pass:
     if not _has_layers(lesson.quantized):
         return CorrectBias(OutputErrors({}))
     lesson.progress.stage("measuring the mean errors of layers")
-    feeds = lesson.feeds.first(_FEEDS)
+    feeds = lesson.feeds.first(_MEANS)
     return CorrectBias(measure_output_errors(lesson.original, lesson.quantized, feeds))
 
 
