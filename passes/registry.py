@@ -41,6 +41,7 @@ PASSES: dict[str, str] = {
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
     # quantize
     "convert-float16": "quantize.convert_float16:ConvertFloat16",
+    "convert-float32": "quantize.convert_float32:ConvertFloat32",
     "correct-bias": "quantize.correct_bias:CorrectBias",
     "equalize": "quantize.equalize:Equalize",
     "gptq": "quantize.gptq:Gptq",

@@ -15,6 +15,7 @@ from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.linear import LinearOp
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import TIDY, folding
+from onnxfold.passes.quantize.convert_float32 import computes_in_others
 from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.integer_io import IntegerIo
@@ -253,11 +254,19 @@ class Builder:
 
 
 def _upgraded(model: ir.Model, options: CompileOptions) -> _Stage:
-    """``model`` at the opset that the types asked for need."""
-    if model.graph.opset_imports.get("", 0) >= options.needed_opset:
-        return _Stage(model)
-    passes = parse_passes(f"upgrade-opset{{to={options.needed_opset} strict}},infer-shapes")
-    return _Stage(Pipeline(passes).run(model.clone()).model, passes)
+    """``model`` with the data and at the opset that the types asked for need."""
+    stage = _Stage(model)
+    if computes_in_others(model):
+        stage = _after(stage, f"convert-float32,{TIDY}")
+    if model.graph.opset_imports.get("", 0) < options.needed_opset:
+        stage = _after(stage, f"upgrade-opset{{to={options.needed_opset} strict}},infer-shapes")
+    return stage
+
+
+def _after(stage: _Stage, text: str) -> _Stage:
+    passes = parse_passes(text)
+    done = Pipeline(passes).run(stage.model.clone())
+    return replace(stage, model=done.model, passes=(*stage.passes, *passes))
 
 
 def _is_quantized(stage: _Stage) -> bool:

@@ -65,6 +65,7 @@ WEIGHTS: dict[str, Array] = {
 
 def net(
     text: str = CNN,
+    /,
     *,
     opset: int = 17,
     domains: Mapping[str, int] | None = None,
@@ -448,6 +449,33 @@ def test_opsets_old_and_new(opset: int) -> None:
     assert products(outcome) == 3
     assert outcome.model.opset_imports[""] >= opset
     holds(model, outcome, HELD_OUT)
+
+
+def test_a_float16_model_computes_in_integers_and_keeps_its_interface() -> None:
+    halves = {name: array.astype(np.float16) for name, array in WEIGHTS.items()}
+    model = net(CNN.replace("float[", "float16["), **halves)
+    outcome = compiled(model, {"x": images().astype(np.float16)})
+    assert products(outcome) == 3
+    assert outcome.model.graph.outputs[0].dtype == ir.DataType.FLOAT16
+    holds(model, outcome, {"x": images(4, 99).astype(np.float16)})
+
+
+def test_a_double_model_computes_in_integers_and_keeps_its_interface() -> None:
+    model = net(
+        """g (double[N,8] x) => (double[N,4] y, double[N,8] h) {
+          a = MatMul(x, square)
+          h = Relu(a)
+          y = Gemm(h, w3, b3)
+        }""",
+        square=draw(8, 8).astype(np.float64),
+        w3=WEIGHTS["w3"].astype(np.float64),
+        b3=WEIGHTS["b3"].astype(np.float64),
+    )
+    data = np.random.default_rng(0).standard_normal((24, 8))
+    outcome = compiled(model, {"x": data})
+    assert products(outcome) == 2
+    assert [each.dtype for each in outcome.model.graph.outputs] == [ir.DataType.DOUBLE] * 2
+    holds(model, outcome, {"x": data[:6]})
 
 
 # What declares itself wrongly, or hardly at all
