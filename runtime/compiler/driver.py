@@ -39,6 +39,7 @@ from onnxfold.runtime.compiler.quality import (
     task_budget,
     within_budget,
 )
+from onnxfold.runtime.compiler.repeatable import check_repeatable
 from onnxfold.runtime.compiler.search import search
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
@@ -119,6 +120,7 @@ def compile_model(
         progress: Told of each stage.
 
     Raises:
+        InvalidModelError: The model answers differently each time.
         NotEquivalentError: The result breaks a contract or the budget.
         PassError: A pass failed.
         UsageError: The model is quantized already, there is no such calibration method, or the
@@ -127,6 +129,7 @@ def compile_model(
     _refuse_quantized(model)
     choices = options.starting_choices(family_of(model))
     data = Data.split(feeds)
+    check_repeatable(model, next(iter(data.evaluation)))
     float_run, float_passes = run_tolerant(model, parse_passes(_PREPARE), data.evaluation, progress)
     optimized = float_run.model
     builder = Builder(optimized, data.calibration, options, progress)

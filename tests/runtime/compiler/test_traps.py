@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx.numpy_helper
@@ -26,7 +25,7 @@ from onnxfold.passes.walk import all_nodes
 from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
-Array = npt.NDArray[Any]
+Array = Any  # of numpy; as keywords beside others their types would have to agree
 Data = Mapping[str, Array] | Sequence[Mapping[str, Array]]
 
 LOOSE = "sqnr=15,cosine=0.9"
@@ -47,13 +46,13 @@ g (float[N,3,8,8] x) => (float[N,4] y) {
 
 
 def draw(*shape: int, scale: float | None = None) -> Array:
-    fan_in = math.prod(shape[1:]) if len(shape) > 2 else shape[0]
+    fan_in = math.prod(shape[1:] if len(shape) > 2 else shape[:1])
     deviation = (2 / fan_in) ** 0.5 if scale is None else scale
     random = np.random.default_rng(sum(shape))
     return (random.standard_normal(shape) * deviation).astype(np.float32)
 
 
-WEIGHTS: dict[str, Array] = {
+WEIGHTS: dict[str, Any] = {
     "w1": draw(8, 3, 3, 3),
     "b1": draw(8, scale=0.1),
     "w2": draw(8, 8, 3, 3),
@@ -101,7 +100,7 @@ def singly(**others: Array) -> list[Mapping[str, Array]]:
 
 def compiled(model: onnx.ModelProto | str, data: Data = IMAGES, **options: Any) -> onnxfold.Outcome:
     """``model`` compiled fast, however slow it gets; valid, and with the same interface."""
-    chosen = {"preset": "fast", "keep_slower": True, "budget": LOOSE, **options}
+    chosen: dict[str, Any] = {"preset": "fast", "keep_slower": True, "budget": LOOSE, **options}
     outcome = onnxfold.compile(model, data=data, **chosen)
     proto = ir.to_proto(outcome.model)
     onnx.checker.check_model(proto, full_check=True)
@@ -206,7 +205,7 @@ g (float[N,3,8,8] x, float[1,4,1] anchors, int64[N] count)
   scaled = Mul(bf, anchors)
   many = Greater(count, zero)
 }"""
-HEADS: dict[str, Array] = {
+HEADS: dict[str, Any] = {
     "wb": draw(4, 8, 1, 1, scale=10.0),
     "ws": draw(1, 8, 1, 1, scale=0.3),
     "four": np.array([0, 4, -1]),
@@ -319,7 +318,7 @@ def test_integer_inputs_and_outputs_keep_their_types() -> None:
     ],
 )
 def test_a_quantized_model_is_refused_and_sent_to_fold(
-    op_type: str, domain: str, attributes: dict[str, int]
+    op_type: str, domain: str, attributes: dict[str, Any]
 ) -> None:
     node = onnx.helper.make_node(op_type, ["x", "s"], ["z"], domain=domain, **attributes)
     model = net(
@@ -640,7 +639,7 @@ def test_data_that_never_changes(value: float) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_no_numbers_name_the_tensor_they_reach(value: float) -> None:
-    weights = WEIGHTS["w1"].copy()
+    weights: Array = WEIGHTS["w1"].copy()
     weights[2, 0, 0, 0] = value
     with pytest.raises(InvalidModelError, match=r"tensor 'r1' has .* on calibration sample 0"):
         compiled(net(w1=weights))
@@ -682,6 +681,54 @@ def test_a_branch_that_calibration_never_takes_is_right_all_the_same() -> None:
     assert products(outcome) >= 2
     for taken in (True, False):
         holds(model, outcome, {"x": images(1, 99), "c": np.array(taken)})
+
+
+def test_layers_that_nothing_reaches_in_calibration_stay_in_float() -> None:
+    model = net(
+        """g (float[N,3,8,8] x, bool c) => (float[N,8,8,8] y) {
+          y = If(c) <then_branch = t () => (float[N,8,8,8] o1) {
+              o1 = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            }, else_branch = e () => (float[N,8,8,8] o2) {
+              a = Concat<axis=1>(x, x, x)
+              o2 = Slice(a, zero, eight, one)
+            }>
+        }""",
+        zero=np.array([0]),
+        one=np.array([1]),
+        eight=np.array([8]),
+    )
+    outcome = compiled(model, singly(c=np.array(False)))
+    assert products(outcome) == 0
+    assert "calibration" in reasons(outcome)["o1"]
+
+
+DROPOUT = """
+g (float[N,3,8,8] x) => (float[N,8,8,8] y) {
+  c1 = Conv<pads=[1,1,1,1]>(x, w1, b1)
+  d = Dropout(c1, half, training)
+  y = Conv<pads=[1,1,1,1]>(d, w2)
+}"""
+
+
+def test_dropout_in_training_mode_is_refused_and_named() -> None:
+    half = np.array(0.5, np.float32)
+    with pytest.raises(InvalidModelError, match=r"different outputs: Dropout .* export the model"):
+        compiled(net(DROPOUT, half=half, training=np.array(True)))
+    assert products(compiled(net(DROPOUT, half=half, training=np.array(False)))) == 2
+
+
+def test_batch_normalization_in_training_mode_keeps_computing_its_statistics() -> None:
+    model = net(
+        """g (float[N,3,8,8] x) => (float[N,8,8,8] y) {
+          c1 = Conv<pads=[1,1,1,1]>(x, w1, b1)
+          n, mean, variance = BatchNormalization<training_mode=1>(c1, b2, b1, b1, b2)
+          y = Conv<pads=[1,1,1,1]>(n, w2)
+        }"""
+    )
+    outcome = compiled(model)
+    assert products(outcome) == 2
+    assert "BatchNormalization" in ops(outcome)
+    holds(model, outcome, HELD_OUT)
 
 
 @pytest.mark.parametrize(
