@@ -27,6 +27,7 @@ _KINDS: dict[str, type] = {
     "target": str,
     "mode": str,
     "budget": str,
+    "metric": str,
     "preset": str,
     "calibration": str,
     "calibration_cache": str,
@@ -42,7 +43,7 @@ _KINDS: dict[str, type] = {
     "only": list,
     OVERRIDES: list,
 }
-_PATHS = ("calibration_cache", "costs")
+_PATHS = ("calibration_cache", "costs", "metric")
 _WORDS = {str: "text", bool: "true or false", list: "a list"}
 
 

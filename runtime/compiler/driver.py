@@ -147,13 +147,13 @@ def compile_model(
     plan = Plan(model_facts(model).sha256, passes, selection.decisions, in_float)
     left_out = float_run.remarks
     try:
-        run, comparison, task = _prove(model, plan, data, options.budget, progress)
+        run, comparison, task = _prove(model, plan, data, options, progress)
     except NotEquivalentError as error:
         if selection.choice is not None:
             raise
         # Only samples beyond those of the per-pass gates showed it: the original is always right.
         plan = replace(plan, passes=())
-        run, comparison, task = _prove(model, plan, data, options.budget, progress)
+        run, comparison, task = _prove(model, plan, data, options, progress)
         reason = f"the optimized float model leaves its contract: {error}"
         left_out += (Remark("compile", "(whole model)", "", reason, "onnxfold optimize"),)
     left_out = tuple(each for each in left_out if each not in run.remarks)
@@ -163,7 +163,11 @@ def compile_model(
 
 
 def replay(
-    model: ir.Model, plan: Plan, feeds: FeedSource, budget: Budget, progress: Progress
+    model: ir.Model,
+    plan: Plan,
+    feeds: FeedSource,
+    options: CompileOptions,
+    progress: Progress,
 ) -> Compilation:
     """Run a plan's passes, measuring nothing, and prove the result.
 
@@ -173,14 +177,15 @@ def replay(
     """
     plan.check_model(model_facts(model).sha256)
     data = Data.split(feeds)
-    run, comparison, task = _prove(model, plan, data, budget, progress)
+    run, comparison, task = _prove(model, plan, data, options, progress)
     run = replace(run, remarks=_explained(run.remarks, plan.in_float, run.model))
     return Compilation(run, comparison, task, {}, plan, data.held_out)
 
 
 def _prove(
-    model: ir.Model, plan: Plan, data: Data, budget: Budget, progress: Progress
+    model: ir.Model, plan: Plan, data: Data, options: CompileOptions, progress: Progress
 ) -> tuple[VerifiedRun, Comparison, TaskResult | None]:
+    budget = options.budget
     rounding = [each for each in plan.passes if each.contract is Contract.APPROXIMATE]
     quantized = bool(rounding)
     # What one pass breaks the next may mend: then only the whole can be judged.
@@ -188,15 +193,14 @@ def _prove(
     run = run_verified(model, plan.passes, data.evaluation, progress, budget=lenient)
     contract = Contract.APPROXIMATE if quantized else Contract.REASSOCIATED
     progress.stage("comparing with the original")
-    _, task = QualityJudge(model, data.evaluation, budget).compare(run.model)
+    _, task = _judge(model, data.evaluation, options).compare(run.model)
     limits = task_budget(budget, task)
     comparison = compare_models(model, run.model, data.evaluation, contract, limits)
     if not comparison.verdict.passed and not comparison.verdict.inconclusive:
         raise NotEquivalentError("; ".join(comparison.verdict.reasons))
     if task is not None and not within_budget(task, budget):
         raise NotEquivalentError(
-            f"{task.original - task.candidate} of {task.original} right answers are lost, more "
-            f"than the budget of {budget.max_flip_rate:.2%}"
+            f"{task}: more is lost than the budget of {budget.max_flip_rate:.2%} of it"
         )
     return run, comparison, task
 
@@ -228,7 +232,7 @@ def _choose(
     builder: Builder,
     progress: Progress,
 ) -> Selection[ir.Model]:
-    judge = QualityJudge(model, data.evaluation.first(_JUDGED_FEEDS), options.budget)
+    judge = _judge(model, data.evaluation.first(_JUDGED_FEEDS), options)
     quick = QualityJudge(model, data.evaluation.first(_QUICK_FEEDS), options.budget)
     layers = linear_layers(optimized)
 
@@ -249,6 +253,10 @@ def _choose(
         slowest=None if options.budget.faster is None else 1.0 / options.budget.faster,
     )
     return search(subject, choices, keep_slower=options.takes_first)
+
+
+def _judge(model: ir.Model, feeds: FeedSource, options: CompileOptions) -> QualityJudge:
+    return QualityJudge(model, feeds, options.budget, options.metric, options.metric_name)
 
 
 def _require_speed(selection: Selection[ir.Model], budget: Budget) -> None:

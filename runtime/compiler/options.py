@@ -14,11 +14,13 @@ from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.quantize.schemes import Activations, Weights
+from onnxfold.passes.script import ScriptReference
 from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.calibrate.methods import method_text, parse_method
 from onnxfold.runtime.compiler.choice import Choice, Ladder, Scheme
 from onnxfold.runtime.compiler.config import OVERRIDES
 from onnxfold.runtime.compiler.families import Family
+from onnxfold.runtime.compiler.quality import Metric
 from onnxfold.runtime.verify.budget import Budget
 
 Target = Literal["ort", "standard", "integer", "qdq"]
@@ -73,6 +75,8 @@ class CompileOptions:
         target: What the integer graph is made of.
         mode: A mode of TensorFlow Lite, by its name: instead of the search among schemes.
         budget: What may be lost.
+        metric: The user's own measure of how good a model is; None for labels, where there are.
+        metric_name: What reports call it.
         preset: How much is tried for accuracy: ``fast`` what the budget needs; ``balanced`` what
             costs seconds; ``best`` all there is.
         calibration: How ranges are found: a method, with its options in braces, or ``search``.
@@ -93,6 +97,8 @@ class CompileOptions:
     target: Target = "ort"
     mode: Mode | None = None
     budget: Budget = field(default_factory=Budget)
+    metric: Metric | None = None
+    metric_name: str = ""
     preset: Preset = "balanced"
     calibration: str = SEARCH
     calibration_cache: Path | None = None
@@ -129,6 +135,11 @@ class CompileOptions:
             values["calibration_cache"] = Path(values["calibration_cache"])
         if "costs" in values:
             values["costs"] = os.fspath(values["costs"])
+        metric = values.get("metric")
+        if isinstance(metric, str):
+            values["metric"] = _script(metric).call
+        if metric is not None:
+            values["metric_name"] = getattr(metric, "__name__", str(metric).rpartition(":")[2])
         overrides = values.get("overrides", Overrides())
         if isinstance(overrides, str):
             overrides = Overrides.from_text(overrides)
@@ -159,6 +170,8 @@ class CompileOptions:
             "budget": {name: v for name, v in self.budget.to_json().items() if v is not None},
             "overrides": [each.to_json() for each in self.overrides.entries],
             "calibration_cache": str(self.calibration_cache or ""),
+            "metric": self.metric_name,
+            "metric_name": "",
         }
         return {name: plain.get(name, v) for name, v in values.items() if plain.get(name, v)}
 
@@ -224,3 +237,10 @@ class CompileOptions:
             for name, (scheme, ops) in found.items()
             if ops
         ]
+
+
+def _script(text: str) -> ScriptReference:
+    try:
+        return ScriptReference.from_text(text)
+    except ValueError as error:
+        raise UsageError(f"metric: {error}") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
-from onnxfold.passes.errors import ExecutionError, UsageError
+from onnxfold.passes.errors import ExecutionError, OnnxfoldError, UsageError
 from onnxfold.passes.io_types import float_edges, with_float_io
 from onnxfold.runtime.compiler.choice import Quality
 from onnxfold.runtime.feeds import FeedSource
@@ -25,35 +26,62 @@ from onnxfold.runtime.verify.metrics import OutputMetrics
 
 _CACHE_BYTES = 512 * 2**20
 _PERFECT_DB = 200.0
+ACCURACY = "accuracy"
+_ROUNDING = 1e-12
 LABELS = "labels"
 """Name of the array beside the inputs that holds the right class of each sample."""
 
 
+Metric = Callable[[Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]], float]
+"""What the user measures by: from pairs of outputs and arrays of samples to a figure; more is
+better."""
+
+
 @dataclass(frozen=True)
 class TaskResult:
-    """How many labelled samples are answered rightly.
+    """How good two models are at what they are for.
 
     Attributes:
-        rows: Labelled samples.
-        original: Right answers of the original.
-        candidate: Right answers of the candidate.
+        rows: Samples that were counted.
+        original: The figure of the original: its share of right answers, or the user's own.
+        candidate: That of the candidate.
+        name: What the figure is.
     """
 
     rows: int
-    original: int
-    candidate: int
+    original: float
+    candidate: float
+    name: str = ACCURACY
 
     def within(self, loss: float) -> bool:
-        """Whether the candidate keeps all but the share ``loss`` of the right answers."""
-        return self.candidate >= (1 - loss) * self.original
+        """Whether the candidate loses no more than the share ``loss`` of the figure."""
+        # Shares of right answers are counts over counts: equal ones must not differ by rounding.
+        return self.candidate >= self.original - loss * abs(self.original) - _ROUNDING
+
+    @property
+    def can_lose(self) -> bool:
+        """Whether there is anything to lose: an original that is never right judges nothing."""
+        return self.name != ACCURACY or self.original > 0
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
+        if self.name == ACCURACY:
+            return {
+                "rows": self.rows,
+                "original_accuracy": self.original,
+                "accuracy": self.candidate,
+            }
         return {
+            "metric": self.name,
             "rows": self.rows,
-            "original_accuracy": self.original / self.rows,
-            "accuracy": self.candidate / self.rows,
+            "original": self.original,
+            "result": self.candidate,
         }
+
+    def __str__(self) -> str:
+        """``accuracy 97.50% (was 98.00%)``."""
+        form = ".2%" if self.name == ACCURACY else ".4g"
+        return f"{self.name} {self.candidate:{form}} (was {self.original:{form}})"
 
 
 @dataclass(frozen=True)
@@ -65,12 +93,14 @@ class _Sample:
         reference: Outputs of the original.
         labels: The right class of each row of the scores; empty where there are none.
         scores: The output they are about.
+        arrays: All there is of the sample, for the user's own metric.
     """
 
     feed: Feed
     reference: Mapping[str, Any]
     labels: Array
     scores: str
+    arrays: Mapping[str, Any]
 
 
 class QualityJudge:
@@ -78,17 +108,31 @@ class QualityJudge:
 
     Where the data has labels, the task is the judge: the rate of changed answers in the budget
     becomes the share of right answers that may be lost, and noise only has to be within the wider
-    limits that class scores have anyway.
+    limits that class scores have anyway. So it is with a metric of the user's own.
 
     Attributes:
         samples: How many feeds are compared: all of the source, or as many as fit the cache.
     """
 
-    def __init__(self, original: ir.Model, feeds: FeedSource, budget: Budget) -> None:
+    def __init__(
+        self,
+        original: ir.Model,
+        feeds: FeedSource,
+        budget: Budget,
+        metric: Metric | None = None,
+        metric_name: str = "metric",
+    ) -> None:
         """Run the original once on all feeds.
 
+        Args:
+            original: What candidates are compared with.
+            feeds: What is compared; arrays beside the inputs are labels, or for the metric.
+            budget: What may be lost.
+            metric: The user's own measure; None judges by labels, where there are any.
+            metric_name: What reports call it.
+
         Raises:
-            UsageError: Labels are no class numbers of the model.
+            UsageError: Labels are no class numbers of the model, or the metric fails.
         """
         self._budget = budget
         self._float_edges = float_edges(original)
@@ -98,10 +142,17 @@ class QualityJudge:
         for number, (feed, extra) in enumerate(feeds.with_labels()):
             outputs = session.run(feed)
             place = f"{feeds.description}, sample {number}"
-            self._cache.append(_sample(feed, outputs, extra.get(LABELS), place))
+            labels = extra.get(LABELS) if metric is None else None
+            sample = _sample(feed, outputs, labels, place)
+            self._cache.append(replace(sample, arrays={**feed, **extra}))
             used += _bytes(feed) + _bytes(outputs)
             if used > _CACHE_BYTES:
                 break
+        self._metric = metric
+        self._metric_name = metric_name
+        self._reached = 0.0
+        if metric is not None:
+            self._reached = _figure(metric, ((s.reference, s.arrays) for s in self._cache))
 
     @property
     def samples(self) -> int:
@@ -112,13 +163,24 @@ class QualityJudge:
         """The metrics of ``candidate``, and its answers where the data has labels."""
         session = Session(with_float_io(candidate, self._float_edges), DEPLOYMENT)
         comparer = Comparer()
-        answers: list[tuple[int, int, int]] = []
+        runs = self._runs(session, comparer)
+        if self._metric is not None:
+            figure = _figure(self._metric, ((out, each.arrays) for each, out in runs))
+            # The noise is that of all samples, also where the metric needs fewer.
+            deque(runs, maxlen=0)
+            return comparer, TaskResult(self.samples, self._reached, figure, self._metric_name)
+        answers = [_right_answers(each, outputs) for each, outputs in runs]
+        rows, original, right = (sum(column) for column in zip(*answers, strict=True))
+        return comparer, TaskResult(rows, original / rows, right / rows) if rows else None
+
+    def _runs(
+        self, session: Session, comparer: Comparer
+    ) -> Iterator[tuple[_Sample, Mapping[str, Any]]]:
+        """Each sample with what a candidate makes of it, which ``comparer`` sees."""
         for sample in self._cache:
             outputs = session.run(sample.feed)
             comparer.add(sample.reference, outputs)
-            answers.append(_right_answers(sample, outputs))
-        rows, original, right = (sum(column) for column in zip(*answers, strict=True))
-        return comparer, TaskResult(rows, original, right) if rows else None
+            yield sample, outputs
 
     def __call__(self, candidate: ir.Model) -> Quality:
         """Run ``candidate`` on the cached feeds and judge it; one that does not run is far off."""
@@ -143,7 +205,7 @@ def task_budget(budget: Budget, task: TaskResult | None) -> Budget:
 
     Where the original gives no right answer there is none to lose, and nothing is judged by it.
     """
-    if task is None or task.original == 0 or budget.max_flip_rate is None:
+    if task is None or not task.can_lose or budget.max_flip_rate is None:
         return budget
     limits = limits_for_scores(budget) if budget.decisions_first else budget
     return replace(limits, max_flip_rate=None)
@@ -160,7 +222,7 @@ def _describe(score: float, metrics: list[OutputMetrics], task: TaskResult | Non
     if rows:
         text += f", top-1 agreement {1 - flips / rows:.2%}"
     if task is not None:
-        text += f", accuracy {task.candidate / task.rows:.2%} (was {task.original / task.rows:.2%})"
+        text += f", {task}"
     return text
 
 
@@ -174,7 +236,7 @@ def _sample(feed: Feed, reference: Mapping[str, Any], extra: Array | None, place
     shapes = {name: np.shape(value) for name, value in reference.items()}
     found = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == labels.size]
     if not labels.size or not found:
-        return _Sample(feed, reference, np.empty(0, np.int64), "")
+        return _Sample(feed, reference, np.empty(0, np.int64), "", {})
     classes = shapes[found[0]][1]
     for label in labels.tolist():
         if label not in range(classes):
@@ -182,7 +244,7 @@ def _sample(feed: Feed, reference: Mapping[str, Any], extra: Array | None, place
                 f"{place}: '{LABELS}' holds {label!r}, which is no class: output '{found[0]}' has "
                 f"scores for classes 0 to {classes - 1}"
             )
-    return _Sample(feed, reference, labels.astype(np.int64), found[0])
+    return _Sample(feed, reference, labels.astype(np.int64), found[0], {})
 
 
 def _right_answers(sample: _Sample, outputs: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -192,6 +254,25 @@ def _right_answers(sample: _Sample, outputs: Mapping[str, Any]) -> tuple[int, in
     old = np.argmax(sample.reference[sample.scores], axis=1) == sample.labels
     new = np.argmax(outputs[sample.scores], axis=1) == sample.labels
     return sample.labels.size, int(np.sum(old)), int(np.sum(new))
+
+
+def _figure(
+    metric: Metric, samples: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> float:
+    """What ``metric`` says of samples.
+
+    Raises:
+        UsageError: It fails, or says no finite number.
+    """
+    try:
+        figure = float(metric(samples))
+    except OnnxfoldError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the metric failed: {type(error).__name__}: {error}") from error
+    if not math.isfinite(figure):
+        raise UsageError(f"the metric is {figure}: it has to be a finite number, more is better")
+    return figure
 
 
 def _bytes(arrays: Mapping[str, Any]) -> int:

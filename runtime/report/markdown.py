@@ -138,6 +138,9 @@ def _equivalence(equivalence: dict[str, Any]) -> list[str]:
 def _task(task: dict[str, Any]) -> list[str]:
     if not task:
         return []
+    if "metric" in task:
+        figures = f"{task['original']:.4g} before, {task['result']:.4g} after"
+        return [f"{escape(task['metric'])} on {task['rows']} samples: {figures}.", ""]
     before, after = task["original_accuracy"], task["accuracy"]
     return [
         f"Accuracy on {task['rows']} labelled samples: {before:.2%} before, {after:.2%} after.",

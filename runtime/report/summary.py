@@ -49,7 +49,10 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
     """The last lines of a command, as text: latency, accuracy, size, verdict."""
     yield from _latency(report)
     task = report["task"]
-    if task:
+    if "metric" in task:
+        figures = f"{task['original']:.4g} -> {task['result']:.4g}"
+        yield f"{task['metric']}: {figures} on {task['rows']} samples"
+    elif task:
         before, after = task["original_accuracy"], task["accuracy"]
         yield f"accuracy: {before:.2%} -> {after:.2%} on {task['rows']} labelled samples"
     source, result = report["source"], report["result"]

@@ -249,6 +249,12 @@ def _compile(parser: argparse.ArgumentParser) -> None:
     )
     _budget(parser)
     parser.add_argument(
+        "--metric",
+        metavar="FILE.py:FUNCTION",
+        help="what is measured by: a function of pairs of outputs and samples that returns a "
+        "number, more is better; the rate in --budget is the share of it that may be lost",
+    )
+    parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         help=f"{'; '.join(f'{name}: {text}' for name, text in PRESETS.items())} "

@@ -43,6 +43,7 @@ def compile(options: argparse.Namespace) -> int:
             target=options.target,
             mode=options.mode,
             budget=options.budget,
+            metric=options.metric,
             preset=options.preset,
             calibration=options.calibration,
             calibration_cache=options.calibration_cache,

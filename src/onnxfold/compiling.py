@@ -19,6 +19,7 @@ from onnxfold.runtime.compiler.driver import Compilation, compile_model, replay
 from onnxfold.runtime.compiler.families import family_of
 from onnxfold.runtime.compiler.options import CompileOptions, Preset, Target
 from onnxfold.runtime.compiler.plan import Plan
+from onnxfold.runtime.compiler.quality import Metric
 from onnxfold.runtime.compiler.verified import model_facts
 from onnxfold.runtime.explain import explain_islands
 from onnxfold.runtime.feeds import FeedSource
@@ -37,6 +38,7 @@ def compile(
     target: Target | None = None,
     mode: Mode | None = None,
     budget: Budget | str | float | None = None,
+    metric: Metric | str | None = None,
     preset: Preset | None = None,
     calibration: str | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
@@ -67,6 +69,9 @@ def compile(
         mode: A mode of TensorFlow Lite: ``dynamic-range``, ``full-integer`` (inputs and outputs
             too), ``16x8`` or ``float16``; what it makes is taken however fast it is (none).
         budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
+        metric: The user's own measure, a function or ``file.py:function``: it is given pairs of
+            outputs and arrays of samples (those beside the inputs too), by name, and returns a
+            number, more is better. The budget's rate is the share of it that may be lost.
         preset: How much is tried for accuracy: ``fast`` only what the budget needs, ``balanced``
             what takes seconds, ``best`` all there is (``balanced``).
         calibration: How activation ranges are found: the name of a method, with its options in
@@ -97,6 +102,7 @@ def compile(
         "target": target,
         "mode": mode,
         "budget": budget,
+        "metric": metric,
         "preset": preset,
         "calibration": calibration,
         "calibration_cache": calibration_cache,
@@ -118,7 +124,7 @@ def compile(
     feeds = feeds_for(original, data)
     if plan is not None:
         loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
-        done = replay(original, loaded, feeds, options.budget, bar)
+        done = replay(original, loaded, feeds, options, bar)
     else:
         done = compile_model(original, feeds, options, bar)
     asked = {**options.to_json(), "family": family_of(original)} if plan is None else {}

@@ -171,3 +171,23 @@ def test_the_modes_of_tensorflow_lite(mode: Mode, tmp_path: Path, parse: Any) ->
     assert ("DynamicQuantizeLinear" in ops) == (mode == "dynamic-range")
     if mode == "16x8":
         assert insertion(outcome).activations == "s16"
+
+
+def test_the_metric_of_the_user_in_a_file(net: Path, data: dict[str, Any], tmp_path: Path) -> None:
+    script = tmp_path / "score.py"
+    script.write_text(
+        "def mean_top(samples):\n"
+        "    return sum(float(max(o.reshape(-1))) for out, _ in samples for o in out.values())\n"
+    )
+    path = config(tmp_path, 'metric = "score.py:mean_top"\nkeep-slower = true\npreset = "fast"\n')
+    report = onnxfold.compile(net, data=data, config=path, budget="0.2").report.to_json()
+    assert report["options"]["metric"] == "mean_top"
+    assert report["task"]["metric"] == "mean_top"
+    assert report["task"]["rows"] == 8
+    assert report["task"]["result"] >= 0.8 * report["task"]["original"]
+
+
+@pytest.mark.parametrize("text", ["score.py", "none.py:score"])
+def test_a_metric_that_is_not_there(net: Path, data: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=r"file\.py:function|no such file"):
+        onnxfold.compile(net, data=data, metric=text)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -9,7 +10,7 @@ import pytest
 
 from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.compiler.clock import make_clock
-from onnxfold.runtime.compiler.quality import QualityJudge
+from onnxfold.runtime.compiler.quality import Metric, QualityJudge
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.progress import Silent
 from onnxfold.runtime.specs import input_specs
@@ -65,3 +66,66 @@ def test_what_does_not_run_is_far_off_and_is_not_timed(parse: Callable[..., ir.M
     assert quality.text.startswith("does not run: ")
     clock = make_clock(feeds, Silent())
     assert set(clock({"original": model, "broken": broken, "same": model})) == {"original", "same"}
+
+
+Samples = Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+def mean_sign(samples: Samples) -> float:
+    """How often the first output has the sign that the sample names."""
+    return float(np.mean([np.sign(out["y"][0, 0]) == arrays["sign"] for out, arrays in samples]))
+
+
+@pytest.mark.parametrize(("scale", "passed"), [(1.02, True), (-1.0, False)])
+def test_the_metric_of_the_user_judges(
+    scale: float, passed: bool, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse(CLASSIFIER)
+    text = "g (float[N,3] x) => (float[N,3] y) <float c = {%s}> { y = Mul(x, c) }" % -scale
+    rng = np.random.default_rng(1)
+    feeds = [{"x": rng.normal(size=(1, 3)).astype(np.float32)} for _ in range(8)]
+    samples = [{**feed, "sign": -np.sign(feed["x"][0, 0])} for feed in feeds]
+    source = open_feeds(samples, input_specs(model))
+    judge = QualityJudge(model, source, Budget(), mean_sign, "mean_sign")
+    quality = judge(parse(text))
+    assert quality.passed == passed
+    assert f"mean_sign {1.0 if passed else 0.0:.4g} (was 1)" in quality.text
+
+
+def not_a_number(samples: Samples) -> float:
+    return math.nan * len(list(samples))
+
+
+def failing(samples: Samples) -> float:
+    return list(samples)[99][0]["y"][0, 0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (not_a_number, "the metric is nan"),
+        (failing, "the metric failed: IndexError"),
+    ],
+)
+def test_a_metric_that_fails_is_a_usage_error(
+    metric: Metric, message: str, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse(CLASSIFIER)
+    feeds = open_feeds({"x": np.ones((2, 3), np.float32)}, input_specs(model))
+    with pytest.raises(UsageError, match=message):
+        QualityJudge(model, feeds, Budget(), metric)
+
+
+def test_the_noise_is_that_of_all_samples_whatever_the_metric_reads(
+    parse: Callable[..., ir.Model],
+) -> None:
+    model = parse(CLASSIFIER)
+    feeds = open_feeds({"x": np.ones((5, 3), np.float32)}, input_specs(model))
+
+    def first(samples: Samples) -> float:
+        return float(next(iter(samples))[0]["y"][0, 0])
+
+    comparer, task = QualityJudge(model, feeds, Budget(), first).compare(model)
+    assert next(iter(comparer.metrics.values())).elements == 15
+    assert task is not None
+    assert (task.rows, task.original, task.candidate) == (5, -1.0, -1.0)
