@@ -212,7 +212,9 @@ def has_coarse_bias(linear: Linear) -> bool:
 
 
 def accumulator_type(linear: Linear) -> AffineType | None:
-    """The type of the int32 accumulator of an unrounded product; None where its axis is unknown.
+    """The type of the int32 accumulator of an unrounded product; None where its rank is unknown.
+
+    With a scale a channel, both the axis and how it is broadcast depend on the rank.
 
     Where the bias falls between its codes, it is not in them: see ``residual_bias``.
     """
@@ -220,8 +222,8 @@ def accumulator_type(linear: Linear) -> AffineType | None:
     zeros = np.zeros(scale.shape, np.int32)
     if scale.ndim == 0:
         return AffineType(scale, zeros, ir.DataType.INT32)
-    if linear.operator.op_type == "Conv":
-        return AffineType(scale, zeros, ir.DataType.INT32, 1)
     if linear.output.shape is None:
         return None
+    if linear.operator.op_type == "Conv":
+        return AffineType(scale, zeros, ir.DataType.INT32, 1)
     return AffineType(scale, zeros, ir.DataType.INT32, len(linear.output.shape) - 1)

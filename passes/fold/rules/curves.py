@@ -33,6 +33,8 @@ _LARGEST_ERROR = 0.05
 _POINTS = 2**15
 _REFINEMENTS = 6
 _SLOPE_ROUNDING = 1e-6
+_MAGNITUDES = 2**13
+_PART_OF_UNIT = 256
 
 
 def if_curve(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -70,7 +72,7 @@ def _lowering(
     residual = types.residuals.get(source)
     reach = types.reaches[source] * float(np.max(unit.scale))
     reach += 0.0 if residual is None else float(np.max(np.abs(residual)))
-    slopes = _slopes(found, reach, types)
+    slopes = _slopes(found, unit, reach, types)
     if slopes is not None:
         return Slopes(
             node=nodes[-1],
@@ -85,12 +87,14 @@ def _lowering(
     if found.axis is not None:
         return Refusal("it is another function of an unrounded product in each channel")
     line = _Line(found, want, types)
-    start, end = line.domain(reach)
-    if bool(np.any(np.isnan(line.codes(np.linspace(-reach, reach, _POINTS))))):
+    positive = _magnitudes(unit, reach)
+    reached = np.concatenate([-positive[::-1], np.zeros(1), positive])
+    if bool(np.any(np.isnan(line.codes(reached)))):
         return not_a_number(source)
+    start, end = line.domain(reached)
     for count in _KNOTS:
         knots = line.codes(np.linspace(start, end, count + 1))
-        if line.is_near(knots, start, end):
+        if line.is_near(knots, start, end, reached):
             return Curve(
                 node=nodes[-1],
                 reads=(source,),
@@ -106,15 +110,19 @@ def _lowering(
     return Refusal(f"'{source.name}' is not rounded, and lines between knots are too far off")
 
 
-def _slopes(found: FunctionOf, reach: float, types: TypeState) -> tuple[Array, Array] | None:
+def _slopes(
+    found: FunctionOf, unit: AffineType, reach: float, types: TypeState
+) -> tuple[Array, Array] | None:
     """The factors below and above 0, of a function that is no more; None where it is more."""
     assert found.source.shape is not None
-    whole = 2.0 ** (np.ceil(np.log2(max(reach, 1e-30))) - np.arange(16))
+    magnitudes = _magnitudes(unit, reach)
+    whole = 2.0 ** np.floor(np.log2(magnitudes[-1]))  # the quotient is the factor itself
+    magnitudes = np.concatenate([[whole], magnitudes])
     sides: list[Array] = []
     for sign in (-1.0, 1.0):
-        x = (sign * np.concatenate([whole, whole * 0.6875])).astype(np.float32)
+        x = (sign * magnitudes).astype(np.float32)
         factors = results(found, x, types).astype(np.float64) / x
-        first = factors[..., :1]  # at a power of two: the factor itself
+        first = factors[..., :1]
         if not np.all(np.abs(factors - first) <= _SLOPE_ROUNDING * np.abs(first)):
             return None
         behind = 0 if found.axis is None else len(found.source.shape) - found.axis - 1
@@ -123,6 +131,18 @@ def _slopes(found: FunctionOf, reach: float, types: TypeState) -> tuple[Array, A
     at_zero = results(found, np.zeros(1, np.float32), types)
     below, above = sides
     return None if bool(np.any(at_zero)) or not (below.any() or above.any()) else (below, above)
+
+
+def _magnitudes(unit: AffineType, reach: float) -> Array:
+    """Positive numbers up to ``reach``, from far less than the accumulator's unit on.
+
+    Dense at every magnitude: what bends between two limits may do so anywhere.
+    """
+    tiny = float(np.finfo(np.float32).tiny)
+    most = max(reach, tiny)
+    least = min(max(float(np.min(unit.scale)) / _PART_OF_UNIT, tiny), most)
+    even = np.linspace(0.0, most, _MAGNITUDES + 1)[1:]
+    return np.sort(np.concatenate([np.geomspace(least, most, _MAGNITUDES), even]))
 
 
 class _Line:
@@ -139,11 +159,11 @@ class _Line:
         codes = numbers / float(self._type.scale) + float(self._type.zero_point)
         return np.clip(codes, *self._type.limits)
 
-    def domain(self, reach: float) -> tuple[float, float]:
-        """Where the result is not the code at one end of [-reach, reach]; wider than nothing."""
-        start, end = -reach, reach
+    def domain(self, reached: Array) -> tuple[float, float]:
+        """Where the result is not the code at one end of what is reached; wider than nothing."""
+        x = reached
+        start, end = float(x[0]), float(x[-1])
         for _ in range(_REFINEMENTS):
-            x = np.linspace(start, end, _KNOTS[-1] + 1)
             codes = np.rint(self.codes(x))
             (moving,) = np.nonzero((codes != codes[0]) & (codes != codes[-1]))
             (left,), (right,) = (np.nonzero(codes != codes[i]) for i in (0, -1))
@@ -155,13 +175,16 @@ class _Line:
             if first == 0 and last == len(x) - 1:
                 break
             start, end = float(x[first]), float(x[last])
+            x = np.linspace(start, end, _KNOTS[-1] + 1)
         return start, end
 
-    def is_near(self, knots: Array, start: float, end: float) -> bool:
-        """Whether the lines between ``knots`` are as good as the function."""
-        x = np.linspace(start, end, _POINTS)
-        lines = np.interp(x, np.linspace(start, end, len(knots)), knots)
-        error = np.abs(lines - self.codes(x))
+    def is_near(self, knots: Array, start: float, end: float, reached: Array) -> bool:
+        """Whether the lines are as good as the function, and what is ``reached`` beside is one."""
+        at, inside = np.linspace(start, end, len(knots)), np.linspace(start, end, _POINTS)
+        beside = reached[(reached < start) | (reached > end)]
+        if np.any(np.rint(np.interp(beside, at, knots)) != np.rint(self.codes(beside))):
+            return False
+        error = np.abs(np.interp(inside, at, knots) - self.codes(inside))
         return float(np.mean(error)) <= _MEAN_ERROR and float(np.max(error)) <= _LARGEST_ERROR
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.simplify.infer_shapes import InferShapes
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
 TARGETS: tuple[Any, ...] = ("ort", "standard", "qdq", "integer")
@@ -285,5 +286,61 @@ def test_float_ops_that_lose_a_reader_are_folded_for_the_other(
     wanted = _outputs(model, feed)
     FoldQdq(target).run(model)
     assert not {"DequantizeLinear", "QuantizeLinear"} & {node.op_type for node in model.graph}
+    for name, got in _outputs(model, feed).items():
+        np.testing.assert_array_equal(got, wanted[name])
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_a_function_that_bends_far_below_what_a_product_reaches_is_not_two_slopes(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    """The HardSwish bends between -3 and 3, and the product reaches more than 2^18."""
+    model = parse("""
+    agraph (uint8[4,16] q, uint8[16,5] r) => (uint8[4,5] p)
+    <float s = {0.75}, uint8 z = {100}, float t = {1.5}, uint8 u = {169}, float three = {3.0},
+     float zero = {0.0}, float six = {6.0}, float o = {0.03}, uint8 v = {60}>
+    {
+      x = DequantizeLinear (q, s, z)
+      y = DequantizeLinear (r, t, u)
+      m = MatMul (x, y)
+      a = Add (m, three)
+      c = Clip (a, zero, six)
+      h = Mul (m, c)
+      d = Div (h, six)
+      p = QuantizeLinear (d, o, v)
+    }
+    """)
+    feed = {
+        "q": np.array([[code] + [100] * 15 for code in (99, 100, 101, 255)], np.uint8),
+        "r": np.arange(167, 247, dtype=np.uint8).reshape(16, 5),
+    }
+    wanted = _outputs(model, feed)["p"]
+    InferShapes().run(model)
+    assert FoldQdq(target).run(model).rules["fold-curve"] == 1
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_a_convolution_of_unknown_rank_that_two_round_runs(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse("""
+    agraph (uint8[1,4,12] q) => (uint8[] p, uint8[] o)
+    <float s = {0.0135}, uint8 z = {128}, int8[4,1,1] w = {-128, 127, -90, 40},
+     float[4] sw = {0.0039, 0.0033, 0.0052, 0.0055}, float t = {0.0103}, uint8 u = {88},
+     float v = {0.0075}>
+    {
+      x = DequantizeLinear (q, s, z)
+      y = DequantizeLinear <axis = 0> (w, sw)
+      c = Conv <group = 4> (x, y)
+      p = QuantizeLinear (c, t, u)
+      o = QuantizeLinear (c, v, u)
+    }
+    """)
+    for output in model.graph.outputs:
+        output.shape = None
+    feed = {"q": np.random.default_rng(0).integers(0, 256, (1, 4, 12)).astype(np.uint8)}
+    wanted = _outputs(model, feed)
+    FoldQdq(target).run(model)
     for name, got in _outputs(model, feed).items():
         np.testing.assert_array_equal(got, wanted[name])
