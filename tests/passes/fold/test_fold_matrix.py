@@ -53,8 +53,7 @@ LEFT: dict[tuple[str, str], str] = {
         "quantizer"
     ),
     ("its output is quantized in several ways, or not to 8 bits per tensor", "qdq"): (
-        "Conv, quantized in two ways; Conv, quantized in two ways, 16 channels; Conv, 16-bit "
-        "output"
+        "Conv, quantized in two ways; Conv, quantized in two ways, 16 channels; Conv, 16-bit output"
     ),
     (
         f"its output is quantized in several ways, or not to 8 bits per tensor{_UNROUNDED}",
