@@ -88,7 +88,7 @@ class ReduceRange(Pass):
             return
         weights = WrittenWeights(node, written, _code_range(linear.x, plan))
         rows = weights.summed(_emitted(linear))
-        saturates = weights.saturating(rows)
+        saturates = weights.saturating(_emitted(linear))
         chosen = saturates if self.when == "possible" else weights.beyond(self.magnitude)
         if not chosen.any():
             return
