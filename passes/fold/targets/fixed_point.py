@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +25,8 @@ _INT64, _UINT64 = ir.DataType.INT64, ir.DataType.UINT64
 _NUMERATOR_BITS = 61  # the product, its offset and the half together stay below 2^63
 _MOST_BITS = 52  # more of a float64 factor are zeros
 _BITWISE_AND = 18  # the first opset that has it; Mod is ten times slower
+_LARGEST_DENOMINATOR = 2**16
+_FRACTION_PRECISION = 2**50  # a float64 factor, two operations behind float32 scales
 _CODES = 256  # between the smallest and the largest result
 
 
@@ -85,13 +89,15 @@ def rescale(
     for each in scaled[1:]:
         partial = IntegerOps(build, like, _broadcast(total.shape, each.shape))
         total = partial.op("Add", [total, each], _INT64)
-    if any(_can_tie(f, t.bound, bits) for f, t in zip(factors, terms, strict=True)):
+    width = _tie_width(terms, factors, bits)
+    if width is not None:
         total = write.add(total, added)
-        odd = write.odd(write.shift_right(total, bits))
+        odd = write.odd(total, bits, width)
         # Half to even: up from the half where the code below is odd, zero point left out.
         nudged = "Add" if zero % 2 == 0 else "Sub"
         total = write.op(nudged, [total, odd], _INT64)
-        total = write.add(total, np.asarray(half - 1 + zero % 2, np.int64))
+        below = half - 1 - ((1 << width) >> 1)
+        total = write.add(total, np.asarray(below + (zero % 2 << width), np.int64))
     else:
         total = write.add(total, added + half)
     codes = write.clip(write.shift_right(total, bits), headroom + low, headroom + high)
@@ -172,13 +178,16 @@ class IntegerOps:
         """``value`` (int64) plus constants."""
         return self.op("Add", [value, self.build.constant(addend, "offset")], _INT64)
 
-    def odd(self, value: ir.Value) -> ir.Value:
-        """1 where ``value`` is odd, as int64."""
+    def odd(self, total: ir.Value, bits: int, width: int) -> ir.Value:
+        """2^width where non-negative int64 ``total`` over 2^bits, rounded down, is odd; else 0."""
         if self.build.rewriter.opset(self.build.anchor) >= _BITWISE_AND:
-            one = self.build.constant(np.asarray(1, np.int64), "one")
-            return self.op("BitwiseAnd", [self.cast(value, _INT64), one], _INT64)
+            bit = self.build.constant(np.asarray(1 << width, np.int64), "odd_bit")
+            shifted = self.cast(self.shift_right(total, bits - width), _INT64)
+            return self.op("BitwiseAnd", [shifted, bit], _INT64)
         two = self.build.constant(np.asarray(2, np.int64), "two")
-        return self.op("Mod", [self.cast(value, _INT64), two], _INT64)
+        code = self.cast(self.shift_right(total, bits), _INT64)
+        odd = self.op("Mod", [code, two], _INT64)
+        return odd if width == 0 else self.mul(odd, np.asarray(1 << width, np.int64))
 
     def shift_right(self, value: ir.Value, bits: int) -> ir.Value:
         """Non-negative int64 ``value`` over 2^bits, rounded down, as uint64."""
@@ -205,3 +214,35 @@ def _can_tie(factor: Array, bound: int, bits: int) -> bool:
     found = found[found != 0]
     lowest_bit = found & -found
     return bool(np.any((1 << (bits - 1)) // lowest_bit <= bound))
+
+
+def _tie_width(terms: Sequence[Term], factors: Sequence[Array], bits: int) -> int | None:
+    """The log2 of how wide a half is; None where no term lies midway between two codes.
+
+    0 where only terms do that the fixed-point factors hold exactly. A mean of six does as well,
+    though no binary fraction is a sixth: all that is as near as the factors are off is a half.
+    """
+    exact = any(_can_tie(f, t.bound, bits) for f, t in zip(factors, terms, strict=True))
+    found = [
+        _denominator(float(factor), term.bound)
+        for term in terms
+        for factor in np.unique(np.abs(term.factor))
+    ]
+    off = sum(term.bound for term in terms) // 2 + 2
+    width = off.bit_length() + 1
+    common = math.lcm(*(each for each in found if each))
+    inexact = any(each % 2 == 0 and each & (each - 1) for each in found if each)
+    if inexact and common << (width + 2) < 1 << bits:  # what is no half is 1 / (2 common) away
+        return width
+    return 0 if exact else None
+
+
+@lru_cache(maxsize=4096)
+def _denominator(factor: float, bound: int) -> int | None:
+    """That of the fraction that ``factor`` is, where integers up to ``bound`` lead to its halves.
+
+    A quotient of float32 scales is no fraction with a small denominator by chance.
+    """
+    near = Fraction(factor).limit_denominator(min(2 * bound + 1, _LARGEST_DENOMINATOR))
+    is_near = abs(near - Fraction(factor)) <= Fraction(factor) / _FRACTION_PRECISION
+    return near.denominator if is_near else None

@@ -31,6 +31,7 @@ def _rescaled(
     affine: AffineType,
     evaluate: Evaluate,
     constant: Any = None,
+    opset: int = 21,
 ) -> np.ndarray:
     """What the graph that ``rescale`` writes computes of int32 ``numbers``."""
     shape = np.broadcast_shapes(*(each.shape for each in numbers))
@@ -42,7 +43,7 @@ def _rescaled(
     end.outputs[0].name = "y"
     end.outputs[0].shape = ir.Shape(shape)
     end.outputs[0].dtype = affine.dtype
-    graph = ir.Graph(inputs, end.outputs, nodes=[end], opset_imports={"": 21}, name="g")
+    graph = ir.Graph(inputs, end.outputs, nodes=[end], opset_imports={"": opset}, name="g")
     model = ir.Model(graph, ir_version=10)
     rewriter = Rewriter(model, "test")
     with rewriter.step("test", end):
@@ -96,6 +97,31 @@ def test_halves_go_to_the_even_code_on_both_sides_of_zero(
     affine, numbers = _type(zero_point), np.arange(-70000, 70000, 7, dtype=np.int32)
     got = _rescaled([numbers], [factor], [0], affine, evaluate)
     want = [_expected(Fraction(factor) * int(number), affine) for number in numbers]
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("zero_point", [0, 3, 128, 255])
+@pytest.mark.parametrize("denominators", [[6], [-6], [18], [48, 6, 9, 4], [3584], [2, 7], [4, 12]])
+@pytest.mark.parametrize("opset", [17, 21])
+def test_halves_of_fractions_that_are_not_binary_go_to_the_even_code(
+    denominators: list[int], zero_point: int, opset: int, evaluate: Evaluate
+) -> None:
+    """As a mean of six, or of windows that cover a different number of elements each."""
+    affine = _type(zero_point)
+    numbers = np.broadcast_to(np.arange(-9000, 9000, dtype=np.int32), (len(denominators), 18000))
+    factors = 1.0 / np.asarray(denominators, np.float64)[:, None]
+    got = _rescaled([numbers], [factors], [0], affine, evaluate, opset=opset)
+    want = [
+        [_expected(Fraction(int(number), divisor), affine) for number in numbers[0]]
+        for divisor in denominators
+    ]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_halves_of_a_mean_of_six_operands_go_to_the_even_code(evaluate: Evaluate) -> None:
+    codes = list(np.random.default_rng(0).integers(0, 256, (6, 3000)).astype(np.int32))
+    got = _rescaled(codes, [1 / 6] * 6, [0] * 6, _type(0), evaluate)
+    want = [_expected(Fraction(int(total), 6), _type(0)) for total in np.sum(codes, axis=0)]
     np.testing.assert_array_equal(got, want)
 
 
