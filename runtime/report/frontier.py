@@ -73,7 +73,7 @@ def draw(found: Sequence[Point]) -> str:
         *_axes(across, up),
         f'<line x1="{original}" x2="{original}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" '
         'stroke="#777777" stroke-dasharray="4 4"/>',
-        _text(original + 4, _TOP + 12, "original", anchor="start"),
+        _text(original - 4, _HEIGHT - _BOTTOM - 8, "original", anchor="end"),
         f'<polyline points="{line}" fill="none" stroke="#555555" stroke-width="1.5"/>',
         *(_mark(each, across, up) for each in found),
         *_legend({each.state for each in found}),
