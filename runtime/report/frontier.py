@@ -120,7 +120,7 @@ def _axes(across: _Scale, up: _Scale) -> Iterable[str]:
     for value in up.ticks:
         yield _text(_LEFT - 8, up(value) + 4, f"{value:.1f}", anchor="end")
     yield _text((_LEFT + right) / 2, _HEIGHT - 14, "latency, of the original's (less is faster)")
-    yield _text(_LEFT, _TOP - 18, "SQNR of the worst output, dB (more is nearer)", anchor="start")
+    yield _text(_LEFT, _TOP - 18, "SQNR, dB (more is nearer)", anchor="start")
 
 
 def _mark(point: Point, across: _Scale, up: _Scale) -> str:
