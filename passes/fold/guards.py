@@ -133,16 +133,26 @@ def _broadcast_shape(scale: Array, dequantize: ir.Node) -> tuple[int, ...] | Non
     """The shape in which the scale is multiplied; None where the rank is not known."""
     if scale.dtype != np.float32 or scale.ndim > 1:
         return None
-    values = (dequantize.inputs[0], dequantize.outputs[0])
-    shapes = [each.shape for each in values if each is not None and each.shape is not None]
+    shape = known_shape(dequantize)
     if scale.size == 1:
         # Of full rank: another fold would take a scalar factor back into the DequantizeLinear.
-        return (1,) * len(shapes[0]) if shapes else ()
-    if not shapes:
+        return (1,) * len(shape or ())
+    if shape is None:
         return None
-    rank = len(shapes[0])
+    rank = len(shape)
     axis = dequantize.attributes.get_int("axis", 1) % rank
     return tuple(-1 if index == axis else 1 for index in range(rank))
+
+
+def known_shape(dequantize: ir.Node) -> ir.Shape | None:
+    """The shape of what is dequantized, as far as the codes or anything made of them tells."""
+    codes = dequantize.inputs[0]
+    readers = [] if codes is None else [use.node for use in codes.uses()]
+    alike = [each.outputs[0] for each in readers if is_dequantize(each)]
+    values = (codes, dequantize.outputs[0], *alike)
+    return next(
+        (each.shape for each in values if each is not None and each.shape is not None), None
+    )
 
 
 def _write_bias(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:

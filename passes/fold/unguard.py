@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array, constant_array
-from onnxfold.passes.fold.guards import PAIR_ATTRIBUTES
+from onnxfold.passes.fold.guards import PAIR_ATTRIBUTES, known_shape
 from onnxfold.passes.fold.misread import PROPAGATED, unmoved_source
 from onnxfold.passes.fold.types import (
     DEQUANTIZE,
@@ -39,10 +39,11 @@ def unguard(model: ir.Model, rewriter: Rewriter) -> None:
                 erase_unread(node.outputs[0], rewriter)
     types = TypeState(recode=False)
     for graph in all_graphs(model):
-        known: dict[tuple[object, ...], ir.Value] = {}
+        known: dict[tuple[object, ...], list[ir.Value]] = {}
         for node in tuple(graph):
             if is_dequantize(node) and not is_parametric(node):
-                known.setdefault(_key(node, constant_array(node.inputs[1])), node.outputs[0])
+                key = _key(node, constant_array(node.inputs[1]))
+                known.setdefault(key, []).append(node.outputs[0])
             elif node.op_type == "Mul" and not node.domain:
                 _merge_factor(node, known, rewriter)
         for node in reversed(tuple(graph)):
@@ -51,7 +52,7 @@ def unguard(model: ir.Model, rewriter: Rewriter) -> None:
 
 
 def _merge_factor(
-    node: ir.Node, known: dict[tuple[object, ...], ir.Value], rewriter: Rewriter
+    node: ir.Node, known: dict[tuple[object, ...], list[ir.Value]], rewriter: Rewriter
 ) -> None:
     """Make one DequantizeLinear of one in units and the Mul that scales them."""
     data, factor = node.inputs[0], constant_array(node.inputs[1])
@@ -63,11 +64,12 @@ def _merge_factor(
     scale = _merged_scale(dequantize, factor)
     if scale is None:
         return
-    key, output = _key(dequantize, scale), node.outputs[0]
+    output, factors = node.outputs[0], node.inputs[1]
+    alike = known.setdefault(_key(dequantize, scale), [])
     with rewriter.step("unguard-float", node, sources=[dequantize]):
-        if key not in known:
+        if not alike:
             name = f"{(output.name or '').removesuffix('_guarded_mul')}_scale"
-            known[key] = rewriter.insert(
+            merged = rewriter.insert(
                 node,
                 DEQUANTIZE,
                 [
@@ -81,13 +83,18 @@ def _merge_factor(
                 dtype=ir.DataType.FLOAT,
                 shape=output.shape,
             )
-        rewriter.replace_node(node, [known[key]])
-    erase_unread(data, rewriter)
+            alike.append(merged)
+        # Of several alike the one it was split from: what else reads that decides what is folded.
+        split = (each for each in alike if f"{each.name}_guarded" == data.name)
+        rewriter.replace_node(node, [next(split, alike[0])])
+    for each in (data, factors):
+        erase_unread(each, rewriter)
 
 
 def _merged_scale(dequantize: ir.Node, factor: Array) -> Array | None:
     """The scale of both in one; None where they are not what a guard writes."""
-    unit, shape = constant_array(dequantize.inputs[1]), dequantize.outputs[0].shape
+    unit = constant_array(dequantize.inputs[1])
+    shape = known_shape(dequantize)
     if unit is None or unit.dtype != np.float32 or factor.dtype != np.float32:
         return None
     # A guard's factor is of full rank, or a scalar where the rank is not known.
