@@ -39,8 +39,9 @@ def test_tune_writes_a_table_that_fold_takes(
 
 def test_a_table_decides_about_kernels(tmp_path: Path, fixtures_dir: Path) -> None:
     dear = DEFAULT_COSTS.to_json()
-    for kind in ("integer convolution", "integer depthwise convolution"):
-        dear["microseconds"][kind]["constant"] = 1e6
+    for kind, costs in dear["microseconds"].items():
+        if kind.startswith("integer") and kind.endswith("convolution"):
+            costs["constant"] = 1e6
     table, out = tmp_path / "costs.json", tmp_path / "out.onnx"
     table.write_text(json.dumps(dear), encoding="utf-8")
     arguments = ["fold", str(fixtures_dir / _MODEL), "-o", str(out), "--costs", str(table)]

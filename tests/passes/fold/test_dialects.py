@@ -36,10 +36,8 @@ _OPEN_END = {"torch-pt2e", "nncf", "nncf-mixed"}
 """Their last product is left real: one multiplication by its scale."""
 
 
-def _integers_only(dialect: str, network: str) -> int:
+def _integers_only(dialect: str) -> int:
     """Float operators that ``standard`` and ``integer`` leave in an 8-bit dialect."""
-    if dialect == "torch-pt2e" and network == "image":
-        return 3  # a sum with a convolution whose result is not rounded
     return 1 if dialect in _OPEN_END else 0
 
 
@@ -47,6 +45,8 @@ def _most_in_ort(dialect: str, network: str) -> int:
     """MaxPool is faster in float; a real bias may be too fine for an int32 one."""
     if network == "attention":
         return 4
+    if dialect == "torch-pt2e":
+        return 11  # besides a sum with a convolution whose result is not rounded
     return 9 if DIALECTS[dialect].bias == "float" else 3
 
 
@@ -111,7 +111,7 @@ def test_every_dialect_folds_within_the_contract(dialect: str, network: str) -> 
     proto = NETWORKS[network](DIALECTS[dialect])
     _skip_where_too_new(proto)
     left = {target: _float_ops(_fold(proto, target)[0]) for target in TARGETS if target != "qdq"}
-    wanted = _integers_only(dialect, network)
+    wanted = _integers_only(dialect)
     assert left["standard"] == left["integer"] == wanted
     assert left["ort"] <= _most_in_ort(dialect, network) + wanted
 
@@ -329,6 +329,8 @@ def test_8_bit_floats_pass_through_untouched(target: str) -> None:
     before = [node.SerializeToString() for node in proto.graph.node]
     model, _ = _fold(proto, target, gate=False)
     after = ir.to_proto(model)
+    for node in after.graph.node:
+        del node.metadata_props[:]  # why they are left
     assert [node.SerializeToString() for node in after.graph.node] == before
     assert sorted(each.SerializeToString() for each in after.graph.initializer) == sorted(
         each.SerializeToString() for each in proto.graph.initializer
