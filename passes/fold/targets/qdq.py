@@ -250,6 +250,9 @@ def _bias(linear: Linear, build: Builder, *, real: bool) -> ir.Value | None:
         bias = linear.bias.astype(np.float32)
         if has_coarse_bias(linear) and linear.w.codes is not None and not is_matmul:
             bias = bias.reshape(channel_shape(linear, bias))
+        if is_matmul and linear.type is None and len(linear.output.shape or ()) > 2:
+            # Of a vector ONNX Runtime makes the bias of a Gemm, and rounds it to int32 codes.
+            bias = bias.reshape(1, -1)
         return build.constant(bias, name)
     assert linear.bias_codes is not None
     scale = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from fixtures.fake_quant.contract import structure
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.simplify.infer_shapes import InferShapes
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
@@ -344,3 +345,76 @@ def test_a_convolution_of_unknown_rank_that_two_round_runs(
     FoldQdq(target).run(model)
     for name, got in _outputs(model, feed).items():
         np.testing.assert_array_equal(got, wanted[name])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_halves_of_a_mean_of_six_go_to_the_even_code(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    """No binary fraction is a sixth: every second half went down to an odd code."""
+    model = parse("""
+    agraph (uint8[300,6] q) => (uint8[300] p)
+    <float s = {0.25}, uint8 z = {0}, uint8 u = {7}, int64[1] last = {1}>
+    {
+      x = DequantizeLinear (q, s, z)
+      m = ReduceMean <keepdims = 0> (x, last)
+      p = QuantizeLinear (m, s, u)
+    }
+    """)
+    feed = {"q": np.random.default_rng(0).integers(0, 200, (300, 6)).astype(np.uint8)}
+    wanted = _outputs(model, feed)["p"]
+    InferShapes().run(model)
+    FoldQdq(target).run(model)
+    np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
+
+
+def test_a_bias_that_is_finer_than_the_sums_is_not_rounded_to_them(
+    parse: Callable[..., ir.Model],
+) -> None:
+    model = parse("""
+    agraph (uint8[2,3,4,1] q) => (uint16[2,3,4,4] p)
+    <float s = {0.00234}, uint8 z = {0}, int8[1,4] w = {27, 4, -27, 90}, float sw = {0.01534},
+     float[4] b = {-0.06462315, -0.06944706, 0.13473432, 0.0301}, float t = {0.0000035},
+     uint16 u = {20000}>
+    {
+      x = DequantizeLinear (q, s, z)
+      y = DequantizeLinear (w, sw)
+      m = MatMul (x, y)
+      a = Add (b, m)
+      p = QuantizeLinear (a, t, u)
+    }
+    """)
+    feed = {"q": np.random.default_rng(0).integers(0, 256, (2, 3, 4, 1)).astype(np.uint8)}
+    wanted = _outputs(model, feed)["p"]
+    InferShapes().run(model)
+    FoldQdq("qdq").run(model)
+    got = Session(model, DEPLOYMENT).run(feed)["p"]
+    assert np.max(np.abs(got.astype(int) - wanted)) <= 1
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_guard_is_taken_back_to_what_it_was_split_from(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    """A second fold must not find more to fold: of two values alike, one is read by the Pad."""
+    model = parse("""
+    agraph (float[6] f) => (int8[6] q, float[?] y, float[?] v)
+    <float s = {0.0925}, int8 z = {-128}, int64[2] ends = {1, 0}, float nil = {0.0},
+     int8[6,1] w = {-3, 28, 127, 5, -90, 14}, float sw = {0.0039}>
+    {
+      r = Relu (f)
+      q = QuantizeLinear (r, s, z)
+      x = DequantizeLinear (q, s, z)
+      p = Pad (x, ends, nil)
+      a = Abs (p)
+      y = Sqrt (a)
+      g = DequantizeLinear (w, sw)
+      m = MatMul (x, g)
+      k = QuantizeLinear (m, s, z)
+      v = DequantizeLinear (k, s, z)
+    }
+    """)
+    InferShapes().run(model)
+    once = FoldQdq(target).run(model).model
+    first = structure(ir.to_proto(once).graph)
+    assert structure(ir.to_proto(FoldQdq(target).run(once).model).graph) == first
