@@ -311,7 +311,8 @@ def test_what_costs_more_than_the_allowance_is_not_bought() -> None:
     damages = {"body": 0.1, "head": 0.6, "stem": 0.05}
     world = subject({"body": -6.0, "head": -0.5, "stem": -0.5}, damages)
     # Its share of the float time is small, but what it costs among integers is not.
-    frugal = replace(world, share=lambda _: 0.02, allowance=0.03)
+    shares = dict.fromkeys(LAYERS, 0.02)
+    frugal = replace(world, share=shares.__getitem__, allowance=0.03)
     selection = search(frugal, [LINEAR])
     assert selection.model == {"stem", "body", "head"}
     assert outcomes(selection)["linear, 1 noisiest layer in float"] == "mixed precision"
