@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.io_types import float_edges
-from onnxfold.passes.linear import LinearOp
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import TIDY, folding
 from onnxfold.passes.quantize.convert_float32 import computes_in_others
@@ -170,9 +169,6 @@ class Builder:
         if not _is_quantized(stage):
             return stage
         original = self._prepare(_of(choice, PREPARING)).model
-        if not any(LinearOp.match(node) for node in original.graph):
-            # What there is lies in bodies, which these passes do not enter.
-            return replace(stage, idle=stage.idle | {rung})
         mend = MENDING[rung](self._lesson(original, stage.model, choice.rungs))
         done = Pipeline((mend,)).run(stage.model.clone())
         return stage.then(rung, done.model, mend, modified=done.modified)
