@@ -301,6 +301,63 @@ class Rewriter(StepGate):
         first.name = self.unique_name(f"{names[0]}_swapped")
         second.name, first.name = names
 
+    def add_input(
+        self, name: str, dtype: ir.DataType, shape: ir.Shape | Sequence[int | str | None] | None
+    ) -> ir.Value:
+        """Append an input to the main graph, under a unique name based on ``name``."""
+        self._mutate("inputs_added")
+        declared = None if shape is None else ir.Shape(shape)
+        value = ir.Value(name=self.unique_name(name), shape=declared, type=ir.TensorType(dtype))
+        self.model.graph.inputs.append(value)
+        return value
+
+    def add_output(self, value: ir.Value, name: str) -> ir.Value:
+        """Append ``value`` to the outputs of the main graph, under a unique name based on ``name``.
+
+        The verifier wants its type to be set.
+
+        Returns:
+            The output: ``value`` renamed, or a copy where it keeps its name: an input, an
+            initializer, or an output already.
+        """
+        self._mutate("outputs_added")
+        graph = self.model.graph
+        if value.producer() is None or value.is_graph_output():
+            value = self.insert(
+                graph[-1],
+                "Identity",
+                [value],
+                name=name,
+                dtype=value.dtype,
+                shape=value.shape,
+                after=True,
+            )
+        else:
+            value.name = self.unique_name(name)
+        graph.outputs.append(value)
+        return value
+
+    def let_override(self, value: ir.Value) -> None:
+        """Append an initializer of the main graph to its inputs: callers may feed another."""
+        self._mutate("inputs_added")
+        self.model.graph.inputs.append(value)
+
+    def remove_input(self, value: ir.Value) -> None:
+        """Take ``value`` out of the main graph's inputs; it stays where it is an initializer.
+
+        Raises:
+            PassError: Something still reads it, and it is no initializer.
+        """
+        self._mutate("inputs_removed")
+        if not value.is_initializer() and (use_count(value) or value.is_graph_output()):
+            raise PassError(f"pass {self.pass_name}: input {value.name} is still in use")
+        self.model.graph.inputs.remove(value)
+
+    def remove_output(self, value: ir.Value) -> None:
+        """Take ``value`` out of the main graph's outputs; what computes it stays."""
+        self._mutate("outputs_removed")
+        self.model.graph.outputs.remove(value)
+
     def remove_function(self, identifier: ir.OperatorIdentifier) -> None:
         """Remove a local function that no node calls."""
         self._mutate("functions_removed")

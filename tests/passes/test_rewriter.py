@@ -362,3 +362,45 @@ def test_errors_name_the_step(parse: Parse) -> None:
     with rewriter.step("rule", node_of(model, "Neg")):
         pass
     assert rewriter.describe_step() == "rule on Neg 'u'"
+
+
+def test_inputs_and_outputs_are_appended(parse: Parse) -> None:
+    model = parse(CHAIN)
+    x, inner = model.graph.inputs[0], node_of(model, "Abs").outputs[0]
+    rewriter = Rewriter(model, "test")
+    with rewriter.step("add"):
+        labels = rewriter.add_input("labels", ir.DataType.INT64, ["N"])
+        rewriter.set_type(inner, ir.DataType.FLOAT)
+        outputs = [rewriter.add_output(value, "seen") for value in (inner, inner, x)]
+    verify(model)
+    assert [value.name for value in model.graph.inputs] == ["x", "labels"]
+    assert labels.shape == ir.Shape(["N"])
+    assert [value.name for value in model.graph.outputs] == ["y", "seen", "seen_1", "seen_2"]
+    assert outputs[0] is inner
+    copies = [value.producer() for value in outputs[1:]]
+    assert [node and (node.op_type, node.inputs[0]) for node in copies] == [
+        ("Identity", inner),
+        ("Identity", x),
+    ]
+
+
+def test_inputs_and_outputs_are_removed(parse: Parse) -> None:
+    model = parse(CHAIN)
+    rewriter = Rewriter(model, "test")
+    with rewriter.step("add"):
+        unread = rewriter.add_input("unread", ir.DataType.FLOAT, None)
+        weight = rewriter.add_initializer(model.graph, np.ones(2), name="weight")
+        rewriter.let_override(weight)
+        extra = rewriter.add_output(node_of(model, "Abs").outputs[0], "extra")
+    assert weight.is_graph_input()
+    with rewriter.step("remove"):
+        for value in (unread, weight):
+            rewriter.remove_input(value)
+        rewriter.remove_output(extra)
+        with pytest.raises(PassError, match="input x is still in use"):
+            rewriter.remove_input(model.graph.inputs[0])
+    verify(model)
+    assert weight.is_initializer()
+    assert not weight.is_graph_input()
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    assert [value.name for value in model.graph.outputs] == ["y"]
