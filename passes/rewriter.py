@@ -373,10 +373,13 @@ class Rewriter(StepGate):
         self._mutate("ir_versions_set")
         self.model.ir_version = version
 
-    def set_metadata(self, key: str, value: str) -> None:
-        """Write an entry of the model's metadata."""
+    def set_metadata(self, key: str, value: str | None) -> None:
+        """Write an entry of the model's metadata, or remove it (None)."""
         self._mutate("metadata_set")
-        self.model.metadata_props[key] = value
+        if value is None:
+            self.model.metadata_props.pop(key, None)
+        else:
+            self.model.metadata_props[key] = value
 
     def set_opset(self, version: int, domain: str = "", *, graph: ir.Graph | None = None) -> None:
         """Declare the opset version of the main graph (or a function's) for ``domain``."""
