@@ -52,12 +52,22 @@ class ScriptReference:
             UsageError: The file or the function is missing, or either of them raises; names the
                 line of the file.
         """
+        with self.running() as function:
+            return function(argument)
+
+    @contextmanager
+    def running(self) -> Generator[Callable[..., Any]]:
+        """Run the file and hand out its function; what it raises in here names the file's line.
+
+        Raises:
+            UsageError: The file or the function is missing, or either of them raises.
+        """
         source = self._source()
         try:
             with _registered(types.ModuleType(f"_onnxfold_script_{self.path.stem}")) as module:
                 module.__file__ = str(self.path)
                 exec(compile(source, str(self.path), "exec"), module.__dict__)
-                return self._function(module)(argument)
+                yield self._function(module)
         except OnnxfoldError:
             raise
         except (Exception, SystemExit) as error:

@@ -7,7 +7,7 @@ graphsurgeon would lose for good, and restores the rest on the way back.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -130,6 +130,37 @@ def from_graphsurgeon(graph: GsGraph, original: ir.Model) -> ir.Model:
         model.opset_imports[""] = int(graph.opset)
     restore(model, original)
     return model
+
+
+def new_graph(name: str, opset: int) -> GsGraph:
+    """An empty ``onnx_graphsurgeon.Graph``, for what is built from nothing."""
+    return _graphsurgeon().Graph(name=name, opset=opset)
+
+
+def new_variable(name: str, dtype: int, shape: Sequence[int | str | None]) -> Any:
+    """An ``onnx_graphsurgeon.Variable``; ``dtype`` is an ONNX data type."""
+    return _graphsurgeon().Variable(name=name, dtype=dtype, shape=list(shape))
+
+
+def new_constant(name: str, values: Array) -> Any:
+    """An ``onnx_graphsurgeon.Constant``."""
+    return _graphsurgeon().Constant(name=name, values=values)
+
+
+def built_proto(graph: GsGraph) -> onnx.ModelProto:
+    """What was built from ``new_graph`` as a model, without what its outputs do not need.
+
+    Raises:
+        PassError: graphsurgeon cannot export the graph.
+    """
+    gs = _graphsurgeon()
+    try:
+        with _quiet(gs):
+            graph.cleanup(remove_unused_graph_inputs=False)
+            return gs.export_onnx(graph, do_type_check=False)
+    except Exception as error:
+        message = " ".join(str(error).split())[:300]
+        raise PassError(f"onnx-graphsurgeon cannot export the graph: {message}") from error
 
 
 def _unsupported(model: ir.Model) -> Iterator[str]:

@@ -1,0 +1,56 @@
+"""Every loss by name, imported only when it is asked for; and losses in a user's own file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.loss.declaration import Loss
+from onnxfold.passes.script import ScriptReference
+from onnxfold.passes.suggest import did_you_mean
+
+LOSSES: dict[str, str] = {
+    "mse": "mse",
+    "sparse-softmax-cross-entropy": "sparse_softmax_cross_entropy",
+}
+
+
+@contextmanager
+def opened_loss(name: str) -> Generator[Loss]:
+    """The loss called ``name``, or the one that ``file.py:function`` declares.
+
+    What a user's function raises in the context becomes a UsageError that names its line.
+
+    Raises:
+        UsageError: There is no such loss; names the nearest one.
+    """
+    if name in LOSSES:
+        yield registered_loss(name)
+        return
+    if ":" not in name:
+        raise UsageError(f"unknown loss '{name}'{did_you_mean(name, LOSSES) or _listing()}")
+    try:
+        script = ScriptReference.from_text(name)
+    except ValueError as error:
+        raise UsageError(f"loss {error}") from None
+    with script.running() as function:
+        if not isinstance(function, Loss):
+            raise UsageError(f"{name} is no loss: decorate it with @onnxfold.passes.loss.loss(...)")
+        yield function
+
+
+def registered_loss(name: str) -> Loss:
+    """A loss of this package."""
+    module = importlib.import_module(f"onnxfold.passes.loss.losses.{LOSSES[name]}")
+    (found,) = (each for each in vars(module).values() if _is_called(each, name))
+    return found
+
+
+def _is_called(value: object, name: str) -> bool:
+    return isinstance(value, Loss) and value.name == name
+
+
+def _listing() -> str:
+    return f" (there are {', '.join(LOSSES)}, and file.py:function)"
