@@ -65,6 +65,9 @@ PASSES: dict[str, str] = {
     "reduce-range": "fold.reduce_range:ReduceRange",
     "relax-rounding": "fold.relax_rounding:RelaxRounding",
     "split-readers": "fold.split_readers:SplitReaders",
+    # gradients: additive
+    "add-gradient": "grad.add_gradient:AddGradient",
+    "lower-gradient": "grad.lower_gradient:LowerGradient",
     # bridge
     "surgeon": "surgeon:Surgeon",
 }

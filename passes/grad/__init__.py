@@ -1,0 +1,1 @@
+"""Gradients inside the graph: ``Gradient`` nodes, and their lowering into ordinary operators."""

@@ -1,0 +1,99 @@
+"""add-gradient: ask for the gradients of one output, by a Gradient node and new outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.grad.trainable import trainable_weights
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.suggest import did_you_mean
+
+_DOMAIN = "ai.onnx.preview.training"
+
+
+@dataclass(frozen=True)
+class AddGradient(Pass):
+    """Add the gradients of an output, each as the output ``grad_<tensor>``.
+
+    What is added is one ``ai.onnx.preview.training::Gradient`` node, which ``lower-gradient`` turns
+    into ordinary operators.
+
+    Attributes:
+        of: The output, or tensor inside, that is differentiated: the sum of its elements.
+        wrt: What it is differentiated by: ``weights`` (every trainable weight), ``inputs`` (every
+            real input), or regular expressions that match whole names of tensors.
+    """
+
+    name: ClassVar[str] = "add-gradient"
+    contract: ClassVar[Contract] = Contract.ADDITIVE
+
+    of: str = "loss"
+    wrt: tuple[str, ...] = ("weights",)
+
+    def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
+        """Add the node behind everything else.
+
+        Raises:
+            UsageError: There is no such tensor, or nothing to differentiate it by.
+        """
+        graph = model.graph
+        values = {value.name: value for value in _values(graph) if value.name}
+        result = values.get(self.of)
+        if result is None or result.producer() is None:
+            hint = did_you_mean(self.of, [name for name in values if values[name].producer()])
+            raise UsageError(f"no tensor '{self.of}' to differentiate{hint}; inject a loss first")
+        wanted = self._wanted(model, values.values())
+        with rewriter.step("add-gradient", result.producer()):
+            node = rewriter.insert_node(
+                graph[-1],
+                "Gradient",
+                wanted,
+                name=f"gradient_of_{self.of}",
+                attributes={"xs": [value.name or "" for value in wanted], "y": self.of},
+                domain=_DOMAIN,
+                outputs=len(wanted),
+                after=True,
+            )
+            for value, gradient in zip(wanted, node.outputs, strict=True):
+                rewriter.set_type(gradient, value.dtype, value.shape)
+                rewriter.add_output(gradient, f"grad_{value.name}")
+
+    def _wanted(self, model: ir.Model, values: Iterable[ir.Value]) -> list[ir.Value]:
+        named = list(values)
+        found: dict[ir.Value, None] = {}
+        for pattern in self.wrt:
+            matches = _matches(pattern, model, named)
+            if not matches:
+                hint = did_you_mean(pattern, [value.name or "" for value in named])
+                raise UsageError(f"no real tensor matches '{pattern}'{hint}")
+            found.update(dict.fromkeys(matches))
+        return list(found)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values()]
+    values += [output for node in graph for output in node.outputs]
+    return list(dict.fromkeys(values))
+
+
+def _matches(pattern: str, model: ir.Model, values: list[ir.Value]) -> list[ir.Value]:
+    if pattern == "weights":
+        return trainable_weights(model)
+    if pattern == "inputs":
+        return [value for value in model.graph.inputs if _is_real(value)]
+    try:
+        matches = re.compile(pattern).fullmatch
+    except re.error as error:
+        raise UsageError(f"'{pattern}' is no regular expression: {error}") from error
+    return [value for value in values if matches(value.name or "") and _is_real(value)]
+
+
+def _is_real(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()

@@ -1,0 +1,291 @@
+"""Writes ordinary nodes in front of one node, and keeps the types of what it writes known.
+
+Rules for gradients are formulas; this is the language they are written in::
+
+    b.mul(call.gradient, b.op("Cos", call.x(0)))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxfold.passes.literals import AttributeValue
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.type_inference import infer_node_types
+
+_SMALL = 1024
+"""Elements of the largest constant that is written down instead of computed."""
+
+
+class Builder:
+    """Inserts nodes before ``anchor``; equal constants and shapes are written once.
+
+    Attributes:
+        rewriter: The gate; a step must be open.
+        anchor: What everything is inserted in front of.
+        prefix: Base of the names of new nodes.
+    """
+
+    def __init__(self, rewriter: Rewriter, anchor: ir.Node, prefix: str = "grad") -> None:
+        self.rewriter = rewriter
+        self.anchor = anchor
+        self.prefix = prefix
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._shapes: dict[ir.Value, ir.Value] = {}
+
+    @contextmanager
+    def named(self, prefix: str) -> Generator[None]:
+        """Base the names of what is written in the block on ``prefix``."""
+        outer, self.prefix = self.prefix, prefix
+        try:
+            yield
+        finally:
+            self.prefix = outer
+
+    # Nodes
+
+    def nodes(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: int,
+        *,
+        domain: str = "",
+        **attributes: AttributeValue,
+    ) -> tuple[ir.Value, ...]:
+        """The outputs of a new node that has several."""
+        node = self.rewriter.insert_node(
+            self.anchor,
+            op_type,
+            inputs,
+            name=f"{self.prefix}_{op_type}",
+            attributes=attributes,
+            domain=domain,
+            outputs=outputs,
+        )
+        self._infer(node)
+        return tuple(node.outputs)
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        like: ir.Value | None = None,
+        domain: str = "",
+        **attributes: AttributeValue,
+    ) -> ir.Value:
+        """The output of a new node that has one.
+
+        Args:
+            op_type: The operator.
+            inputs: Its inputs; None for an absent optional one.
+            like: A value that has the type and shape of the result, where inference may not see it.
+            domain: Operator domain.
+            attributes: Attributes by name.
+        """
+        (result,) = self.nodes(op_type, inputs, 1, domain=domain, **attributes)
+        if like is not None:
+            self.assume_like(result, like)
+        return result
+
+    def assume_like(self, value: ir.Value, like: ir.Value) -> None:
+        """Note that ``value`` has the type and the shape of ``like``."""
+        value.type = like.type or value.type
+        value.shape = value.shape if like.shape is None else ir.Shape(like.shape)
+
+    def add(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        """``left + right``."""
+        return self.op("Add", left, right)
+
+    def sub(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        """``left - right``."""
+        return self.op("Sub", left, right)
+
+    def mul(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        """``left * right``."""
+        return self.op("Mul", left, right)
+
+    def div(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        """``left / right``."""
+        return self.op("Div", left, right)
+
+    def neg(self, value: ir.Value) -> ir.Value:
+        """``-value``."""
+        return self.op("Neg", value)
+
+    def where(self, condition: ir.Value, yes: ir.Value, no: ir.Value) -> ir.Value:
+        """``yes`` where ``condition`` holds, else ``no``."""
+        return self.op("Where", condition, yes, no)
+
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """``value`` as ``dtype``; itself where it is that already."""
+        return value if value.dtype == dtype else self.op("Cast", value, to=int(dtype))
+
+    # Constants
+
+    def constant(self, array: npt.NDArray[Any]) -> ir.Value:
+        """A constant; equal ones are shared."""
+        key = (str(array.dtype.name), array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"{self.prefix}_constant"
+            self._constants[key] = self.rewriter.constant(self.anchor, array, name=name)
+        return self._constants[key]
+
+    def ints(self, *values: int) -> ir.Value:
+        """A vector of int64."""
+        return self.constant(np.array(values, np.int64))
+
+    def number(self, value: float, like: ir.Value) -> ir.Value:
+        """A scalar of the element type of ``like``."""
+        return self.constant(np.array(value, dtype_of(like).numpy()))
+
+    # Shapes
+
+    def shape(self, value: ir.Value) -> ir.Value:
+        """The shape of ``value`` as a vector of int64: a constant where it is known."""
+        dims = static_dims(value)
+        if dims is not None:
+            return self.ints(*dims)
+        if value not in self._shapes:
+            self._shapes[value] = self.op("Shape", value)
+        return self._shapes[value]
+
+    def dim(self, value: ir.Value, axis: int) -> ir.Value:
+        """One dimension of ``value`` as a vector of one int64; ``axis`` counts from the front."""
+        known = None if value.shape is None else value.shape[axis]
+        if isinstance(known, int):
+            return self.ints(known)
+        return self.op("Shape", value, start=axis, end=axis + 1)
+
+    def reshape_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """``value``, which has as many elements, in the shape of ``like``."""
+        if value.shape is not None and same_dims(value, like):
+            return value
+        return self.op("Reshape", value, self._reshape_target(like), like=like, allowzero=1)
+
+    def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """``value`` broadcast to the shape of ``like``."""
+        if value.shape is not None and same_dims(value, like):
+            return value
+        return self.op("Expand", value, self.shape(like), like=like)
+
+    def zeros_like(self, value: ir.Value) -> ir.Value:
+        """Zeros of the shape and type of ``value``."""
+        return self.full_like(value, 0.0)
+
+    def full_like(self, value: ir.Value, number: float) -> ir.Value:
+        """``number`` everywhere, in the shape and type of ``value``."""
+        dims, dtype = static_dims(value), dtype_of(value).numpy()
+        if dims is not None and math.prod(dims) <= _SMALL:
+            return self.constant(np.full(dims, number, dtype))
+        one = ir.tensor(np.array([number], dtype))
+        return self.op("ConstantOfShape", self.shape(value), like=value, value=one)
+
+    def unsqueeze(self, value: ir.Value, *axes: int) -> ir.Value:
+        """``value`` with dimensions of 1 at ``axes`` of the result."""
+        return self.op("Unsqueeze", value, self.ints(*axes)) if axes else value
+
+    def reduce_sum(self, value: ir.Value, *axes: int, keepdims: bool = True) -> ir.Value:
+        """The sum over ``axes``; ``value`` itself where there are none."""
+        if not axes:
+            return value
+        return self.op("ReduceSum", value, self.ints(*axes), keepdims=int(keepdims))
+
+    def sum_to(self, gradient: ir.Value, like: ir.Value) -> ir.Value:
+        """Undo broadcasting: sum ``gradient`` down to the shape of ``like``.
+
+        Where dimensions are not known to be equal, which axes are summed is decided at run time.
+        """
+        if gradient.shape is not None and same_dims(gradient, like):
+            return gradient
+        axes = _broadcast_axes(gradient, like)
+        if axes is None:
+            return self._sum_to_at_run_time(gradient, like)
+        return self.reshape_like(self.reduce_sum(gradient, *axes), like)
+
+    # Internals
+
+    def _sum_to_at_run_time(self, gradient: ir.Value, like: ir.Value) -> ir.Value:
+        target, full = self.shape(like), self.shape(gradient)
+        one = self.ints(1)
+        missing = self.sub(self.op("Shape", full), self.op("Shape", target))
+        padded = self.op("Concat", self.op("Expand", one, missing), target, axis=0)
+        # An axis of 1 that was 1 before broadcasting too is summed in vain, and rightly.
+        axes = self.op("Squeeze", self.op("NonZero", self.op("Equal", padded, one)), self.ints(0))
+        summed = self.op("ReduceSum", gradient, axes, keepdims=1, noop_with_empty_axes=1)
+        return self.op("Reshape", summed, target, like=like, allowzero=1)
+
+    def _reshape_target(self, like: ir.Value) -> ir.Value:
+        dims = [] if like.shape is None else list(like.shape)
+        unknown = [index for index, dim in enumerate(dims) if not isinstance(dim, int)]
+        if len(unknown) != 1 or 0 in dims:
+            return self.shape(like)
+        return self.ints(*(dim if isinstance(dim, int) else -1 for dim in dims))
+
+    def _infer(self, node: ir.Node) -> None:
+        model = self.rewriter.model
+        infer_node_types(node, model.opset_imports, model.ir_version or 1)
+
+
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The element type of ``value``.
+
+    Raises:
+        ValueError: It is not known.
+    """
+    if value.dtype is None:
+        raise ValueError(f"the element type of '{value.name}' is not known")
+    return value.dtype
+
+
+def rank_of(value: ir.Value) -> int:
+    """The number of dimensions of ``value``.
+
+    Raises:
+        ValueError: It is not known.
+    """
+    if value.shape is None:
+        raise ValueError(f"the rank of '{value.name}' is not known")
+    return len(value.shape)
+
+
+def static_dims(value: ir.Value) -> tuple[int, ...] | None:
+    """The dimensions of ``value`` where all are known numbers."""
+    if value.shape is None:
+        return None
+    dims = [dim for dim in value.shape if isinstance(dim, int)]
+    return tuple(dims) if len(dims) == len(value.shape) else None
+
+
+def same_dims(left: ir.Value, right: ir.Value) -> bool:
+    """Whether both are known to have one shape: equal numbers, or equal symbols."""
+    if left.shape is None or right.shape is None or len(left.shape) != len(right.shape):
+        return False
+    return all(_same_dim(a, b) for a, b in zip(left.shape, right.shape, strict=True))
+
+
+def _same_dim(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
+    if isinstance(left, int) or isinstance(right, int):
+        return left == right
+    return left.value is not None and left.value == right.value
+
+
+def _broadcast_axes(full: ir.Value, like: ir.Value) -> list[int] | None:
+    """The axes of ``full`` along which ``like`` was broadcast; None where that is not known."""
+    if full.shape is None or like.shape is None:
+        return None
+    added = len(full.shape) - len(like.shape)
+    axes = list(range(added))
+    for axis, dim in enumerate(like.shape, start=added):
+        if dim == 1:
+            axes += [axis] if full.shape[axis] != 1 else []
+        elif not isinstance(dim, int) and not _same_dim(dim, full.shape[axis]):
+            return None
+    return axes
