@@ -68,6 +68,9 @@ PASSES: dict[str, str] = {
     # gradients: additive
     "add-gradient": "grad.add_gradient:AddGradient",
     "lower-gradient": "grad.lower_gradient:LowerGradient",
+    # loss: what a model is judged and trained by
+    "inject-loss": "loss.inject_loss:InjectLoss",
+    "strip-loss": "loss.strip_loss:StripLoss",
     # bridge
     "surgeon": "surgeon:Surgeon",
 }
