@@ -66,6 +66,7 @@ PASSES: dict[str, str] = {
     "relax-rounding": "fold.relax_rounding:RelaxRounding",
     "split-readers": "fold.split_readers:SplitReaders",
     # gradients: additive
+    "add-cotangents": "grad.add_cotangents:AddCotangents",
     "add-gradient": "grad.add_gradient:AddGradient",
     "lower-gradient": "grad.lower_gradient:LowerGradient",
     # loss: what a model is judged and trained by
