@@ -14,13 +14,12 @@ from onnxfold.runtime.verify.adversarial import find_worst_input
 _SQUARES = """
 <ir_version: 10, opset_import: ["" : 20]>
 g (float[N, 3] x) => (float[N, 3] y)
-<float[3] a = {A}> {{ square = Mul (x, x)  y = Mul (square, a) }}
+<float[3] a = {FACTORS}> { square = Mul (x, x)  y = Mul (square, a) }
 """
 
 
 def _squares(*factors: float) -> onnx.ModelProto:
-    text = _SQUARES.replace("{A}", "{%s}" % ", ".join(map(str, factors)))
-    return parser.parse_model(text.replace("{{", "{").replace("}}", "}"))
+    return parser.parse_model(_SQUARES.replace("FACTORS", ", ".join(map(str, factors))))
 
 
 def _feeds(count: int = 6) -> list[Feed]:
