@@ -274,6 +274,13 @@ class Rewriter(StepGate):
         if shape is not None:
             value.shape = ir.Shape(shape)
 
+    def declare(
+        self, value: ir.Value, type_: ir.TypeProtocol | None, shape: ir.Shape | None
+    ) -> None:
+        """Declare exactly this of the type of ``value``: None takes away what is declared."""
+        self._mutate("types_set")
+        value.type, value.shape = type_, shape
+
     def rename(self, value: ir.Value, name: str) -> None:
         """Give ``value`` the name ``name``, made unique where it is taken."""
         self._mutate("renamed")

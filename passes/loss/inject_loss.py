@@ -69,7 +69,7 @@ class InjectLoss(Pass):
         for each in planned:
             inputs.check(each)
         with rewriter.step("inject-loss"):
-            if not record.opset:
+            if "" not in record.opsets:
                 rewriter.set_opset(DEFAULT_OPSET)
             parts = [_injected(each, inputs, rewriter) for each in planned]
             terms = [

@@ -11,7 +11,9 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxfold.passes.errors import InvalidModelError
+from onnxfold.passes.loss.declared_types import declared_types
 from onnxfold.passes.serialization import EMBEDDED_LIMIT, model_bytes, tensor_bytes
+from onnxfold.passes.walk import use_count
 
 KEY = "onnxfold.loss"
 """Key in the model's metadata: a JSON object."""
@@ -68,7 +70,10 @@ class LossRecord:
         inputs: Names of the model's own inputs, in order.
         outputs: Names of its own outputs, in order.
         ir_version: Its IR version.
-        opset: The version of ai.onnx that it imported; 0 if none.
+        opsets: The versions that it imported, by domain.
+        metadata: The keys of its metadata.
+        types: The types of its intermediate values (``declared_types``).
+        unread: Names of initializers that nothing read.
         sha256: Of its bytes; empty where it is too large for one file.
         total: Name of the output that sums the losses up.
         losses: What was injected, in order.
@@ -78,7 +83,10 @@ class LossRecord:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     ir_version: int
-    opset: int
+    opsets: Mapping[str, int]
+    metadata: tuple[str, ...]
+    types: str
+    unread: tuple[str, ...]
     sha256: str
     total: str = ""
     losses: tuple[InjectedLoss, ...] = ()
@@ -91,7 +99,10 @@ class LossRecord:
             inputs=tuple(value.name or "" for value in model.graph.inputs),
             outputs=tuple(value.name or "" for value in model.graph.outputs),
             ir_version=model.ir_version,
-            opset=model.graph.opset_imports.get("", 0),
+            opsets=dict(model.graph.opset_imports),
+            metadata=tuple(model.metadata_props),
+            types=declared_types(model),
+            unread=tuple(value.name or "" for value in unread_initializers(model.graph)),
             sha256=digest(model),
         )
 
@@ -115,7 +126,10 @@ def read_record(model: ir.Model) -> LossRecord | None:
             inputs=tuple(found["inputs"]),
             outputs=tuple(found["outputs"]),
             ir_version=int(found["ir_version"]),
-            opset=int(found["opset"]),
+            opsets={str(domain): int(each) for domain, each in found["opsets"].items()},
+            metadata=tuple(found["metadata"]),
+            types=str(found["types"]),
+            unread=tuple(found["unread"]),
             sha256=str(found["sha256"]),
             total=str(found["total"]),
             losses=tuple(map(_loss, found["losses"])),
@@ -132,6 +146,15 @@ def digest(model: ir.Model) -> str:
     if tensor_bytes(model) > EMBEDDED_LIMIT:
         return ""
     return hashlib.sha256(model_bytes(model)).hexdigest()
+
+
+def unread_initializers(graph: ir.Graph) -> list[ir.Value]:
+    """The initializers of ``graph`` that nothing reads and that are no input or output."""
+    return [
+        value
+        for value in graph.initializers.values()
+        if not (use_count(value) or value.is_graph_input() or value.is_graph_output())
+    ]
 
 
 def _loss(found: dict[str, Any]) -> InjectedLoss:

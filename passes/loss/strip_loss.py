@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import UsageError
-from onnxfold.passes.loss.record import KEY, LossRecord, digest, read_record
+from onnxfold.passes.loss.declared_types import declared_types, restore_types
+from onnxfold.passes.loss.record import LossRecord, digest, read_record, unread_initializers
 from onnxfold.passes.provenance import PASS_KEY
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import all_nodes, label, use_count
@@ -19,6 +20,8 @@ INJECTING = frozenset(
     {"inject-loss", "add-gradient", "lower-gradient", "add-optimizer", "lower-optimizer"}
 )
 """The passes whose nodes are taken out."""
+
+_OWN_KEYS = "onnxfold."
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,42 @@ class StripLoss(Pass):
         _check(model, record)
         graph = model.graph
         with rewriter.step("strip-loss"):
-            rewriter.set_metadata(KEY, None)
+            for key in [each for each in model.metadata_props if each.startswith(_OWN_KEYS)]:
+                if key not in record.metadata:
+                    rewriter.set_metadata(key, None)
             for value in _not_in(record.outputs, graph.outputs):
                 rewriter.remove_output(value)
             _erase_injected(model, rewriter)
             for value in _not_in(record.inputs, graph.inputs):
                 rewriter.remove_input(value)
-            if not record.opset and not _reads_opset(model):
-                rewriter.remove_opset(model.graph, "")
+            for value in _not_in(record.unread, unread_initializers(graph)):
+                rewriter.remove_initializer(value)
+            used = {node.domain for node in all_nodes(model)}
+            for domain in [each for each in graph.opset_imports if each not in record.opsets]:
+                if domain not in used:
+                    rewriter.remove_opset(graph, domain)
             rewriter.set_ir_version(record.ir_version)
-        if record.sha256 and digest(model) != record.sha256:
-            first = next(iter(model.graph))
+            is_exact = _restore_types(model, record, rewriter)
+        if not is_exact:
             rewriter.remark(
-                first,
+                graph[0],
                 "without its loss the model is not byte for byte what the loss was injected into: "
                 "other passes have rewritten it since",
                 "to have that model back, keep a copy of it",
             )
+
+
+def _restore_types(model: ir.Model, record: LossRecord, rewriter: Rewriter) -> bool:
+    """Take back types that gradients inferred; whether the model is what it was."""
+    if not record.sha256 or digest(model) == record.sha256:
+        return True
+    inferred = declared_types(model)
+    restore_types(model, record.types, rewriter)
+    if digest(model) == record.sha256:
+        return True
+    # Other passes gave values other types for good reason.
+    restore_types(model, inferred, rewriter)
+    return False
 
 
 def _not_in(names: tuple[str, ...], values: Iterable[ir.Value]) -> list[ir.Value]:
@@ -103,23 +125,8 @@ def _is_injected(node: ir.Node) -> bool:
 
 
 def _erase_injected(model: ir.Model, rewriter: Rewriter) -> None:
-    """Erase injected nodes that nothing needs, with constants that only they read."""
-    graph = model.graph
-    for node in reversed(tuple(graph)):
-        if not _is_injected(node):
-            continue
-        if any(use_count(value) or value.is_graph_output() for value in node.outputs):
-            continue
-        read = dict.fromkeys(value for value in node.inputs if value is not None)
-        rewriter.erase(node)
-        for value in read:
-            if value.is_initializer() and not use_count(value) and not _is_edge(value):
-                rewriter.remove_initializer(value)
-
-
-def _is_edge(value: ir.Value) -> bool:
-    return value.is_graph_input() or value.is_graph_output()
-
-
-def _reads_opset(model: ir.Model) -> bool:
-    return any(not node.domain for node in all_nodes(model))
+    """Erase injected nodes that nothing needs."""
+    for node in reversed(tuple(model.graph)):
+        needed = any(use_count(value) or value.is_graph_output() for value in node.outputs)
+        if _is_injected(node) and not needed:
+            rewriter.erase(node)
