@@ -12,8 +12,27 @@ from onnxfold.passes.script import ScriptReference
 from onnxfold.passes.suggest import did_you_mean
 
 LOSSES: dict[str, str] = {
+    "all-pairs": "all_pairs",
+    "bce-with-logits": "bce_with_logits",
+    "cosine-distance-with-negative-samples": "cosine_distance_with_negative_samples",
+    "cosine-softmax-with-negative-samples": "cosine_softmax_with_negative_samples",
+    "distillation": "distillation",
+    "focal": "focal",
+    "huber": "huber",
+    "kl-divergence": "kl_divergence",
+    "l1": "l1",
     "mse": "mse",
+    "mutual-information": "mutual_information",
+    "normalized-mutual-information": "normalized_mutual_information",
+    "psnr": "psnr",
+    "r-squared": "r_squared",
+    "softmax-cross-entropy": "softmax_cross_entropy",
     "sparse-softmax-cross-entropy": "sparse_softmax_cross_entropy",
+    "sqnr": "sqnr",
+    "ssim": "ssim",
+    "triplet": "triplet",
+    "vae-elbo": "vae_elbo",
+    "vae-kl": "vae_kl",
 }
 
 
