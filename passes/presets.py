@@ -23,6 +23,9 @@ FUSE = (
 OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 """What ``optimize`` runs on a float model, and ``compile`` before it quantizes."""
 
+FINISH = "sum-before-layer-norm"
+"""What ONNX Runtime runs faster, but other passes do not look for: the last of all."""
+
 FOLD = (
     "infer-shapes,upgrade-opset,inline-functions,lift-constants,infer-shapes,einsum-to-matmul,"
     "fold-constants,remove-identity,lift-qoperator,infer-shapes"

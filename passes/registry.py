@@ -39,6 +39,7 @@ PASSES: dict[str, str] = {
     "fuse-softmax": "fuse.softmax:FuseSoftmax",
     "remove-redundant-expand": "fuse.redundant_expand:RemoveRedundantExpand",
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
+    "sum-before-layer-norm": "fuse.sum_before_layer_norm:SumBeforeLayerNorm",
     # quantize
     "convert-float16": "quantize.convert_float16:ConvertFloat16",
     "convert-float32": "quantize.convert_float32:ConvertFloat32",
@@ -72,6 +73,10 @@ PASSES: dict[str, str] = {
     # loss: what a model is judged and trained by
     "inject-loss": "loss.inject_loss:InjectLoss",
     "strip-loss": "loss.strip_loss:StripLoss",
+    # training: optimizers in the graph
+    "add-optimizer": "train.add_optimizer:AddOptimizer",
+    "lower-optimizer": "train.lower_optimizer:LowerOptimizer",
+    "strip-training": "train.strip_training:StripTraining",
     # bridge
     "surgeon": "surgeon:Surgeon",
 }

@@ -26,8 +26,30 @@ def _into_producer(node: ir.Node, rewriter: Rewriter) -> None:
 @rule("fold-arithmetic-into-consumer", *LINEAR_OPS)
 def _into_consumer(node: ir.Node, rewriter: Rewriter) -> None:
     data = [value.producer() for value in node.inputs if value is not None]
+    if any(each is not None and _ends_gelu(each) for each in data):
+        return
     if any(each is not None and each.op_type in _ARITHMETIC for each in data):
         fold_into_consumer(node, rewriter)
+
+
+def _ends_gelu(node: ir.Node) -> bool:
+    """Whether ``node`` halves x (1 + erf(...)): whole, ONNX Runtime computes Gelu in one kernel."""
+    if node.op_type != "Mul":
+        return False
+    products = [each.producer() for each in node.inputs if each is not None]
+    sums = [
+        factor.producer()
+        for product in products
+        if product is not None and product.op_type == "Mul"
+        for factor in product.inputs
+        if factor is not None
+    ]
+    return any(
+        term is not None and (erf := term.producer()) is not None and erf.op_type == "Erf"
+        for each in sums
+        if each is not None and each.op_type == "Add"
+        for term in each.inputs
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxfold.passes.base import Pass
 from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import TIDY, folding
+from onnxfold.passes.presets import FINISH, TIDY, folding
 from onnxfold.passes.quantize.convert_float32 import computes_in_others
 from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
@@ -96,11 +96,11 @@ class Builder:
         """
         self.optimized = optimized
         self.feeds = feeds
-        self._fold = parse_passes(
-            folding(options.target, costs=options.costs, reduce_range=options.reduce_range)
-        )
+        fold = folding(options.target, costs=options.costs, reduce_range=options.reduce_range)
+        finish = f",{FINISH}" if options.target == "ort" else ""
+        self._fold = parse_passes(f"{fold}{finish}")
         self._moments: dict[ir.Model, InputMoments] = {}
-        self._tidy = parse_passes(TIDY)
+        self._tidy = parse_passes(f"{TIDY}{finish}")
         self._insertion = options.insertion
         self._mode = options.mode
         self._progress = progress

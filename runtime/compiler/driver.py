@@ -11,7 +11,8 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.op_kinds import op_key
-from onnxfold.passes.presets import OPTIMIZE
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import FINISH, OPTIMIZE
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.insert_qdq import quantized_node
 from onnxfold.passes.registry import parse_passes
@@ -133,10 +134,12 @@ def compile_model(
     float_run, float_passes = run_tolerant(model, parse_passes(_PREPARE), data.evaluation, progress)
     optimized = float_run.model
     builder = Builder(optimized, data.calibration, options, progress)
-    selection = _choose(model, optimized, data, options, choices, builder, progress)
+    finish = parse_passes(FINISH) if options.target == "ort" else ()
+    lean = Pipeline(finish).run(optimized.clone()).model
+    selection = _choose(model, lean, data, options, choices, builder, progress)
     _require_speed(selection, options.budget)
     if selection.choice is None:
-        passes = () if selection.model is model else float_passes
+        passes = () if selection.model is model else (*float_passes, *finish)
     else:
         passes = (*float_passes, *builder.passes(selection.choice))
     if selection.choice is None:
@@ -225,7 +228,7 @@ _UNLIMITED = Budget(sqnr_db=None, cosine=None, max_flip_rate=None)
 
 def _choose(
     model: ir.Model,
-    optimized: ir.Model,
+    lean: ir.Model,
     data: Data,
     options: CompileOptions,
     choices: Sequence[Choice],
@@ -234,7 +237,7 @@ def _choose(
 ) -> Selection[ir.Model]:
     judge = _judge(model, data.evaluation.first(_JUDGED_FEEDS), options)
     quick = QualityJudge(model, data.evaluation.first(_QUICK_FEEDS), options.budget)
-    layers = linear_layers(optimized)
+    layers = linear_layers(builder.optimized)
 
     damage = Damage(builder, quick, layers, choices[0], progress)
     subject = Subject(
@@ -244,7 +247,7 @@ def _choose(
         layers=layers,
         damage=damage,
         original=model,
-        optimized=optimized,
+        optimized=lean,
         ladder=options.ladder,
         is_idle=builder.is_idle,
         mixes=options.preset == "best" or options.budget.faster is not None,

@@ -16,6 +16,14 @@ from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import ExecutionError, OnnxfoldError, UsageError
 from onnxfold.passes.io_types import float_edges, with_float_io
 from onnxfold.runtime.compiler.choice import Quality
+from onnxfold.runtime.compiler.embeddings import (
+    LEAST_ROWS,
+    RANKING,
+    RANKING_SHARE,
+    embedding_output,
+    embeddings,
+    ranking_kept,
+)
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.specs import Feed
@@ -46,17 +54,20 @@ class TaskResult:
         original: The figure of the original: its share of right answers, or the user's own.
         candidate: That of the candidate.
         name: What the figure is.
+        share: Of the budget's rate, how much of it may be lost.
     """
 
     rows: int
     original: float
     candidate: float
     name: str = ACCURACY
+    share: float = 1.0
 
     def within(self, loss: float) -> bool:
         """Whether the candidate loses no more than the share ``loss`` of the figure."""
         # Shares of right answers are counts over counts: equal ones must not differ by rounding.
-        return self.candidate >= self.original - loss * abs(self.original) - _ROUNDING
+        most = loss * self.share * abs(self.original)
+        return self.candidate >= self.original - most - _ROUNDING
 
     @property
     def can_lose(self) -> bool:
@@ -108,7 +119,9 @@ class QualityJudge:
 
     Where the data has labels, the task is the judge: the rate of changed answers in the budget
     becomes the share of right answers that may be lost, and noise only has to be within the wider
-    limits that class scores have anyway. So it is with a metric of the user's own.
+    limits that class scores have anyway. So it is with a metric of the user's own; and where a
+    transformer puts out embeddings, with the ranking of their similarities, where neither is given
+    and the budget sets no limits of its own.
 
     Attributes:
         samples: How many feeds are compared: all of the source, or as many as fit the cache.
@@ -148,6 +161,7 @@ class QualityJudge:
             used += _bytes(feed) + _bytes(outputs)
             if used > _CACHE_BYTES:
                 break
+        self._embedding = self._embedding_output(original) if metric is None else ""
         self._metric = metric
         self._metric_name = metric_name
         self._reached = 0.0
@@ -169,9 +183,25 @@ class QualityJudge:
             # The noise is that of all samples, also where the metric needs fewer.
             deque(runs, maxlen=0)
             return comparer, TaskResult(self.samples, self._reached, figure, self._metric_name)
+        if self._embedding:
+            found = [embeddings(outputs[self._embedding]) for _, outputs in runs]
+            kept = ranking_kept(self._embeddings(), found)
+            return comparer, TaskResult(self.samples, 1.0, kept, RANKING, RANKING_SHARE)
         answers = [_right_answers(each, outputs) for each, outputs in runs]
         rows, original, right = (sum(column) for column in zip(*answers, strict=True))
         return comparer, TaskResult(rows, original / rows, right / rows) if rows else None
+
+    def _embedding_output(self, original: ir.Model) -> str:
+        """The output whose ranking is to judge; empty where something else does."""
+        is_judge = self._budget.decisions_first and self._budget.max_flip_rate is not None
+        if not is_judge or any(each.labels.size for each in self._cache):
+            return ""
+        self._embedding = embedding_output(original)
+        enough = self._embedding and sum(map(len, self._embeddings())) >= LEAST_ROWS
+        return self._embedding if enough else ""
+
+    def _embeddings(self) -> list[Array]:
+        return [embeddings(each.reference[self._embedding]) for each in self._cache]
 
     def _runs(
         self, session: Session, comparer: Comparer

@@ -45,6 +45,9 @@ from onnxfold.runtime.compiler.frontier import mixtures, most_accurate, spending
 from onnxfold.runtime.compiler.ladder import climb
 from onnxfold.runtime.compiler.repair import repair
 
+_WORTH_TIME_DB = 0.5
+"""Accuracy beyond the budget that gains less is not worth any time."""
+
 
 def search(
     subject: Subject[ModelT], choices: Sequence[Choice], *, keep_slower: bool = False
@@ -106,7 +109,12 @@ def _balanced(
     """``best``, or the mixture of integer and float layers that suits better; and latencies."""
     if not subject.allowance and not subject.mixes and subject.slowest is None:
         return best, subject.time([best])
-    points = [best, *spending(subject, best), *(mixtures(subject, best) if subject.mixes else [])]
+    spent = [
+        each
+        for each in spending(subject, best)
+        if each.quality.score >= best.quality.score + _WORTH_TIME_DB
+    ]
+    points = [best, *spent, *(mixtures(subject, best) if subject.mixes else [])]
     points = [each for each in points if each.quality.score > -math.inf]
     latency = subject.time(points)
     slowest = subject.slowest

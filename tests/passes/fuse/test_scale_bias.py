@@ -335,3 +335,10 @@ def test_random_chains(
     model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(parse(text))))
     feed = {"x": np.random.default_rng(seed).normal(size=shape).astype(np.float32)}
     rewrite("fold-scale-bias,fold-batch-norm,fold-scale-bias", model, feed)
+
+
+def test_the_half_of_a_gelu_stays(parse: Parse, rewrite: Rewrite) -> None:
+    gelu = "d = Div(x, r)  e = Erf(d)  a = Add(e, o)  p = Mul(x, a)  t = Mul(p, h)"
+    constants = f"{DENSE}, float r = {{1.4142135}}, float o = {{1}}, float h = {{0.5}}"
+    model = _model(parse, "float[4,3] x", constants, f"{gelu}  y = MatMul(t, w)")
+    assert not rewrite("fold-scale-bias", model, _x(4, 3)).rules
