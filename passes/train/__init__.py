@@ -1,0 +1,1 @@
+"""Optimizers inside the graph: what turns a model with gradients into one that trains itself."""
