@@ -252,6 +252,20 @@ class Rewriter(StepGate):
         node.resize_outputs(count)
         self._modified(node)
 
+    def ask_for_output(self, node: ir.Node, index: int) -> ir.Value:
+        """Output ``index`` of ``node``, which it computes from now on if it did not."""
+        outputs = node.outputs
+        if index < len(outputs) and outputs[index].name:
+            return outputs[index]
+        self._mutate("modified")
+        if index >= len(outputs):
+            node.resize_outputs(index + 1)
+        for skipped in node.outputs:
+            skipped.name = skipped.name or ""
+        node.outputs[index].name = self.unique_name(f"{node.name or node.op_type}_{index}")
+        self._modified(node)
+        return node.outputs[index]
+
     def set_attribute(self, node: ir.Node, name: str, value: AttributeValue | None) -> None:
         """Set an attribute, or remove it (None)."""
         self._mutate("modified")

@@ -95,6 +95,16 @@ class Builder:
             self.assume_like(result, like)
         return result
 
+    def output_of(self, node: ir.Node, index: int) -> ir.Value:
+        """Output ``index`` of a node that is there already; asked for where it was left out."""
+        output = self.rewriter.ask_for_output(node, index)
+        if output.type is None:
+            known = [(each.type, each.shape) for each in node.outputs]
+            self._infer(node)
+            for each, (dtype, shape) in zip(node.outputs, known, strict=True):
+                each.type, each.shape = dtype or each.type, shape or each.shape
+        return output
+
     def assume_like(self, value: ir.Value, like: ir.Value) -> None:
         """Note that ``value`` has the type and the shape of ``like``."""
         value.type = like.type or value.type

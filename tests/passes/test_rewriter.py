@@ -404,3 +404,18 @@ def test_inputs_and_outputs_are_removed(parse: Parse) -> None:
     assert not weight.is_graph_input()
     assert [value.name for value in model.graph.inputs] == ["x"]
     assert [value.name for value in model.graph.outputs] == ["y"]
+
+
+def test_outputs_that_were_left_out_are_asked_for(parse: Parse) -> None:
+    model = parse(
+        "g (float[2, 4] x, float[4] s) => (float[2, 4] y) { y = LayerNormalization(x, s) }"
+    )
+    rewriter = Rewriter(model, "test-pass")
+    node = node_of(model, "LayerNormalization")
+    with rewriter.step("ask", node):
+        deviation = rewriter.ask_for_output(node, 2)
+        assert [output.name for output in node.outputs] == ["y", "", deviation.name]
+        assert rewriter.ask_for_output(node, 2) is deviation
+        mean = rewriter.ask_for_output(node, 1)
+        assert [output.name for output in node.outputs] == ["y", mean.name, deviation.name]
+    verify(model)
