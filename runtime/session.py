@@ -81,7 +81,8 @@ class Session:
     Attributes:
         label: The model's name in messages.
         config: How it runs.
-        inputs: What has to be fed (initializers that could be overridden are not listed).
+        inputs: What has to be fed.
+        defaults: What may be fed besides: inputs whose initializer is their default.
         outputs: What it returns, in order.
     """
 
@@ -116,7 +117,8 @@ class Session:
         self._session = _create(model, self.label, options)
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())
-        self._input_specs = {spec.name: spec for spec in self.inputs}
+        self.defaults = _specs(self._session.get_overridable_initializers())
+        self._input_specs = {spec.name: spec for spec in (*self.inputs, *self.defaults)}
         self._output_names = [spec.name for spec in self.outputs]
         # numpy has no such types: these values go through OrtValue, bit for bit.
         self._plain = not any(_is_extended(spec) for spec in (*self.inputs, *self.outputs))
@@ -125,7 +127,8 @@ class Session:
         """Run the model on one feed.
 
         Args:
-            feed: One array per input, of exactly its dtype, rank and fixed dimensions.
+            feed: One array per input, of exactly its dtype, rank and fixed dimensions; inputs
+                with a default may be left out.
 
         Returns:
             The outputs in order: arrays, or lists and dicts for sequences and maps.
@@ -134,7 +137,7 @@ class Session:
             UsageError: An input is missing, unknown, or of another dtype or shape.
             ExecutionError: The model failed on this feed; the message names the node.
         """
-        self._check_feed(feed)
+        self.check(feed)
         try:
             values = self._run_arrays(feed) if self._plain else self._run_values(feed)
         except Exception as error:
@@ -153,6 +156,27 @@ class Session:
         names, run = self._output_names, self._session.run
         return lambda: run(names, arrays)
 
+    def bind(self) -> Binding:
+        """Bind inputs and outputs to arrays that are read and written in place."""
+        return Binding(self._session, self.label)
+
+    def check(self, feed: Mapping[str, Any]) -> None:
+        """Check a feed, as ``run`` does.
+
+        Raises:
+            UsageError: An input is missing, unknown, or of another dtype or shape.
+        """
+        for spec in self.inputs:
+            if spec.name not in feed:
+                raise UsageError(f"{self.label}: input '{spec.name}' ({spec}) is not fed")
+        for name, value in feed.items():
+            if name not in self._input_specs:
+                hint = did_you_mean(name, self._input_specs)
+                raise UsageError(f"{self.label} has no input '{name}'{hint}")
+            problem = mismatch(self._input_specs[name], value)
+            if problem:
+                raise UsageError(f"{self.label}: input '{name}': {problem}")
+
     def end_profiling(self) -> Path:
         """Stop the profiler and return the file it wrote."""
         return Path(self._session.end_profiling())
@@ -169,17 +193,41 @@ class Session:
             for result, spec in zip(results, self.outputs, strict=True)
         ]
 
-    def _check_feed(self, feed: Mapping[str, Any]) -> None:
-        for spec in self.inputs:
-            if spec.name not in feed:
-                raise UsageError(f"{self.label}: input '{spec.name}' ({spec}) is not fed")
-        for name, value in feed.items():
-            if name not in self._input_specs:
-                hint = did_you_mean(name, self._input_specs)
-                raise UsageError(f"{self.label} has no input '{name}'{hint}")
-            problem = mismatch(self._input_specs[name], value)
-            if problem:
-                raise UsageError(f"{self.label}: input '{name}': {problem}")
+
+class Binding:
+    """Inputs and outputs of a model, bound to arrays that onnxruntime reads and writes in place.
+
+    Bound arrays stay bound from run to run; outputs that are not bound are not returned.
+    """
+
+    def __init__(self, session: Any, label: str) -> None:
+        self._session = session
+        self._label = label
+        self._binding = session.io_binding()
+        self._options = _ort.RunOptions()
+        # onnxruntime's values only point into the arrays.
+        self._kept: dict[tuple[str, str], Array] = {}
+
+    def read(self, name: str, array: Array) -> None:
+        """Let runs read input ``name`` from ``array``, which is C-contiguous."""
+        self._binding.bind_ortvalue_input(name, _in_place(array))
+        self._kept["input", name] = array
+
+    def write(self, name: str, array: Array) -> None:
+        """Let runs write output ``name`` into ``array``: C-contiguous, of its dtype and shape."""
+        self._binding.bind_ortvalue_output(name, _in_place(array))
+        self._kept["output", name] = array
+
+    def run(self) -> None:
+        """Run the model.
+
+        Raises:
+            ExecutionError: The model failed; the message names the node.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:
+            raise ExecutionError(f"{self._label} failed: {_clean(error)}") from error
 
 
 def mismatch(spec: TensorSpec, value: object) -> str:
@@ -317,6 +365,13 @@ def _contiguous(value: Any) -> Any:
         return value
     array = cast(Array, value)
     return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _in_place(array: Array) -> Any:
+    """An OrtValue on the memory of ``array``."""
+    if not array.flags.c_contiguous:
+        raise UsageError("an array to bind has to be contiguous")
+    return _ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _to_ort_value(array: Array) -> Any:

@@ -289,3 +289,40 @@ def test_an_unstable_layer_normalization_is_found_by_trying() -> None:
     if (1, 23) < release < (1, 32):
         pytest.skip(f"it is not known of onnxruntime {version()}")
     assert is_layer_norm_stable() is (release >= (1, 32))
+
+
+STATEFUL = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[N] x, float[2] state) => (float[2] new_state, float total)
+<float[2] state = {1, 2}> {
+    moved = ReduceSum<keepdims = 0>(x)  new_state = Add(state, moved)
+    total = ReduceSum<keepdims = 0>(new_state)
+}"""
+
+
+def test_an_input_with_a_default_may_be_fed() -> None:
+    session = Session(onnx.parser.parse_model(STATEFUL))
+    assert [spec.name for spec in session.inputs] == ["x"]
+    assert [spec.name for spec in session.defaults] == ["state"]
+    feed = {"x": np.ones(3, np.float32)}
+    assert session.run(feed)["total"] == 9
+    assert session.run({**feed, "state": np.zeros(2, np.float32)})["total"] == 6
+    with pytest.raises(UsageError, match="input 'state': wants float32"):
+        session.run({**feed, "state": np.zeros(2)})
+
+
+def test_bound_arrays_are_read_and_written_in_place() -> None:
+    binding = Session(onnx.parser.parse_model(STATEFUL)).bind()
+    x, total = np.ones(3, np.float32), np.zeros((), np.float32)
+    first, second = np.ones(2, np.float32), np.zeros(2, np.float32)
+    binding.read("x", x)
+    binding.write("total", total)
+    for old, new in ((first, second), (second, first)):
+        binding.read("state", old)
+        binding.write("new_state", new)
+        binding.run()
+    assert (first.tolist(), second.tolist(), float(total)) == ([7, 7], [4, 4], 14)
+    x[:] = 0
+    binding.run()
+    assert first.tolist() == [4, 4]
+    with pytest.raises(UsageError, match="contiguous"):
+        binding.read("x", np.ones(6, np.float32)[::2])
