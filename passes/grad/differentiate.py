@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.grad.builder import Builder
 from onnxfold.passes.grad.function_bodies import can_expand, expand_function
+from onnxfold.passes.grad.quantized_paths import INTEGER_OPS, hidden_sources
 from onnxfold.passes.grad.rules import load_rules
 from onnxfold.passes.grad.vjp import FLAT, Call, VjpFunction, describe_path, key_of
 from onnxfold.passes.rewriter import Rewriter
@@ -55,6 +56,7 @@ class Differentiator:
         """
         order = _ancestors(seeds, frozenset(until))
         active = _active_values(order, frozenset(wrt), frozenset(until) - frozenset(wrt))
+        self._refuse_integer_arithmetic(order, active)
         flows = _Flows(builder)
         for value, gradient in seeds.items():
             flows.add(value, gradient)
@@ -70,6 +72,18 @@ class Differentiator:
         """The error that says why ``node`` cannot be differentiated, and where it stands."""
         path = describe_path(_path_to_output(node))
         return UsageError(f"no gradient of {label(node)}: {reason}; on the path {path}")
+
+    def _refuse_integer_arithmetic(
+        self, order: Sequence[ir.Node], active: frozenset[ir.Value]
+    ) -> None:
+        """Let no gradient be lost unnoticed in an operator that computes on codes."""
+        for node in order:
+            if node.op_type in INTEGER_OPS and _is_active(node, active):
+                raise self.refusal(
+                    node,
+                    f"{node.op_type} computes on integers; differentiate the float model, or one "
+                    "with QuantizeLinear and DequantizeLinear around float operators",
+                )
 
     def _flow_back(
         self,
@@ -174,10 +188,13 @@ def _is_real(value: ir.Value) -> bool:
 
 
 def _captured(node: ir.Node) -> tuple[ir.Value, ...]:
-    """Values of outer graphs that the bodies of ``node`` read, each once."""
+    """Values that ``node`` reads although they are no inputs, each once.
+
+    Those are values of outer graphs that its bodies read, and what codes were rounded from.
+    """
     if not node.attributes.data:
-        return ()
-    found: dict[ir.Value, None] = {}
+        return hidden_sources(node)
+    found: dict[ir.Value, None] = dict.fromkeys(hidden_sources(node))
     for body in iterate_graphs(node):
         graphs = {body, *nested_graphs(body)}
         for graph in graphs:

@@ -172,6 +172,7 @@ FLAT: frozenset[str] = frozenset(
         "Ceil",
         "Constant",
         "ConstantOfShape",
+        "DynamicQuantizeLinear",
         "Equal",
         "EyeLike",
         "Floor",
