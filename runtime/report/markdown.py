@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from onnxfold.runtime.report.frontier import points
@@ -113,8 +113,27 @@ def comparison_to_markdown(comparison: dict[str, Any]) -> str:
         "",
         *(f"- {escape(reason)}" for reason in verdict["reasons"]),
         *_equivalence(comparison),
+        *_worst_input(comparison["worst_input"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def worst_input_in_words(worst: Mapping[str, Any]) -> str:
+    """What a search for the worst input found (``Comparison.worst_input``), in words."""
+    how = f"{worst['steps']} steps along the gradient"
+    if worst["reason"]:
+        reason = str(worst["reason"]).partition(";")[0]
+        how = f"{worst['steps']} random steps, since there is {reason}"
+    kept = f" Kept as {worst['kept']}." if worst["kept"] else ""
+    return (
+        f"worst input: output '{worst['output']}' is off by {worst['difference']:.3g} of its root "
+        f"mean square; on the data by {worst['typical']:.3g}, at most {worst['before']:.3g} "
+        f"({how}).{kept}"
+    )
+
+
+def _worst_input(worst: Mapping[str, Any] | None) -> list[str]:
+    return [] if worst is None else ["## Worst input", "", escape(worst_input_in_words(worst)), ""]
 
 
 def _equivalence(equivalence: dict[str, Any]) -> list[str]:

@@ -56,6 +56,7 @@ class Comparison:
         verdict: Whether the contract holds.
         configs: Optimizations off, and as deployed.
         seconds: How long it took.
+        worst_input: What a search for the worst input found; None where none was made.
     """
 
     reference: str
@@ -70,6 +71,7 @@ class Comparison:
     verdict: Verdict
     configs: tuple[SessionConfig, SessionConfig]
     seconds: float
+    worst_input: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -86,6 +88,7 @@ class Comparison:
             "verdict": self.verdict.to_json(),
             "configs": [config.to_json() for config in self.configs],
             "seconds": self.seconds,
+            "worst_input": None if self.worst_input is None else dict(self.worst_input),
         }
 
 

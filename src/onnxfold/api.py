@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from onnxfold.adversary import DEFAULT_STEPS, attack
 from onnxfold.compiling import compile
 from onnxfold.outcome import (
     COMPARISON_FEEDS,
@@ -251,6 +252,8 @@ def verify(
     data: object = None,
     contract: Contract | str | None = None,
     budget: Budget | str | float | None = None,
+    adversarial: int = 0,
+    keep: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare two models on data.
@@ -263,6 +266,9 @@ def verify(
             is given, INTEGER where the candidate is what ``fold`` made of a quantized reference,
             else REASSOCIATED.
         budget: What may be lost.
+        adversarial: Steps of a search for the input on which the models differ most; none if 0.
+            The contract has to hold there too, unless it is APPROXIMATE, which is about averages.
+        keep: A folder to write that input into, as data for later comparisons.
         progress: Told how far it is.
 
     Returns:
@@ -283,6 +289,15 @@ def verify(
     default = _default_contract(original, rewritten) if budget is None else Contract.APPROXIMATE
     (progress or Silent()).stage("comparing")
     found = compare_models(original, rewritten, feeds, promise or default, _budget(budget))
+    if adversarial or keep is not None:
+        attacked = attack(
+            *(original, rewritten, feeds, found.contract),
+            steps=adversarial or DEFAULT_STEPS,
+            keep=keep,
+            progress=progress,
+        )
+        verdict = found.verdict & attacked.verdict
+        found = replace(found, verdict=verdict, worst_input=attacked.to_json())
     return replace(
         found,
         reference=display_name(reference, found.reference),

@@ -344,6 +344,19 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     )
     _budget(parser)
     parser.add_argument(
+        "--adversarial",
+        type=int,
+        nargs="?",
+        const=40,
+        default=0,
+        metavar="STEPS",
+        help="search for the input on which the two differ most, inside the ranges of the data, "
+        "and hold the contract there too (default: 40 steps)",
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write that input there, as data to verify on"
+    )
+    parser.add_argument(
         "--format",
         choices=("text", "json", "markdown"),
         default="text",

@@ -25,7 +25,7 @@ from onnxfold.runtime.compiler.verified import weakest_contract
 from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.places import check_file, check_folder
 from onnxfold.runtime.report.groups import other_remarks
-from onnxfold.runtime.report.markdown import comparison_to_markdown
+from onnxfold.runtime.report.markdown import comparison_to_markdown, worst_input_in_words
 from onnxfold.runtime.report.summary import passes_that_changed, summary
 from onnxfold.runtime.report.write import write_text
 from onnxfold.runtime.trial import feeds_for
@@ -151,6 +151,8 @@ def verify(options: argparse.Namespace) -> int:
             data=options.data,
             contract=options.contract,
             budget=options.budget,
+            adversarial=options.adversarial,
+            keep=options.keep,
             progress=progress,
         )
     document = comparison.to_json()
@@ -250,6 +252,8 @@ def _print_comparison(comparison: Comparison) -> None:
     print_line(f"{comparison.contract.value}: {comparison.verdict.status}")
     for reason in comparison.verdict.reasons:
         print_line(f"  {reason}")
+    if comparison.worst_input is not None:
+        print_line(worst_input_in_words(comparison.worst_input))
 
 
 def _print_outputs(outputs: list[dict[str, Any]], samples: int) -> None:
@@ -333,7 +337,7 @@ def _check_places(options: argparse.Namespace) -> None:
     named = vars(options)
     written = (named.get(each) for each in ("output", "save_plan", "calibration_cache"))
     files = [path for path in written if path is not None]
-    folders = [named.get("report"), named.get("dump"), named.get("reproducer")]
+    folders = [named.get(each) for each in ("report", "dump", "reproducer", "keep")]
     script = str(named.get("data") or "").rpartition(":")[0]
     inputs = [
         named.get("model"),
