@@ -24,8 +24,9 @@ from onnxfold.passes.grad.vjp import Call, Gradients, vjp
 def dequantize_linear(call: Call, b: Builder) -> Gradients:
     """D s (q - z): ds, and what flows straight through to what the codes were rounded from."""
     codes, scale = call.x(0), call.x(1)
-    if codes.dtype not in INTEGER_LIMITS:
-        raise call.refusal(f"codes of type {codes.dtype} are not supported")
+    code_type = _code_type(codes, call.optional(2))
+    if code_type not in INTEGER_LIMITS:
+        raise call.refusal(f"codes of type {code_type} are not supported")
     gradient = b.cast(call.gradient, scale.dtype or ir.DataType.FLOAT)
     path = quantized_path(codes)
     rounded = [node for node in path.quantizers if _reads(node, call.captured)]
@@ -44,7 +45,9 @@ def _steps(call: Call, b: Builder) -> ir.Value:
     one = b.full_like(call.x(1), 1.0)
     inputs = (call.x(0), one, call.optional(2))
     node = call.node
-    return b.nodes("DequantizeLinear", inputs, 1, domain=node.domain, **node.attributes)[0]
+    (steps,) = b.nodes("DequantizeLinear", inputs, 1, domain=node.domain, **node.attributes)
+    b.assume_like(steps, call.y())
+    return steps
 
 
 def _pair(
@@ -156,14 +159,20 @@ def _same_value(left: ir.Value, right: ir.Value) -> bool:
 
 def _inside(node: ir.Node, x: ir.Value, scale: ir.Value, b: Builder) -> ir.Value:
     """Whether ``x`` rounds to a code within the limits: half below an even limit still does."""
-    low, high = INTEGER_LIMITS[node.outputs[0].dtype or ir.DataType.UINT8]
     zero = node.inputs[2] if len(node.inputs) > 2 else None
+    low, high = INTEGER_LIMITS[_code_type(node.outputs[0], zero)]
     lowest, highest = b.number(low - 0.5, scale), b.number(high + 0.5, scale)
     if zero is not None:
         real = _over_elements(b.cast(zero, scale.dtype or ir.DataType.FLOAT), node, x, b)
         lowest, highest = b.sub(lowest, real), b.sub(highest, real)
     above = b.op("GreaterOrEqual", x, b.mul(lowest, scale))
     return b.op("And", above, b.op("Less", x, b.mul(highest, scale)))
+
+
+def _code_type(codes: ir.Value, zero: ir.Value | None) -> ir.DataType:
+    """The type of codes; that of the zero point outside ai.onnx, where none is inferred."""
+    known = codes.dtype or (None if zero is None else zero.dtype)
+    return known or ir.DataType.UINT8
 
 
 def _axis(node: ir.Node, rank: int) -> int:

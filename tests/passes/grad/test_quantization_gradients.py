@@ -119,7 +119,7 @@ def test_a_scale_a_block(rows: int, block: int, dims: str) -> None:
 
 
 def test_codes_may_be_moved_between() -> None:
-    x, weights = _feeds((2, 3), -128, 127)
+    x, _ = _feeds((2, 3), -128, 127)
     other = np.array([[0.3, 20, -0.2]], np.float32)
     text = """
     g (float[N, 3] x, float[1, 3] w, float s, float[M, 2] g) => (float loss)
@@ -140,7 +140,7 @@ def test_codes_may_be_moved_between() -> None:
     scale = np.array(0.1, np.float32)
     feeds = {"x": x, "w": other, "s": scale, "g": gradient}
     found = _gradients(text, feeds, "x", "w", "s")
-    back = gradient.reshape(4, 3)[1:].T
+    back: Array = gradient.reshape(4, 3)[1:].T
     real = np.concatenate([x, other])
     d_real, d_scale = _expected(real, scale, np.array(0), back, "int8")
     np.testing.assert_array_equal(found["x"], d_real[:2])
