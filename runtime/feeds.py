@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -36,8 +36,12 @@ class FeedSource:
         part: tuple[int, int] = (0, 1),
         generated: bool = False,
         allow_nonfinite: bool = False,
+        unread: frozenset[str] = frozenset(),
     ) -> None:
-        """Wrap ``reader``; see ``open_feeds``. ``part`` (i, n) is every n-th feed from the i-th."""
+        """Wrap ``reader``; see ``open_feeds``. ``part`` (i, n) is every n-th feed from the i-th.
+
+        ``unread`` are arrays of the reader that are left out.
+        """
         self.description = reader.description
         self.generated = generated
         self.inputs = tuple(inputs)
@@ -45,6 +49,7 @@ class FeedSource:
         self._limit = limit
         self._part = part
         self._allow_nonfinite = allow_nonfinite
+        self._unread = unread
 
     def __iter__(self) -> Iterator[Feed]:
         """The feeds, without labels.
@@ -62,7 +67,7 @@ class FeedSource:
         index, of = self._part
         numbered = islice(enumerate(self._reader.read()), index, None, of)
         for sample, raw in islice(numbered, self._limit):
-            extra = {name: array for name, array in raw.items() if name not in names}
+            extra = {name: raw[name] for name in raw if name not in names | self._unread}
             if extra and not self._reader.labels_allowed:
                 name = next(iter(extra))
                 raise self._error(sample, f"the model has no input '{name}'", name, names)
@@ -72,25 +77,28 @@ class FeedSource:
 
     def first(self, limit: int) -> FeedSource:
         """The same source, with at most ``limit`` feeds."""
-        return FeedSource(
-            self._reader,
-            self.inputs,
-            limit=limit if self._limit is None else min(limit, self._limit),
-            part=self._part,
-            generated=self.generated,
-            allow_nonfinite=self._allow_nonfinite,
-        )
+        return self._with(limit=limit if self._limit is None else min(limit, self._limit))
 
     def part(self, index: int, of: int) -> FeedSource:
         """Every ``of``-th feed of the whole source, from feed ``index`` on; parts are disjoint."""
-        return FeedSource(
-            self._reader,
-            self.inputs,
-            limit=self._limit,
-            part=(index, of),
-            generated=self.generated,
-            allow_nonfinite=self._allow_nonfinite,
-        )
+        return self._with(part=(index, of))
+
+    def without(self, names: Collection[str]) -> FeedSource:
+        """The same source, without some of its inputs."""
+        inputs = [spec for spec in self.inputs if spec.name not in names]
+        return self._with(inputs=inputs, unread=self._unread | frozenset(names))
+
+    def _with(self, **changed: Any) -> FeedSource:
+        """The same source with other arguments."""
+        arguments: dict[str, Any] = {
+            "inputs": self.inputs,
+            "limit": self._limit,
+            "part": self._part,
+            "generated": self.generated,
+            "allow_nonfinite": self._allow_nonfinite,
+            "unread": self._unread,
+        }
+        return FeedSource(self._reader, **(arguments | changed))
 
     @property
     def shard(self) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class StripLoss(Pass):
     contract: ClassVar[Contract] = Contract.EXACT
 
     @property
-    def restores_interface(self) -> bool:
+    def changes_interface(self) -> bool:
         """It does."""
         return True
 

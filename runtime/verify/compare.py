@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,17 +10,18 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
+import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import ExecutionError
 from onnxfold.passes.io_types import float_edges, read_io_types, with_float_io
+from onnxfold.passes.loss.record import read_record
 from onnxfold.runtime.feeds import FeedSource
-from onnxfold.runtime.generated_feeds import generate_feed
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
-from onnxfold.runtime.specs import Feed, ModelLike, TensorSpec, load_ir
+from onnxfold.runtime.specs import Feed, ModelLike, input_specs, load_ir
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
+from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, without_losses
 from onnxfold.runtime.verify.gates import Verdict, deployment_gate_for, gate_for
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.nudge import nudge_scales
@@ -123,6 +123,9 @@ def compare_models(
     off, on = configs
     with naming("candidate"):
         candidate = comparable(reference, candidate)
+    if has_lost_losses(reference, candidate):
+        reference, feeds = _before_losses(load_ir(reference), feeds)
+    made_up = MadeUpLabels(load_ir(candidate))
     old, new = open_pair(reference, candidate, contract, off)
     with naming("candidate"):
         deployed = Session(candidate, on)
@@ -131,7 +134,7 @@ def compare_models(
     plain.note(*declared_differences(old, new, additive=additive))
     for feed, labels in () if plain.structure else labelled(feeds):
         outputs, before = old.run(feed)
-        full_feed = complete_feed(feed, labels, new.session.inputs)
+        full_feed = complete_feed(feed, labels, new.session.inputs, made_up)
         with naming("candidate"):
             add_outputs(plain, (outputs, before), new.run(full_feed))
             optimized.add(outputs, deployed.run(full_feed))
@@ -254,6 +257,24 @@ def comparable(reference: ModelLike, candidate: ModelLike) -> ModelLike:
     return with_float_io(model, float_edges(load_ir(reference)))
 
 
+def has_lost_losses(reference: ModelLike, candidate: ModelLike) -> bool:
+    """Whether losses were taken out of ``reference``: then its own outputs are what counts."""
+    before, after = (read_record(load_ir(model)) for model in (reference, candidate))
+    return before is not None and after is None
+
+
+def _before_losses(
+    model: ir.Model, feeds: FeedSource | Sequence[Feed]
+) -> tuple[ir.Model, FeedSource | Sequence[Feed]]:
+    """A model without its losses, and feeds without what only they read."""
+    bare = without_losses(model)
+    kept = {spec.name for spec in input_specs(bare)}
+    gone = {spec.name for spec in input_specs(model)} - kept
+    if isinstance(feeds, FeedSource):
+        return bare, feeds.without(gone)
+    return bare, [{name: feed[name] for name in feed if name not in gone} for feed in feeds]
+
+
 def declared_differences(
     old: LogitsSession, new: LogitsSession, *, additive: bool
 ) -> tuple[str, ...]:
@@ -270,25 +291,6 @@ def labelled(feeds: FeedSource | Iterable[Feed]) -> Iterator[tuple[Feed, Feed]]:
     if isinstance(feeds, FeedSource):
         return feeds.with_labels()
     return ((feed, {}) for feed in feeds)
-
-
-def complete_feed(feed: Feed, labels: Feed, inputs: Sequence[TensorSpec]) -> Feed:
-    """``feed`` with values for inputs that a pass added: labels, or made up the same every time."""
-    known = labels | feed
-    sizes = {
-        dim: size
-        for spec in inputs
-        if spec.name in known and spec.shape is not None
-        for dim, size in zip(spec.shape, np.shape(known[spec.name]), strict=False)
-        if isinstance(dim, str)
-    }
-    full: Feed = {}
-    for spec in inputs:
-        # Seeded by its name, an input has the same values whatever other inputs come and go.
-        rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
-        made_up = {} if spec.name in known else generate_feed([spec], rng, ranges={}, dims=sizes)
-        full[spec.name] = (known | made_up)[spec.name]
-    return full
 
 
 def add_outputs(

@@ -46,6 +46,19 @@ class GlobalMaxPool(OpRun):
         return (np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True),)
 
 
+class GatherElements(OpRun):
+    """Replaces onnx 1.23's own, which takes at most 64 elements along the axis."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, indices: Array, axis: int | None = None) -> tuple[Array]:
+        at = axis or 0
+        counted = np.where(indices < 0, indices + x.shape[at], indices)
+        # Other axes of the indices may be shorter; numpy wants them alike.
+        spans = [slice(None if i == at % x.ndim else n) for i, n in enumerate(indices.shape)]
+        return (np.take_along_axis(x[tuple(spans)], counted, at),)
+
+
 class NoOracleError(Exception):
     """The model cannot be evaluated in float64."""
 
@@ -71,7 +84,9 @@ class Float64Oracle:
         _widen(copy)
         self._names = dict(softmaxes)
         try:
-            self._evaluator = ReferenceEvaluator(to_proto(copy), new_ops=[GlobalMaxPool])
+            self._evaluator = ReferenceEvaluator(
+                to_proto(copy), new_ops=[GlobalMaxPool, GatherElements]
+            )
         except Exception as error:  # no implementation of an operator at this version
             raise NoOracleError from error
 

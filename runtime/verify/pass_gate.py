@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,20 +12,22 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract, Pass, PassResult
 from onnxfold.passes.errors import BrokenContractError
 from onnxfold.passes.io_types import float_edges, with_float_io
+from onnxfold.passes.loss.record import LossRecord, read_record
 from onnxfold.passes.pipeline import BaseInstrument
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.specs import Feed
+from onnxfold.runtime.verify.added import check_added, is_runnable
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import (
     DriftProbe,
     add_outputs,
-    complete_feed,
     declared_differences,
     judge,
     labelled,
     naming,
 )
 from onnxfold.runtime.verify.comparer import Comparer
+from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed
 from onnxfold.runtime.verify.gates import Verdict
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.oracle import nearer_to_truth
@@ -54,6 +56,7 @@ class PassEvidence:
         seconds: What verifying took.
         regions: What was seen operator by operator, each fed with the original's tensors; None
             where that was not looked at.
+        added: Metrics of each output that an additive pass added, against float64.
     """
 
     pass_name: str
@@ -63,6 +66,7 @@ class PassEvidence:
     samples: int
     seconds: float
     regions: RegionEvidence | None = None
+    added: tuple[OutputMetrics, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -74,6 +78,7 @@ class PassEvidence:
             "samples": self.samples,
             "seconds": self.seconds,
             "regions": None if self.regions is None else self.regions.to_json(),
+            "added": [each.to_json() for each in self.added],
         }
 
 
@@ -114,6 +119,9 @@ class ContractGate(BaseInstrument):
         if self._floats is None:
             self._floats = float_edges(model)
         known = self._snapshot
+        if (known is None or known.model is not model) and not is_runnable(model):
+            self._snapshot = None
+            return
         if known is None or known.model is not model:
             known = _Snapshot(model, self._with_float_io(model), self._cache_bytes)
         # Drift, regions and oracle need the model itself, and the pass is about to change it.
@@ -129,14 +137,20 @@ class ContractGate(BaseInstrument):
             ExecutionError: The model no longer runs.
         """
         before = self._snapshot
-        if not result.modified or before is None:
+        if not result.modified:
+            return
+        if before is None or not is_runnable(model):
+            self.evidence.append(_unjudged(pass_, is_postponed=before is not None))
             return
         started = time.perf_counter()
-        additive = pass_.contract is Contract.ADDITIVE
+        # What takes losses out is held to what is left, as what adds them is to what was there.
+        stripped = before.record is not None and read_record(model) is None
+        additive = pass_.contract is Contract.ADDITIVE or stripped
         with naming(f"after pass {pass_.name}"):
             after = _Snapshot(model, self._with_float_io(model), self._cache_bytes)
         comparer = Comparer(additive=additive)
-        comparer.note(*declared_differences(before.session, after.session, additive=additive))
+        pair = (after.session, before.session) if stripped else (before.session, after.session)
+        comparer.note(*declared_differences(*pair, additive=additive))
         softmaxes: frozenset[str] = frozenset()
         if pass_.contract is Contract.REASSOCIATED:
             softmaxes = frozenset(before.session.names) & frozenset(after.session.names)
@@ -144,12 +158,19 @@ class ContractGate(BaseInstrument):
         for sample, (feed, labels) in enumerate(feeds):
             old = before.run(sample, feed, labels, softmaxes)
             with naming(f"after pass {pass_.name}"):
-                add_outputs(comparer, old, after.run(sample, feed, labels, softmaxes))
+                new = after.run(sample, feed, labels, softmaxes)
+                add_outputs(comparer, *((new, old) if stripped else (old, new)))
         drift = DriftProbe(before.original or self._with_float_io(model), self._feeds)
         verdict = judge(comparer, pass_.contract, self._budget, softmaxes, drift)
         if not verdict.passed and not comparer.structure:
             truth = self._ask_oracle(pass_, before, after, softmaxes)
             verdict = truth if truth is not None and truth.passed else verdict
+        added: tuple[OutputMetrics, ...] = ()
+        if pass_.contract is Contract.ADDITIVE and verdict.passed:
+            with naming(f"after pass {pass_.name}"):
+                now = self._with_float_io(model)
+                added, judged = check_added(now, before.names, labelled(self._feeds))
+            verdict &= judged
         regions = None
         checked = self._region_check is not None and pass_.contract is Contract.INTEGER
         if checked and self._region_check is not None and before.original is not None:
@@ -166,6 +187,7 @@ class ContractGate(BaseInstrument):
                 samples=comparer.samples,
                 seconds=time.perf_counter() - started,
                 regions=regions,
+                added=added,
             )
         )
         self._snapshot = after
@@ -211,7 +233,10 @@ class _Snapshot:
     def __init__(self, model: ir.Model, comparable: ir.Model, cache_bytes: int) -> None:
         self.model = model
         self.original: ir.Model | None = None
+        self.names = frozenset(_names(comparable))
+        self.record: LossRecord | None = read_record(comparable)
         self.session = LogitsSession.open(comparable)
+        self._made_up = MadeUpLabels(comparable)
         self._room = cache_bytes
         self._outputs: dict[int, Outputs] = {}
 
@@ -221,10 +246,29 @@ class _Snapshot:
         return outputs, {name: value for name, value in before.items() if name in softmaxes}
 
     def _run(self, sample: int, feed: Feed, labels: Feed) -> Outputs:
-        result = self.session.run(complete_feed(feed, labels, self.session.session.inputs))
+        result = self.session.run(self._complete(feed, labels))
         arrays = [*flatten_outputs(result[0]).values(), *result[1].values()]
         size = sum(array.nbytes for array in arrays)
         if size <= self._room:
             self._room -= size
             self._outputs[sample] = result
         return result
+
+    def _complete(self, feed: Feed, labels: Feed) -> Feed:
+        return complete_feed(feed, labels, self.session.session.inputs, self._made_up)
+
+
+def _unjudged(pass_: Pass, *, is_postponed: bool) -> PassEvidence:
+    """Nothing was run: ONNX Runtime has no kernel for what the pass added, or was given."""
+    reason = "ONNX Runtime has no kernel for what the model held before: nothing to compare with"
+    if is_postponed:
+        reason = "ONNX Runtime has no kernel for what it added: judged with the pass that lowers it"
+    return PassEvidence(pass_.name, pass_.contract, (), Verdict(True, (reason,)), 0, 0.0)
+
+
+def _names(model: ir.Model) -> Iterator[str]:
+    """The names of all values of the main graph."""
+    graph = model.graph
+    yield from (value.name or "" for value in (*graph.inputs, *graph.initializers.values()))
+    for node in graph:
+        yield from (value.name or "" for value in node.outputs)

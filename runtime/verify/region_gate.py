@@ -12,7 +12,8 @@ import onnx_ir as ir
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.specs import Feed, input_specs
 from onnxfold.runtime.verify.bounds import rate_lower_bound
-from onnxfold.runtime.verify.compare import complete_feed, labelled
+from onnxfold.runtime.verify.compare import labelled
+from onnxfold.runtime.verify.complete import complete_feed
 from onnxfold.runtime.verify.regions import RegionBudget, RegionResult, check_regions
 
 _MOST_STEPS = 1

@@ -25,8 +25,10 @@ from onnxfold.runtime.loading import save_model
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.report.write import write_report
+from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import compare_models
+from onnxfold.runtime.verify.complete import without_losses
 
 COMPARISON_FEEDS = 64
 """Feeds on which ``run_passes`` compares end to end; ``verify`` takes all there are."""
@@ -131,7 +133,12 @@ def _islands(
     if not has_codes(run.model):
         return ()
     progress.stage("timing what is left in float")
-    return explain_islands(run.model, run.remarks, feeds, target)
+    bare = without_losses(run.model)
+    if feeds is not None:
+        # Losses that were taken out leave labels behind.
+        names = {spec.name for spec in input_specs(bare)}
+        feeds = feeds.without({spec.name for spec in feeds.inputs} - names)
+    return explain_islands(bare, run.remarks, feeds, target)
 
 
 def fold_target(passes: Sequence[Pass]) -> str:

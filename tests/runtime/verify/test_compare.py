@@ -14,7 +14,8 @@ from onnxfold.passes.errors import ExecutionError, InconclusiveError
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.session import DEPLOYMENT, Session
 from onnxfold.runtime.specs import Feed, input_specs
-from onnxfold.runtime.verify.compare import DriftProbe, compare_models, complete_feed
+from onnxfold.runtime.verify.compare import DriftProbe, compare_models
+from onnxfold.runtime.verify.complete import complete_feed
 from onnxfold.runtime.verify.softmax import LogitsSession, softmax_inputs, softmax_outputs
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
