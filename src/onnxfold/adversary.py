@@ -91,6 +91,7 @@ def _keep(feed: Feed, folder: Path) -> Path:
         digest.update(name.encode() + np.ascontiguousarray(feed[name]).tobytes())
     path = folder / f"worst-{digest.hexdigest()[:12]}.npz"
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **{name: np.asarray(each) for name, each in feed.items()})
+    arrays: dict[str, Any] = dict(feed)
+    np.savez(temporary, **arrays)
     temporary.replace(path)
     return path
