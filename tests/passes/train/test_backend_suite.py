@@ -43,7 +43,7 @@ def test_backend_case(name: str) -> None:
     case = _cases()[name]
     proto: onnx.ModelProto = case.model
     model = ir.from_proto(proto)
-    names = [value.name for value in model.graph.inputs]
+    names = [value.name or "" for value in model.graph.inputs]
     for each in parse_passes(_PASSES):
         each.run(model)
     session = Session(model, REFERENCE)
