@@ -61,6 +61,10 @@ class Scopes:
             for inner in body:
                 self.add(inner)
 
+    def enclose(self, body: ir.Graph, node: ir.Node) -> None:
+        """Read ``body``, which no node holds yet, as if one that stands beside ``node`` did."""
+        self._holder[body] = node
+
     def holder(self, graph: ir.Graph) -> ir.Node | None:
         """The node that holds ``graph`` as a body; None for the main graph and for functions."""
         return self._holder.get(graph)

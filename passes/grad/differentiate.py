@@ -12,12 +12,13 @@ import onnx_ir as ir
 
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.grad.builder import Builder
+from onnxfold.passes.grad.dependence import depends_on, read_besides, real_or_unknown
 from onnxfold.passes.grad.function_bodies import can_expand, expand_function
-from onnxfold.passes.grad.quantized_paths import INTEGER_OPS, hidden_sources
+from onnxfold.passes.grad.quantized_paths import INTEGER_OPS
 from onnxfold.passes.grad.rules import load_rules
 from onnxfold.passes.grad.vjp import FLAT, Call, VjpFunction, describe_path, key_of
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.walk import iterate_graphs, label, nested_graphs
+from onnxfold.passes.walk import label
 
 
 class Differentiator:
@@ -62,7 +63,7 @@ class Differentiator:
             flows.add(value, gradient)
         for node in reversed(order):
             outputs = tuple(flows.total(output) for output in node.outputs)
-            if not any(outputs) or not _is_active(node, active):
+            if not any(outputs) or not depends_on(node, active):
                 continue
             for value, gradient in self._flow_back(node, outputs, active, builder):
                 flows.add(value, gradient)
@@ -78,7 +79,7 @@ class Differentiator:
     ) -> None:
         """Let no gradient be lost unnoticed in an operator that computes on codes."""
         for node in order:
-            if node.op_type in INTEGER_OPS and _is_active(node, active):
+            if node.op_type in INTEGER_OPS and depends_on(node, active):
                 raise self.refusal(
                     node,
                     f"{node.op_type} computes on integers; differentiate the float model, or one "
@@ -97,7 +98,7 @@ class Differentiator:
             return
         needed = tuple(value in active for value in node.inputs)
         opset = self.rewriter.opset(node, node.domain)
-        captured = tuple(value for value in _captured(node) if value in active)
+        captured = tuple(value for value in read_besides(node) if value in active)
         call = Call(node, outputs, needed, opset, self, captured)
         with builder.named(f"grad_{node.name or node.outputs[0].name}"):
             found = rule(call, builder)
@@ -157,7 +158,7 @@ def _ancestors(seeds: Mapping[ir.Value, ir.Value], until: frozenset[ir.Value]) -
             continue
         seen.add(node)
         stack.append((node, True))
-        for value in (*node.inputs, *_captured(node)):
+        for value in (*node.inputs, *read_besides(node)):
             producer = None if value is None or value in until else value.producer()
             if producer is not None and producer not in seen:
                 stack.append((producer, False))
@@ -170,37 +171,11 @@ def _active_values(
     """The values that depend on ``wrt`` and through which a gradient can flow."""
     active = set(wrt)
     for node in order:
-        if key_of(node) in FLAT or not _is_active(node, active):
+        if key_of(node) in FLAT or not depends_on(node, active):
             continue
-        active.update(output for output in node.outputs if _is_real(output))
+        active.update(output for output in node.outputs if real_or_unknown(output))
         active -= held
     return frozenset(active)
-
-
-def _is_active(node: ir.Node, active: frozenset[ir.Value] | set[ir.Value]) -> bool:
-    return any(value in active for value in node.inputs) or any(
-        value in active for value in _captured(node)
-    )
-
-
-def _is_real(value: ir.Value) -> bool:
-    return value.dtype is None or value.dtype.is_floating_point()
-
-
-def _captured(node: ir.Node) -> tuple[ir.Value, ...]:
-    """Values that ``node`` reads although they are no inputs, each once.
-
-    Those are values of outer graphs that its bodies read, and what codes were rounded from.
-    """
-    if not node.attributes.data:
-        return hidden_sources(node)
-    found: dict[ir.Value, None] = dict.fromkeys(hidden_sources(node))
-    for body in iterate_graphs(node):
-        graphs = {body, *nested_graphs(body)}
-        for graph in graphs:
-            read = [value for inner in graph for value in inner.inputs] + list(graph.outputs)
-            found.update((v, None) for v in read if v is not None and v.graph not in graphs)
-    return tuple(found)
 
 
 def _path_to_output(node: ir.Node) -> list[ir.Node]:
