@@ -82,6 +82,11 @@ class Pass(ABC):
         """Whether it may give inputs and outputs other types; see ``passes/io_types.py``."""
         return False
 
+    @property
+    def restores_interface(self) -> bool:
+        """Whether it takes out inputs and outputs that additive passes appended."""
+        return False
+
     @abstractmethod
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Rewrite ``model`` in place, through ``rewriter`` only."""

@@ -168,6 +168,16 @@ class Rewriter(StepGate):
             raise PassError(f"pass {self.pass_name}: initializer {value.name} is still in use")
         graph.initializers.pop(value.name or "")
 
+    def order_initializers(self, names: Sequence[str]) -> None:
+        """Put the initializers ``names`` of the main graph first, in this order."""
+        self._mutate("initializers_ordered")
+        known = self.model.graph.initializers
+        wanted = {name: known[name] for name in names if name in known}
+        ordered = [*wanted.values(), *(known[name] for name in known if name not in wanted)]
+        known.clear()
+        for value in ordered:
+            self.model.graph.register_initializer(value)
+
     def replace_node(self, node: ir.Node, new_values: Sequence[ir.Value | None]) -> None:
         """Replace every output of ``node`` and erase it.
 

@@ -48,7 +48,8 @@ class VerifyEach(BaseInstrument):
             return
         additive = pass_.contract is Contract.ADDITIVE
         try:
-            interface = None if pass_.changes_interface else self._interface
+            is_free = pass_.changes_interface or pass_.restores_interface
+            interface = None if is_free else self._interface
             verify(model, interface=interface, additive=additive)
         except VerificationError as error:
             message = f"pass {pass_.name} left an invalid model: {error}"

@@ -1,4 +1,4 @@
-"""The types that a model declares for its intermediate values, as text that fits into metadata."""
+"""What a model declares, as text that fits into metadata: types, and the order of initializers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from onnxfold.passes.walk import all_graphs
 
 
 def declared_types(model: ir.Model) -> str:
-    """What ``restore_types`` takes: the type and shape of every intermediate value."""
+    """What ``restore_types`` takes: types of intermediate values, and names of initializers."""
     holder = onnx.ModelProto()
+    for name in model.graph.initializers:
+        holder.graph.initializer.add(name=name)
     for graph in all_graphs(model):
         inner = onnx.GraphProto()
         for value in _intermediates(graph):
@@ -26,7 +28,7 @@ def declared_types(model: ir.Model) -> str:
 
 
 def restore_types(model: ir.Model, text: str, rewriter: Rewriter) -> None:
-    """Declare again what ``declared_types`` saw, and nothing else, inside a step.
+    """Declare again what ``declared_types`` saw, and nothing else, in its order, inside a step.
 
     A model that has other bodies or functions than it had is left alone.
     """
@@ -34,6 +36,7 @@ def restore_types(model: ir.Model, text: str, rewriter: Rewriter) -> None:
     graphs = list(all_graphs(model))
     if len(graphs) != len(holder.graph.node):
         return
+    rewriter.order_initializers([each.name for each in holder.graph.initializer])
     for graph, node in zip(graphs, holder.graph.node, strict=True):
         known = {each.name: each for each in node.attribute[0].g.value_info}
         for value in _intermediates(graph):

@@ -14,6 +14,8 @@ from onnxfold.passes.loss.declared_types import declared_types, restore_types
 from onnxfold.passes.loss.record import LossRecord, digest, read_record, unread_initializers
 from onnxfold.passes.provenance import PASS_KEY
 from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.train.manifest import KEY as TRAINING_KEY
+from onnxfold.passes.train.manifest import read_manifest
 from onnxfold.passes.walk import all_nodes, label, use_count
 
 INJECTING = frozenset(
@@ -38,7 +40,7 @@ class StripLoss(Pass):
     contract: ClassVar[Contract] = Contract.EXACT
 
     @property
-    def changes_interface(self) -> bool:
+    def restores_interface(self) -> bool:
         """It does."""
         return True
 
@@ -54,6 +56,7 @@ class StripLoss(Pass):
             return
         _check(model, record)
         graph = model.graph
+        renamed = _renamed_weights(model)
         with rewriter.step("strip-loss"):
             for key in [each for each in model.metadata_props if each.startswith(_OWN_KEYS)]:
                 if key not in record.metadata:
@@ -61,6 +64,8 @@ class StripLoss(Pass):
             for value in _not_in(record.outputs, graph.outputs):
                 rewriter.remove_output(value)
             _erase_injected(model, rewriter)
+            for value, name in renamed:
+                rewriter.rename(value, name)
             for value in _not_in(record.inputs, graph.inputs):
                 rewriter.remove_input(value)
             for value in _not_in(record.unread, unread_initializers(graph)):
@@ -91,6 +96,15 @@ def _restore_types(model: ir.Model, record: LossRecord, rewriter: Rewriter) -> b
     # Other passes gave values other types for good reason.
     restore_types(model, inferred, rewriter)
     return False
+
+
+def _renamed_weights(model: ir.Model) -> list[tuple[ir.Value, str]]:
+    """The weights that an optimizer made inputs, with the names that they had."""
+    if TRAINING_KEY not in model.metadata_props:
+        return []
+    weights = model.graph.initializers
+    states = [each for each in read_manifest(model).states if not each.slot]
+    return [(weights[each.input], each.tensor) for each in states if each.input in weights]
 
 
 def _not_in(names: tuple[str, ...], values: Iterable[ir.Value]) -> list[ir.Value]:

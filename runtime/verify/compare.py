@@ -15,13 +15,14 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import ExecutionError
 from onnxfold.passes.io_types import float_edges, read_io_types, with_float_io
-from onnxfold.passes.loss.record import read_record
+from onnxfold.passes.loss.record import KEY as LOSS_KEY
+from onnxfold.passes.train.manifest import KEY as TRAINING_KEY
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
 from onnxfold.runtime.specs import Feed, ModelLike, input_specs, load_ir
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
-from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, without_losses
+from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, reduced
 from onnxfold.runtime.verify.gates import Verdict, deployment_gate_for, gate_for
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.nudge import nudge_scales
@@ -123,8 +124,8 @@ def compare_models(
     off, on = configs
     with naming("candidate"):
         candidate = comparable(reference, candidate)
-    if has_lost_losses(reference, candidate):
-        reference, feeds = _before_losses(load_ir(reference), feeds)
+    if _is_stripped(reference, candidate):
+        reference, feeds = _before_additions(load_ir(reference), load_ir(candidate), feeds)
     made_up = MadeUpLabels(load_ir(candidate))
     old, new = open_pair(reference, candidate, contract, off)
     with naming("candidate"):
@@ -257,19 +258,20 @@ def comparable(reference: ModelLike, candidate: ModelLike) -> ModelLike:
     return with_float_io(model, float_edges(load_ir(reference)))
 
 
-def has_lost_losses(reference: ModelLike, candidate: ModelLike) -> bool:
-    """Whether losses were taken out of ``reference``: then its own outputs are what counts."""
-    before, after = (read_record(load_ir(model)) for model in (reference, candidate))
-    return before is not None and after is None
+def _is_stripped(reference: ModelLike, candidate: ModelLike) -> bool:
+    """Whether losses or an optimizer were taken out: then what is left is what counts."""
+    before, after = (load_ir(model).metadata_props for model in (reference, candidate))
+    return any(key in before and key not in after for key in (LOSS_KEY, TRAINING_KEY))
 
 
-def _before_losses(
-    model: ir.Model, feeds: FeedSource | Sequence[Feed]
+def _before_additions(
+    model: ir.Model, candidate: ir.Model, feeds: FeedSource | Sequence[Feed]
 ) -> tuple[ir.Model, FeedSource | Sequence[Feed]]:
-    """A model without its losses, and feeds without what only they read."""
-    bare = without_losses(model)
-    kept = {spec.name for spec in input_specs(bare)}
-    gone = {spec.name for spec in input_specs(model)} - kept
+    """A model with the outputs of ``candidate`` alone, and feeds without what it does not read."""
+    own = {value.name or "" for value in model.graph.outputs}
+    left = [value.name or "" for value in candidate.graph.outputs if value.name in own]
+    bare = reduced(model, left, {value.name or "" for value in candidate.graph.inputs})
+    gone = {spec.name for spec in input_specs(model)} - {spec.name for spec in input_specs(bare)}
     if isinstance(feeds, FeedSource):
         return bare, feeds.without(gone)
     return bare, [{name: feed[name] for name in feed if name not in gone} for feed in feeds]

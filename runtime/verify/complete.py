@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -53,7 +53,7 @@ class MadeUpLabels:
         """``dims`` with the sizes that the tensor really has."""
         if self._probe is None:
             tensors = dict.fromkeys(each.tensor for each in record.data.values())
-            self._probe = Session(_without_losses(self._model, tuple(tensors)), REFERENCE)
+            self._probe = Session(reduced(self._model, tuple(tensors), record.inputs), REFERENCE)
         wanted = {spec.name: feed[spec.name] for spec in self._probe.inputs}
         shape = np.shape(self._probe.run(wanted)[data.tensor])
         return [
@@ -98,14 +98,14 @@ def complete_feed(
 def without_losses(model: ir.Model) -> ir.Model:
     """A copy of a model with losses that computes its own outputs alone; itself without losses."""
     record = read_record(model)
-    return model if record is None else _without_losses(model, record.outputs)
+    return model if record is None else reduced(model, record.outputs, record.inputs)
 
 
-def _without_losses(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
-    record = read_record(model)
+def reduced(model: ir.Model, outputs: Sequence[str], inputs: Collection[str]) -> ir.Model:
+    """A copy of ``model`` that computes ``outputs`` alone, without unread inputs but ``inputs``."""
     copy = keep_outputs(model, outputs)
     for value in tuple(copy.graph.inputs):
-        if record is not None and value.name not in record.inputs and not value.uses():
+        if value.name not in inputs and not value.uses():
             copy.graph.inputs.remove(value)
     return copy
 

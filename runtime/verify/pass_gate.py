@@ -12,7 +12,6 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract, Pass, PassResult
 from onnxfold.passes.errors import BrokenContractError
 from onnxfold.passes.io_types import float_edges, with_float_io
-from onnxfold.passes.loss.record import LossRecord, read_record
 from onnxfold.passes.pipeline import BaseInstrument
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.specs import Feed
@@ -144,7 +143,7 @@ class ContractGate(BaseInstrument):
             return
         started = time.perf_counter()
         # What takes losses out is held to what is left, as what adds them is to what was there.
-        stripped = before.record is not None and read_record(model) is None
+        stripped = pass_.restores_interface
         additive = pass_.contract is Contract.ADDITIVE or stripped
         with naming(f"after pass {pass_.name}"):
             after = _Snapshot(model, self._with_float_io(model), self._cache_bytes)
@@ -234,7 +233,6 @@ class _Snapshot:
         self.model = model
         self.original: ir.Model | None = None
         self.names = frozenset(_names(comparable))
-        self.record: LossRecord | None = read_record(comparable)
         self.session = LogitsSession.open(comparable)
         self._made_up = MadeUpLabels(comparable)
         self._room = cache_bytes
