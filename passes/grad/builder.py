@@ -99,9 +99,9 @@ class Builder:
         """Output ``index`` of a node that is there already; asked for where it was left out."""
         output = self.rewriter.ask_for_output(node, index)
         if output.type is None:
-            known = [(each.type, each.shape) for each in node.outputs]
+            known = {each: (each.type, each.shape) for each in node.outputs}
             self._infer(node)
-            for each, (dtype, shape) in zip(node.outputs, known, strict=True):
+            for each, (dtype, shape) in known.items():
                 each.type, each.shape = dtype or each.type, shape or each.shape
         return output
 
@@ -134,6 +134,33 @@ class Builder:
         """``yes`` where ``condition`` holds, else ``no``."""
         return self.op("Where", condition, yes, no)
 
+    def scale(self, value: ir.Value, factor: float) -> ir.Value:
+        """``factor * value``."""
+        return value if factor == 1 else self.mul(value, self.number(factor, value))
+
+    def power(self, base: ir.Value, exponent: float) -> ir.Value:
+        """``base`` to a constant power."""
+        return self.op("Pow", base, self.number(exponent, base))
+
+    def masked(self, condition: ir.Value, value: ir.Value) -> ir.Value:
+        """``value``, which is finite, where ``condition`` holds, else 0; faster than ``where``."""
+        return self.mul(value, self.cast(condition, dtype_of(value)))
+
+    def is_zero(self, value: ir.Value) -> ir.Value:
+        """Where ``value`` is 0."""
+        return self.op("Equal", value, self.number(0, value))
+
+    def divide_or_zero(self, dividend: ir.Value, divisor: ir.Value) -> ir.Value:
+        """``dividend / divisor``, and 0 where ``divisor`` is 0; ``dividend`` is finite."""
+        infinite = self.number(math.inf, divisor)
+        return self.div(dividend, self.where(self.is_zero(divisor), infinite, divisor))
+
+    def transpose(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
+        """``value`` with its dimensions in another order."""
+        if list(order) == sorted(order):
+            return value
+        return self.op("Transpose", value, perm=tuple(order))
+
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """``value`` as ``dtype``; itself where it is that already."""
         return value if value.dtype == dtype else self.op("Cast", value, to=int(dtype))
@@ -142,7 +169,7 @@ class Builder:
 
     def constant(self, array: npt.NDArray[Any]) -> ir.Value:
         """A constant; equal ones are shared."""
-        key = (str(array.dtype.name), array.shape, array.tobytes())
+        key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             name = f"{self.prefix}_constant"
             self._constants[key] = self.rewriter.constant(self.anchor, array, name=name)
@@ -151,6 +178,10 @@ class Builder:
     def ints(self, *values: int) -> ir.Value:
         """A vector of int64."""
         return self.constant(np.array(values, np.int64))
+
+    def scalar(self, value: int) -> ir.Value:
+        """An int64 without dimensions."""
+        return self.constant(np.array(value, np.int64))
 
     def number(self, value: float, like: ir.Value) -> ir.Value:
         """A scalar of the element type of ``like``."""
