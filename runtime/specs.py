@@ -114,7 +114,7 @@ def load_ir(model: ModelLike) -> ir.Model:
 def input_specs(model: ModelLike) -> tuple[TensorSpec, ...]:
     """The inputs a caller has to feed: graph inputs without the overridable initializers."""
     graph = load_ir(model).graph
-    return _specs([value for value in graph.inputs if value.name not in graph.initializers])
+    return specs_of([value for value in graph.inputs if value.name not in graph.initializers])
 
 
 def describe_model(model: ModelLike) -> str:
@@ -131,7 +131,8 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+def specs_of(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """What inputs or outputs of a graph declare."""
     return tuple(_spec(value) for value in values)
 
 

@@ -116,8 +116,7 @@ class _Asked:
 
     @classmethod
     def of(cls, spec: PassSpec, labels: str) -> _Asked:
-        own = {name: values for name, values in spec.options.items() if name not in _ABOUT_ONE}
-        spec, given = PassSpec(spec.name, own), spec.options
+        spec, given = without_place(spec), spec.options
         description = describe_loss(spec)
         for name in ("labels", "weight"):
             if name in given and len(given[name]) != 1:
@@ -131,6 +130,12 @@ class _Asked:
                 raise UsageError(f"loss {spec.name}: weight '{text}' is no number") from None
         named = given["labels"][0] if "labels" in given else labels
         return cls(spec, description, given.get("on", ()), named, weight)
+
+
+def without_place(spec: PassSpec) -> PassSpec:
+    """A loss without what its text says about its place: on, labels and weight."""
+    own = {name: values for name, values in spec.options.items() if name not in _ABOUT_ONE}
+    return PassSpec(spec.name, own)
 
 
 def _shared(on: tuple[str, ...], asked: Sequence[_Asked]) -> list[tuple[str, ...]]:

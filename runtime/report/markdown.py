@@ -12,6 +12,7 @@ from onnxfold.runtime.report.groups import (
     group_remarks,
     other_remarks,
 )
+from onnxfold.runtime.report.losses import loss_lines
 from onnxfold.runtime.report.summary import state
 
 FRONTIER = "frontier.svg"
@@ -33,6 +34,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         *_latency(report["latency"]),
         *_equivalence(report["equivalence"]),
         *_task(report["task"]),
+        *_loss(report.get("loss", {})),
         *_passes(report["passes"]),
         *_decisions(report["decisions"]),
         *_islands(report["islands"]),
@@ -55,6 +57,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     lines = [f"| {' | '.join(header)} |", f"|{'|'.join(' --- ' for _ in header)}|"]
     lines += [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows]
     return [*lines, ""]
+
+
+def _loss(facts: dict[str, Any]) -> list[str]:
+    if not facts:
+        return []
+    rows = [
+        (role, each["name"], each["dtype"], _shape(each["shape"]), each.get("holds", ""))
+        for role in ("inputs", "outputs")
+        for each in facts[role]
+    ]
+    lines = [f"- {escape(line)}" for line in loss_lines(facts)]
+    header = ("added to", "name", "type", "shape", "holds")
+    return ["## Losses", "", *lines, "", *table(header, rows)]
+
+
+def _shape(dims: Sequence[object] | None) -> str:
+    known = () if dims is None else ("?" if dim is None else str(dim) for dim in dims)
+    return "?" if dims is None else f"[{','.join(known)}]"
 
 
 def _models(report: dict[str, Any]) -> list[str]:

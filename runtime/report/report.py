@@ -103,6 +103,7 @@ class Report:
         decisions: What was measured and chosen.
         islands: What stays in float beside integers, and why.
         remarks: What each pass left as it was, node by node.
+        loss: Losses that were injected, with the inputs and outputs they brought.
     """
 
     command: str
@@ -119,6 +120,7 @@ class Report:
     decisions: tuple[dict[str, Any], ...] = ()
     islands: tuple[Island, ...] = ()
     remarks: tuple[Remark, ...] = ()
+    loss: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-serialisable values, following ``SCHEMA``."""
@@ -138,6 +140,7 @@ class Report:
             "decisions": list(self.decisions),
             "islands": [island.to_json() for island in self.islands],
             "remarks": [remark_to_json(remark) for remark in self.remarks],
+            "loss": self.loss,
         }
 
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxfold.adversary import DEFAULT_STEPS, attack
 from onnxfold.compiling import compile
+from onnxfold.loss_graphs import inject_loss
 from onnxfold.outcome import (
     COMPARISON_FEEDS,
     Model,
@@ -59,6 +60,7 @@ __all__ = [
     "compile",
     "explain",
     "fold",
+    "inject_loss",
     "optimize",
     "quantize_static",
     "require_conclusive",

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from onnxfold._version import __version__
 from onnxfold.console import print_error
+from onnxfold.loss_options import add_loss_options
 from onnxfold.passes.errors import OnnxfoldError, UsageError
 from onnxfold.passes.suggest import did_you_mean
 
@@ -394,6 +395,14 @@ def _opt(parser: argparse.ArgumentParser) -> None:
     _report(parser)
 
 
+def _loss(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    add_loss_options(parser)
+    _data(parser)
+    _report(parser)
+
+
 def _explain(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _target(parser)
@@ -405,6 +414,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "fold": ("fold an already fake-quantized model to integer arithmetic", _fold),
     "tune": ("measure kernels on this machine, for --costs of fold and compile", _tune),
     "optimize": ("simplify and fuse a float model", _optimize),
+    "loss": ("add losses, and their gradients or an optimizer, to a model", _loss),
     "verify": ("compare two models", _verify),
     "opt": ("run a textual pipeline of passes", _opt),
     "explain": ("what is in a model, what stays in float and why, what it costs", _explain),

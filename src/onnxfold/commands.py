@@ -10,6 +10,7 @@ from typing import Any
 from onnxfold import api
 from onnxfold.console import ProgressBars, print_json, print_line, print_table
 from onnxfold.explaining import print_explanation, print_islands, print_remarks
+from onnxfold.loss_printing import print_losses
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
 from onnxfold.passes.instruments import (
@@ -116,6 +117,26 @@ def optimize(options: argparse.Namespace) -> int:
     return _finish(options, outcome)
 
 
+def loss(options: argparse.Namespace) -> int:
+    """``onnxfold loss``."""
+    _check_places(options)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        outcome = api.inject_loss(
+            options.model,
+            options.loss,
+            on=options.on,
+            labels=options.labels,
+            weight=options.weight,
+            # --grad alone means the weights.
+            grad=False if options.grad is None else options.grad or True,
+            train=options.train,
+            trainable=options.trainable,
+            data=options.data,
+            progress=progress,
+        )
+    return _finish(options, outcome)
+
+
 def opt(options: argparse.Namespace) -> int:
     """``onnxfold opt``."""
     if options.list:
@@ -202,6 +223,7 @@ def _print_report(report: dict[str, Any]) -> None:
     _print_passes(report["passes"])
     if report["decisions"]:
         _print_decisions(report["decisions"])
+    print_losses(report["loss"])
     print_islands(report["islands"])
     print_remarks(other_remarks(report["remarks"]))
     if report["equivalence"]:

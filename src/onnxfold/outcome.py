@@ -23,6 +23,7 @@ from onnxfold.runtime.explain import explain_islands
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.loading import save_model
 from onnxfold.runtime.progress import Progress
+from onnxfold.runtime.report.losses import loss_facts
 from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.report.write import write_report
 from onnxfold.runtime.specs import input_specs
@@ -122,6 +123,7 @@ def compared(work: Work, feeds: FeedSource | None, progress: Progress) -> Outcom
         equivalence=comparison.to_json() if comparison else {},
         islands=_islands(run, feeds, fold_target(work.passes), progress),
         remarks=run.remarks,
+        loss=loss_facts(run.model, work.original),
     )
     return Outcome(run.model, report)
 
