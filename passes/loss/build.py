@@ -153,6 +153,11 @@ def build_loss(
             result = loss.function(graph, *variables, **vars(options))
         except UsageError as error:
             raise UsageError(f"loss {loss.name} on {_listed(tensors)}: {error}") from None
+        if not graph.is_tensor(result):
+            raise UsageError(
+                f"loss {loss.name} returned {type(result).__name__}; "
+                "it must return the variable that holds the loss"
+            )
         proto = graph.built(result, OUTPUT)
         text = print_with_options(spec.name, options)
         scores = loss.scores_with(options)
@@ -205,13 +210,17 @@ def _tensor_input(graph: LossGraph, name: str, tensor: LossTensor) -> Variable:
 
 def _typed(proto: onnx.ModelProto, dtype: ir.DataType, opset: int) -> ir.Model:
     """The model with its output typed, and intermediate types where they are known."""
-    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(OUTPUT, int(dtype), None))
     proto.ir_version = fitting_ir_version(0, {"": opset})
+    # The checker wants some shape, inference the true one or none.
+    some, none = (onnx.helper.make_tensor_value_info(OUTPUT, int(dtype), s) for s in ((), None))
     try:
+        proto.graph.output[0].CopyFrom(some)
+        onnx.checker.check_model(proto)
+        proto.graph.output[0].CopyFrom(none)
         typed = onnx.shape_inference.infer_shapes(
             proto, check_type=True, strict_mode=True, data_prop=True
         )
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"loss {proto.graph.name} builds an invalid model: {message}") from None
     initializers = {each.name for each in typed.graph.initializer}

@@ -60,7 +60,7 @@ class LossGraph:
                 lists of integers, which become int64 constants; arrays; None for one left out.
             **attributes: The node's attributes.
         """
-        values = [each if self._is_tensor(each) else self._literal(each) for each in inputs]
+        values = [each if self.is_tensor(each) else self._literal(each) for each in inputs]
         return self.layer(op, values, [op.lower()], attributes)[0]
 
     def constant(self, value: npt.ArrayLike, dtype: ir.DataType | None = None) -> Variable:
@@ -113,7 +113,9 @@ class LossGraph:
         self.graph.outputs = [named]
         return built_proto(self.graph)
 
-    def _is_tensor(self, value: Any) -> bool:
+    @staticmethod
+    def is_tensor(value: object) -> bool:
+        """Whether ``value`` is a variable or a constant of graphsurgeon's."""
         return hasattr(value, "is_empty")
 
     def _literal(self, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,14 +86,15 @@ def ssim(
     )
     structure = graph.op("Div", graph.op("Add", covariance, c2), graph.op("Add", variances, c2))
     planes = graph.reduce("ReduceMean", graph.op("Mul", luminance, structure), [1, 2])
-    images = graph.op(
-        "Reshape", planes, graph.op("Concat", _samples(graph, predictions), [-1], axis=0)
-    )
+    channels = predictions.shape[1 if layout == "nchw" else 3]
+    images = graph.op("Reshape", planes, _images_and_channels(graph, predictions, channels))
     return collected(graph, graph.reduce("ReduceMean", images, [1]), reduction)
 
 
-def _samples(graph: LossGraph, x: Variable) -> Variable:
-    return graph.op("Unsqueeze", graph.size(x, 0), [0])
+def _images_and_channels(graph: LossGraph, images: Variable, channels: int | str | None) -> Any:
+    if isinstance(channels, int):
+        return [-1, channels]
+    return graph.op("Concat", graph.op("Unsqueeze", graph.size(images, 0), [0]), [-1], axis=0)
 
 
 def _planes(graph: LossGraph, images: Variable, layout: str) -> Variable:
