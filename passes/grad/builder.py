@@ -8,24 +8,38 @@ Rules for gradients are formulas; this is the language they are written in::
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxfold.passes.grad.broadcasts import Broadcasts
+from onnxfold.passes.grad.shapes import broadcast_axes, dtype_of, rank_of, same_dims, static_dims
 from onnxfold.passes.literals import AttributeValue
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.type_inference import infer_node_types
+from onnxfold.passes.walk import use_count
+
+__all__ = ["Builder", "dtype_of", "rank_of", "same_dims", "static_dims"]
 
 _SMALL = 1024
 """Elements of the largest constant that is written down instead of computed."""
 
+_RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+_NOT_SHARED = frozenset({"Bernoulli", "Dropout", "Identity", "Multinomial", "RandomNormalLike"})
+"""Operators of which every node is another: random ones, and copies that are wanted."""
+
+_Key: TypeAlias = "tuple[str, str, tuple[ir.Value | None, ...], tuple[tuple[str, object], ...]]"
+
 
 class Builder:
-    """Inserts nodes before ``anchor``; equal constants and shapes are written once.
+    """Inserts nodes before ``anchor``.
+
+    Equal constants and equal nodes are written once, and what nothing turns out to need is taken
+    out at the end, so rules need not care.
 
     Attributes:
         rewriter: The gate; a step must be open.
@@ -38,7 +52,9 @@ class Builder:
         self.anchor = anchor
         self.prefix = prefix
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-        self._shapes: dict[ir.Value, ir.Value] = {}
+        self._shared: dict[_Key, ir.Value] = {}
+        self._written: dict[ir.Node, None] = {}
+        self._broadcasts = Broadcasts()
 
     @contextmanager
     def named(self, prefix: str) -> Generator[None]:
@@ -70,6 +86,7 @@ class Builder:
             domain=domain,
             outputs=outputs,
         )
+        self._written[node] = None
         self._infer(node)
         return tuple(node.outputs)
 
@@ -81,7 +98,7 @@ class Builder:
         domain: str = "",
         **attributes: AttributeValue,
     ) -> ir.Value:
-        """The output of a new node that has one.
+        """The output of a node that has one: a new node, or an equal one that was written.
 
         Args:
             op_type: The operator.
@@ -90,7 +107,12 @@ class Builder:
             domain: Operator domain.
             attributes: Attributes by name.
         """
-        (result,) = self.nodes(op_type, inputs, 1, domain=domain, **attributes)
+        narrow, full = self._broadcasts.narrowed(op_type, inputs)
+        result = self._broadcasts.unchanged(op_type, narrow)
+        if result is None:
+            result = self._equal_or_new(op_type, narrow, domain, attributes)
+        if full is not None:
+            return self.expand_like(result, full)
         if like is not None:
             self.assume_like(result, like)
         return result
@@ -106,9 +128,21 @@ class Builder:
         return output
 
     def assume_like(self, value: ir.Value, like: ir.Value) -> None:
-        """Note that ``value`` has the type and the shape of ``like``."""
+        """Note that ``value``, where it was written here, has the type and shape of ``like``."""
+        if value.producer() not in self._written:
+            return
         value.type = like.type or value.type
         value.shape = value.shape if like.shape is None else ir.Shape(like.shape)
+
+    def erase_unused(self) -> None:
+        """Take out the written nodes and constants that nothing reads."""
+        for node in reversed(self._written):
+            used = any(use_count(output) or output.is_graph_output() for output in node.outputs)
+            if node.graph is not None and not used:
+                self.rewriter.erase(node)
+        for value in self._constants.values():
+            if value.is_initializer() and not use_count(value) and not value.is_graph_output():
+                self.rewriter.remove_initializer(value)
 
     def add(self, left: ir.Value, right: ir.Value) -> ir.Value:
         """``left + right``."""
@@ -157,6 +191,12 @@ class Builder:
 
     def transpose(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
         """``value`` with its dimensions in another order."""
+        moved = value.producer()
+        if moved is not None and moved.op_type == "Transpose" and moved.inputs[0] is not None:
+            value = moved.inputs[0]
+            before = moved.attributes.get("perm")
+            axes = range(len(order))[::-1] if before is None else before.as_ints()
+            order = [axes[axis] for axis in order]
         if list(order) == sorted(order):
             return value
         return self.op("Transpose", value, perm=tuple(order))
@@ -185,18 +225,15 @@ class Builder:
 
     def number(self, value: float, like: ir.Value) -> ir.Value:
         """A scalar of the element type of ``like``."""
-        return self.constant(np.array(value, dtype_of(like).numpy()))
+        constant = self.constant(np.array(value, dtype_of(like).numpy()))
+        return self._broadcasts.note_number(constant, value)
 
     # Shapes
 
     def shape(self, value: ir.Value) -> ir.Value:
         """The shape of ``value`` as a vector of int64: a constant where it is known."""
         dims = static_dims(value)
-        if dims is not None:
-            return self.ints(*dims)
-        if value not in self._shapes:
-            self._shapes[value] = self.op("Shape", value)
-        return self._shapes[value]
+        return self.op("Shape", value) if dims is None else self.ints(*dims)
 
     def dim(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension of ``value`` as a vector of one int64; ``axis`` counts from the front."""
@@ -207,15 +244,18 @@ class Builder:
 
     def reshape_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """``value``, which has as many elements, in the shape of ``like``."""
-        if value.shape is not None and same_dims(value, like):
+        while (moved := value.producer()) in self._written and moved.op_type in _RESHAPES:
+            value = moved.inputs[0] or value
+        if same_dims(value, like):
             return value
         return self.op("Reshape", value, self._reshape_target(like), like=like, allowzero=1)
 
     def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """``value`` broadcast to the shape of ``like``."""
-        if value.shape is not None and same_dims(value, like):
+        if same_dims(value, like):
             return value
-        return self.op("Expand", value, self.shape(like), like=like)
+        full = self.op("Expand", value, self.shape(like), like=like)
+        return self._broadcasts.note_expanded(full, value, like)
 
     def zeros_like(self, value: ir.Value) -> ir.Value:
         """Zeros of the shape and type of ``value``."""
@@ -225,9 +265,11 @@ class Builder:
         """``number`` everywhere, in the shape and type of ``value``."""
         dims, dtype = static_dims(value), dtype_of(value).numpy()
         if dims is not None and math.prod(dims) <= _SMALL:
-            return self.constant(np.full(dims, number, dtype))
-        one = ir.tensor(np.array([number], dtype))
-        return self.op("ConstantOfShape", self.shape(value), like=value, value=one)
+            found = self.constant(np.full(dims, number, dtype))
+        else:
+            one = ir.tensor(np.array([number], dtype))
+            found = self.op("ConstantOfShape", self.shape(value), like=value, value=one)
+        return self._broadcasts.note_number(found, number)
 
     def unsqueeze(self, value: ir.Value, *axes: int) -> ir.Value:
         """``value`` with dimensions of 1 at ``axes`` of the result."""
@@ -244,14 +286,33 @@ class Builder:
 
         Where dimensions are not known to be equal, which axes are summed is decided at run time.
         """
-        if gradient.shape is not None and same_dims(gradient, like):
+        if same_dims(gradient, like):
             return gradient
-        axes = _broadcast_axes(gradient, like)
+        axes = broadcast_axes(gradient, like)
         if axes is None:
             return self._sum_to_at_run_time(gradient, like)
+        added = rank_of(gradient) - rank_of(like)
+        if axes == list(range(added)):
+            return self.reduce_sum(gradient, *axes, keepdims=False)
         return self.reshape_like(self.reduce_sum(gradient, *axes), like)
 
     # Internals
+
+    def _equal_or_new(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        domain: str,
+        attributes: Mapping[str, AttributeValue],
+    ) -> ir.Value:
+        key = _key(op_type, inputs, domain, attributes)
+        known = None if key is None else self._shared.get(key)
+        if known is not None:
+            return known
+        (result,) = self.nodes(op_type, inputs, 1, domain=domain, **attributes)
+        if key is not None:
+            self._shared[key] = result
+        return result
 
     def _sum_to_at_run_time(self, gradient: ir.Value, like: ir.Value) -> ir.Value:
         target, full = self.shape(like), self.shape(gradient)
@@ -275,58 +336,21 @@ class Builder:
         infer_node_types(node, model.opset_imports, model.ir_version or 1)
 
 
-def dtype_of(value: ir.Value) -> ir.DataType:
-    """The element type of ``value``.
-
-    Raises:
-        ValueError: It is not known.
-    """
-    if value.dtype is None:
-        raise ValueError(f"the element type of '{value.name}' is not known")
-    return value.dtype
-
-
-def rank_of(value: ir.Value) -> int:
-    """The number of dimensions of ``value``.
-
-    Raises:
-        ValueError: It is not known.
-    """
-    if value.shape is None:
-        raise ValueError(f"the rank of '{value.name}' is not known")
-    return len(value.shape)
-
-
-def static_dims(value: ir.Value) -> tuple[int, ...] | None:
-    """The dimensions of ``value`` where all are known numbers."""
-    if value.shape is None:
+def _key(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    domain: str,
+    attributes: Mapping[str, AttributeValue],
+) -> _Key | None:
+    """What equal nodes have in common; None where a node is never equal to another."""
+    if op_type in _NOT_SHARED:
         return None
-    dims = [dim for dim in value.shape if isinstance(dim, int)]
-    return tuple(dims) if len(dims) == len(value.shape) else None
-
-
-def same_dims(left: ir.Value, right: ir.Value) -> bool:
-    """Whether both are known to have one shape: equal numbers, or equal symbols."""
-    if left.shape is None or right.shape is None or len(left.shape) != len(right.shape):
-        return False
-    return all(_same_dim(a, b) for a, b in zip(left.shape, right.shape, strict=True))
-
-
-def _same_dim(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
-    if isinstance(left, int) or isinstance(right, int):
-        return left == right
-    return left.value is not None and left.value == right.value
-
-
-def _broadcast_axes(full: ir.Value, like: ir.Value) -> list[int] | None:
-    """The axes of ``full`` along which ``like`` was broadcast; None where that is not known."""
-    if full.shape is None or like.shape is None:
-        return None
-    added = len(full.shape) - len(like.shape)
-    axes = list(range(added))
-    for axis, dim in enumerate(like.shape, start=added):
-        if dim == 1:
-            axes += [axis] if full.shape[axis] != 1 else []
-        elif not isinstance(dim, int) and not _same_dim(dim, full.shape[axis]):
+    settings: list[tuple[str, object]] = []
+    for name, value in sorted(attributes.items()):
+        if isinstance(value, (int, float, str)):
+            settings.append((name, value))
+        elif isinstance(value, (list, tuple)):
+            settings.append((name, tuple(value)))
+        else:
             return None
-    return axes
+    return domain, op_type, tuple(inputs), tuple(settings)

@@ -82,6 +82,7 @@ def _lower(node: ir.Node, rewriter: Rewriter) -> None:
         for x, output in zip(xs, node.outputs, strict=False)
     ]
     rewriter.replace_node(node, replacements)
+    builder.erase_unused()
 
 
 def _present(node: ir.Node, index: int) -> ir.Value:

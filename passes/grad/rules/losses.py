@@ -41,8 +41,10 @@ def _of_each(call: Call, b: Builder, gradient: ir.Value) -> ir.Value:
     reduction = call.string("reduction", "mean")
     weights = _weights(call, b)
     if reduction == "mean":
-        total = _count(call, b) if weights is None else b.op("ReduceSum", weights, keepdims=0)
-        gradient = b.divide_or_zero(gradient, total)
+        if weights is None:
+            gradient = b.div(gradient, _count(call, b))
+        else:
+            gradient = b.divide_or_zero(gradient, b.op("ReduceSum", weights, keepdims=0))
     if weights is not None:
         gradient = b.mul(gradient, weights)
     return (
@@ -75,10 +77,18 @@ def _ignored(call: Call, b: Builder) -> ir.Value | None:
 def _is_right(call: Call, b: Builder) -> ir.Value:
     """Whether a class is the label, by class."""
     x, labels = call.x(0), call.x(1)
-    count = b.op("Squeeze", b.dim(x, _CLASSES), b.ints(0))
-    classes = b.cast(b.op("Range", b.scalar(0), count, b.scalar(1)), dtype_of(labels))
-    along = b.ints(*(-1 if axis == _CLASSES else 1 for axis in range(rank_of(x))))
-    return b.op("Equal", b.unsqueeze(labels, _CLASSES), b.op("Reshape", classes, along))
+    return b.op("Equal", b.unsqueeze(labels, _CLASSES), _classes(x, dtype_of(labels), b))
+
+
+def _classes(x: ir.Value, dtype: ir.DataType, b: Builder) -> ir.Value:
+    """0, 1, 2, ... along the axis of the classes."""
+    along = [-1 if axis == _CLASSES else 1 for axis in range(rank_of(x))]
+    count = None if x.shape is None else x.shape[_CLASSES]
+    if isinstance(count, int):
+        return b.constant(np.arange(count, dtype=dtype.numpy()).reshape(along))
+    size = b.op("Squeeze", b.dim(x, _CLASSES), b.ints(0))
+    numbers = b.cast(b.op("Range", b.scalar(0), size, b.scalar(1)), dtype)
+    return b.op("Reshape", numbers, b.ints(*along))
 
 
 def _count(call: Call, b: Builder) -> ir.Value:

@@ -20,7 +20,7 @@ def matmul(call: Call, b: Builder) -> Gradients:
         w, g = b.unsqueeze(w, 1), b.unsqueeze(g, -1)
     d_left = d_right = None
     if call.needed[0]:
-        d_left = b.reshape_like(b.sum_to(b.op("MatMul", g, _transposed(w, b)), a), left)
+        d_left = b.reshape_like(_left_gradient(a, w, g, b), left)
     if call.needed[1]:
         d_right = b.reshape_like(_right_gradient(a, w, g, b), right)
     return d_left, d_right
@@ -59,16 +59,27 @@ def _product(
     return b.op("Gemm", left, right, transA=trans_a, transB=trans_b, alpha=alpha)
 
 
+def _left_gradient(a: ir.Value, w: ir.Value, g: ir.Value, b: Builder) -> ir.Value:
+    """G B^T."""
+    if rank_of(g) == 2:
+        return b.op("Gemm", g, w, transB=1)
+    return b.sum_to(b.op("MatMul", g, _transposed(w, b)), a)
+
+
 def _right_gradient(a: ir.Value, w: ir.Value, g: ir.Value, b: Builder) -> ir.Value:
     """A^T G; one flat product where only A has batch dimensions, instead of a sum of many."""
-    if rank_of(a) > 2 and rank_of(w) == 2:
-        rows = b.op("Flatten", a, axis=rank_of(a) - 1)
-        flat = b.op("Flatten", g, axis=rank_of(g) - 1)
-        return b.op("Gemm", rows, flat, transA=1)
+    if rank_of(w) == 2:
+        return b.op("Gemm", _rows(a, b), _rows(g, b), transA=1)
     return b.sum_to(b.op("MatMul", _transposed(a, b), g), w)
+
+
+def _rows(value: ir.Value, b: Builder) -> ir.Value:
+    """``value`` as one matrix: all dimensions but the last are one."""
+    rank = rank_of(value)
+    return value if rank == 2 else b.op("Flatten", value, axis=rank - 1)
 
 
 def _transposed(value: ir.Value, b: Builder) -> ir.Value:
     order = list(range(rank_of(value)))
     order[-2:] = order[-1], order[-2]
-    return b.op("Transpose", value, perm=order)
+    return b.transpose(value, order)

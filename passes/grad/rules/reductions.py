@@ -10,7 +10,7 @@ import math
 import onnx_ir as ir
 
 from onnxfold.passes.constants import constant_ints
-from onnxfold.passes.grad.builder import Builder, dtype_of, rank_of
+from onnxfold.passes.grad.builder import Builder, dtype_of, rank_of, static_dims
 from onnxfold.passes.grad.vjp import Call, Gradients, vjp
 
 
@@ -27,8 +27,12 @@ def reduce_mean(call: Call, b: Builder) -> Gradients:
     count = _static_count(call)
     if count is not None:
         return (b.expand_like(b.scale(g, 1 / count), x),)
-    dtype = dtype_of(x)
-    elements = b.div(b.cast(b.op("Size", x), dtype), b.cast(b.op("Size", call.y()), dtype))
+    dtype, results = dtype_of(x), static_dims(call.y())
+    elements = b.cast(b.op("Size", x), dtype)
+    if results is not None:
+        elements = b.div(elements, b.number(max(math.prod(results), 1), x))
+    else:
+        elements = b.div(elements, b.cast(b.op("Size", call.y()), dtype))
     return (b.expand_like(b.div(g, elements), x),)
 
 
