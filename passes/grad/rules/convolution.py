@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnxfold.passes.grad.builder import Builder, rank_of
+from onnxfold.passes.grad.builder import Builder
 from onnxfold.passes.grad.rules.convolution_weights import weight_gradient
 from onnxfold.passes.grad.rules.windows import (
     Window,
@@ -57,7 +57,7 @@ def conv_transpose(call: Call, b: Builder) -> Gradients:
 
 def sum_over_channels(b: Builder, gradient: ir.Value) -> ir.Value:
     """The sum of [N, C, spatial ...] for each channel: [C]."""
-    if rank_of(gradient) < 3:
+    if gradient.shape is not None and len(gradient.shape) < 3:
         return b.reduce_sum(gradient, 0, keepdims=False)
     # Reducing one flat dimension takes half the time of reducing several.
     flat = b.op("Reshape", gradient, b.ints(0, 0, -1))
