@@ -254,6 +254,16 @@ def print_with_options(name: str, made: Any) -> str:
     return f"{name}{{{' '.join(options)}}}" if options else name
 
 
+def print_spec(spec: PassSpec) -> str:
+    """What was parsed, as text that parses back to it."""
+    options = [
+        f"{name}={','.join(map(_print_value, values))}" if values else name
+        for name, values in spec.options.items()
+    ]
+    name = _print_value(spec.name)
+    return f"{name}{{{' '.join(options)}}}" if options else name
+
+
 def _print_option(name: str, value: object) -> str:
     if value is True:
         return name

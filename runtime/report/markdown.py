@@ -133,9 +133,31 @@ def comparison_to_markdown(comparison: dict[str, Any]) -> str:
         "",
         *(f"- {escape(reason)}" for reason in verdict["reasons"]),
         *_equivalence(comparison),
+        *_loss_differences(comparison["losses"]),
         *_worst_input(comparison["worst_input"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _loss_differences(losses: list[dict[str, Any]]) -> list[str]:
+    if not losses:
+        return []
+    header = ("loss", "better", "reference", "candidate", "difference", "interval", "verdict")
+    rows = [
+        (
+            each["loss"],
+            each["better"],
+            f"{each['reference']:.6g}",
+            f"{each['candidate']:.6g}",
+            f"{each['difference']:+.4g}",
+            f"{each['low']:+.4g} to {each['high']:+.4g}",
+            each["verdict"]["status"],
+        )
+        for each in losses
+    ]
+    first = losses[0]
+    note = f"{first['samples']} samples; {first['confidence']:.0%} intervals: {first['method']}."
+    return ["## Losses", "", note, "", *table(header, rows)]
 
 
 def worst_input_in_words(worst: Mapping[str, Any]) -> str:

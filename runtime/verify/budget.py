@@ -16,6 +16,7 @@ _LIMITS = {
     "cosine": "cosine",
     "max-difference": "max_abs_diff",
     "faster": "faster",
+    "loss": "loss",
 }
 
 
@@ -33,6 +34,7 @@ class Budget:
         decisions_first: Outputs that look like class scores are there to be decided on: where the
             samples prove the flip rate, ``sqnr_db`` may be missed by 20 dB. Where they are too few
             to prove it, the limits on noise decide alone.
+        loss: By how much a loss may become worse, in its own units.
     """
 
     sqnr_db: float | None = 30.0
@@ -42,6 +44,7 @@ class Budget:
     max_abs_diff: float | None = None
     decisions_first: bool = True
     faster: float | None = None
+    loss: float | None = None
 
     @classmethod
     def from_text(cls, text: str) -> Budget:

@@ -24,6 +24,7 @@ from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
 from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, reduced
 from onnxfold.runtime.verify.gates import Verdict, deployment_gate_for, gate_for
+from onnxfold.runtime.verify.loss_comparison import LossDifference
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.nudge import nudge_scales
 from onnxfold.runtime.verify.oracle import OracleSample, nearer_to_truth
@@ -58,6 +59,7 @@ class Comparison:
         configs: Optimizations off, and as deployed.
         seconds: How long it took.
         worst_input: What a search for the worst input found; None where none was made.
+        losses: How much better or worse the candidate is in the units of losses.
     """
 
     reference: str
@@ -73,6 +75,7 @@ class Comparison:
     configs: tuple[SessionConfig, SessionConfig]
     seconds: float
     worst_input: Mapping[str, Any] | None = None
+    losses: tuple[LossDifference, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -90,6 +93,7 @@ class Comparison:
             "configs": [config.to_json() for config in self.configs],
             "seconds": self.seconds,
             "worst_input": None if self.worst_input is None else dict(self.worst_input),
+            "losses": [each.to_json() for each in self.losses],
         }
 
 

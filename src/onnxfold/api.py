@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxfold.adversary import DEFAULT_STEPS, attack
 from onnxfold.compiling import compile
 from onnxfold.loss_graphs import inject_loss
+from onnxfold.loss_verdicts import NO_LIMITS, judged_by_loss, loss_request
 from onnxfold.outcome import (
     COMPARISON_FEEDS,
     Model,
@@ -28,6 +29,7 @@ from onnxfold.passes.fold.costs import CostTable
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.island_reasons import is_folded
+from onnxfold.passes.loss.plan import LABELS
 from onnxfold.passes.pipeline import Instrument
 from onnxfold.passes.presets import OPTIMIZE, folding
 from onnxfold.passes.provenance import node_name
@@ -256,6 +258,9 @@ def verify(
     budget: Budget | str | float | None = None,
     adversarial: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    loss: str | Sequence[str] = (),
+    on: str | Sequence[str] = (),
+    labels: str = LABELS,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare two models on data.
@@ -271,6 +276,11 @@ def verify(
         adversarial: Steps of a search for the input on which the models differ most; none if 0.
             The contract has to hold there too, unless it is APPROXIMATE, which is about averages.
         keep: A folder to write that input into, as data for later comparisons.
+        loss: Losses to compare the models by, as for ``inject_loss``. They decide in place of the
+            contract, unless one is named: the candidate may not be proven worse, or with a budget
+            ``loss=0.01`` has to be proven no more than that worse, in the loss's own units.
+        on: What the losses are about, as for ``inject_loss``.
+        labels: Name of the array in the data that holds the right answers.
         progress: Told how far it is.
 
     Returns:
@@ -288,9 +298,17 @@ def verify(
         )
     original, rewritten = load_model(reference), load_model(candidate)
     feeds = feeds_for(original, data)
+    by_loss = loss_request(loss, on, labels)
+    limits = _budget(budget)
+    if limits.loss is not None and by_loss is None:
+        raise UsageError("a budget of loss needs to know which: name it with loss")
     default = _default_contract(original, rewritten) if budget is None else Contract.APPROXIMATE
+    if by_loss is not None and budget is None:
+        default, limits = Contract.APPROXIMATE, limits if promise else NO_LIMITS
     (progress or Silent()).stage("comparing")
-    found = compare_models(original, rewritten, feeds, promise or default, _budget(budget))
+    found = compare_models(original, rewritten, feeds, promise or default, limits)
+    if by_loss is not None:
+        found = judged_by_loss(found, original, rewritten, feeds, by_loss, limits.loss)
     if adversarial or keep is not None:
         attacked = attack(
             *(original, rewritten, feeds, found.contract),

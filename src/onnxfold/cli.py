@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from onnxfold._version import __version__
 from onnxfold.console import print_error
-from onnxfold.loss_options import add_loss_options
+from onnxfold.loss_options import add_loss_choice, add_loss_options
 from onnxfold.passes.errors import OnnxfoldError, UsageError
 from onnxfold.passes.suggest import did_you_mean
 
@@ -357,6 +357,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="write that input there, as data to verify on"
     )
+    add_loss_choice(parser)
     parser.add_argument(
         "--format",
         choices=("text", "json", "markdown"),

@@ -10,7 +10,7 @@ from typing import Any
 from onnxfold import api
 from onnxfold.console import ProgressBars, print_json, print_line, print_table
 from onnxfold.explaining import print_explanation, print_islands, print_remarks
-from onnxfold.loss_printing import print_losses
+from onnxfold.loss_printing import print_loss_differences, print_losses
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import InconclusiveError, NotEquivalentError, UsageError
 from onnxfold.passes.instruments import (
@@ -174,6 +174,9 @@ def verify(options: argparse.Namespace) -> int:
             budget=options.budget,
             adversarial=options.adversarial,
             keep=options.keep,
+            loss=options.loss,
+            on=options.on,
+            labels=options.labels,
             progress=progress,
         )
     document = comparison.to_json()
@@ -271,6 +274,7 @@ def _print_decisions(decisions: list[dict[str, Any]]) -> None:
 def _print_comparison(comparison: Comparison) -> None:
     document = comparison.to_json()
     _print_outputs(document["deployment"], comparison.samples)
+    print_loss_differences(comparison.losses)
     print_line(f"{comparison.contract.value}: {comparison.verdict.status}")
     for reason in comparison.verdict.reasons:
         print_line(f"  {reason}")

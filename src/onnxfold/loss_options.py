@@ -1,4 +1,4 @@
-"""The options of ``onnxfold loss``."""
+"""The options of the command line that are about losses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adagrad")
 """What a training graph can step with."""
 
 
-def add_loss_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which losses go in, and what becomes of them."""
+def add_loss_choice(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add what says which losses are meant, and what they are about."""
     parser.add_argument(
         "--loss",
         action="append",
-        required=True,
+        default=None if required else [],
+        required=required,
         metavar="LOSS",
         help='a loss with its options, like mse or "sparse-softmax-cross-entropy'
         '{ignore-index=0}", or FILE.py:FUNCTION; may be given several times',
@@ -30,8 +31,13 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
         "--labels",
         default="labels",
         metavar="NAME",
-        help="name of the input with the right answers (default: labels)",
+        help="name of the input, and in the data, of the right answers (default: labels)",
     )
+
+
+def add_loss_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which losses go into a model, and what becomes of them."""
+    add_loss_choice(parser, required=True)
     parser.add_argument(
         "--weight",
         nargs="+",
