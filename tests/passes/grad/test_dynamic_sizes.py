@@ -40,6 +40,10 @@ def with_dynamic_sizes(case: GradientCase) -> onnx.ModelProto:
     known = onnx.shape_inference.infer_shapes(model, data_prop=True)
     for output, inferred in zip(model.graph.output, known.graph.output, strict=True):
         output.CopyFrom(inferred)
+        if not inferred.type.tensor_type.HasField("shape"):
+            unknown = [None] * len(model.graph.input[0].type.tensor_type.shape.dim)
+            dtype = inferred.type.tensor_type.elem_type
+            output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, unknown))
     return model
 
 
