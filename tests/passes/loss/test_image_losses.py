@@ -43,11 +43,9 @@ def plane_ssim(x: Array, y: Array, weights: Array, peak: float, correction: floa
 
 
 def expected_ssim(x: Array, y: Array, weights: Array, peak: float, correction: float) -> Array:
-    values = np.zeros(x.shape[:2])
-    for image, channel in np.ndindex(values.shape):
-        planes = x[image, channel], y[image, channel]
-        values[image, channel] = plane_ssim(*planes, weights, peak, correction)
-    return values.mean(1)
+    planes = zip(x.reshape(-1, *x.shape[2:]), y.reshape(-1, *y.shape[2:]), strict=True)
+    values = [plane_ssim(a, b, weights, peak, correction) for a, b in planes]
+    return np.array(values).reshape(x.shape[:2]).mean(1)
 
 
 def test_ssim_under_a_gaussian(run_variant: Run) -> None:
