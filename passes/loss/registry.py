@@ -26,6 +26,7 @@ LOSSES: dict[str, str] = {
     "normalized-mutual-information": "normalized_mutual_information",
     "psnr": "psnr",
     "r-squared": "r_squared",
+    "semi-hard-triplet": "semi_hard_triplet",
     "softmax-cross-entropy": "softmax_cross_entropy",
     "sparse-softmax-cross-entropy": "sparse_softmax_cross_entropy",
     "sqnr": "sqnr",

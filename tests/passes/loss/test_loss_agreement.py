@@ -71,7 +71,7 @@ def test_stored_cases_in_float64(package: str, run_reference: Run) -> None:
 
 def test_the_cases_name_losses_that_exist() -> None:
     named = {each.loss.partition("{")[0] for package in PACKAGES for each in load(path_of(package))}
-    assert named == set(LOSSES)
+    assert named == set(LOSSES) - {"semi-hard-triplet"}  # of none of these packages
 
 
 @pytest.mark.slow

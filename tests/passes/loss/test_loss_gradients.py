@@ -145,6 +145,17 @@ def test_a_row_without_any_similarity(gradients: Gradients, run: Callable[..., A
     assert not np.isnan(of_queries).any()
 
 
+def test_semi_hard_triplets_of_equal_samples(gradients: Gradients) -> None:
+    x = f32([0, 0], [0, 0], [1, 0], [0, 2])
+    (found,) = gradients("semi-hard-triplet{reduction=sum}", [x, np.array([0, 0, 1, 2])])
+    # Both pairs have distance 0, and the negative at distance 1 on the margin.
+    assert np.isfinite(found).all()
+    (found,) = gradients("semi-hard-triplet{reduction=sum margin=3}", [x, np.array([0, 0, 1, 2])])
+    np.testing.assert_allclose(found, [[1, 0], [1, 0], [-2, 0], [0, 0]], atol=1e-6)
+    (found,) = gradients("semi-hard-triplet", [x, np.zeros(4, np.int64)])
+    np.testing.assert_array_equal(found, np.zeros_like(x))
+
+
 def test_identical_images_have_no_slope(gradients: Gradients) -> None:
     images = np.random.default_rng(0).random((2, 1, 12, 12), np.float32)
     (found,) = gradients("ssim", [images, images])

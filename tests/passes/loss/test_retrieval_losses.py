@@ -103,3 +103,30 @@ def test_triplets_of_weighted_samples(run: Run) -> None:
     weights = np.array([3, 1], np.float32)
     found = run("triplet{weighted}", a, p, n, weights, tensors=3)
     np.testing.assert_allclose(found, np.average(losses, weights=weights), rtol=1e-6)
+
+
+def semi_hard(x: Array, labels: Array, margin: float, power: int) -> float:
+    """The definition, pair by pair, in float64."""
+    distances: Array = np.linalg.norm(x[:, None] - x[None].astype(np.float64), axis=2) ** power
+    losses: list[float] = []
+    for a, p in np.argwhere((labels[:, None] == labels) & ~np.eye(len(x), dtype=bool)).tolist():
+        negatives = distances[a][labels != labels[a]]
+        outside = negatives[negatives > distances[a, p]]
+        negative = outside.min() if outside.size else negatives.max()
+        losses.append(max(distances[a, p] - negative + margin, 0))
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize(("distance", "power"), [("euclidean", 1), ("squared", 2)])
+def test_semi_hard_negatives_of_the_batch(run_variant: Run, distance: str, power: int) -> None:
+    random = np.random.default_rng(2)
+    x = random.standard_normal((12, 4)).astype(np.float32)
+    labels = random.integers(0, 3, 12)
+    found = run_variant(f"semi-hard-triplet{{distance={distance} margin=0.7}}", x, labels)
+    np.testing.assert_allclose(found, semi_hard(x, labels, 0.7, power), rtol=1e-5)
+
+
+def test_a_batch_without_pairs_or_negatives(run_variant: Run) -> None:
+    assert run_variant("semi-hard-triplet", ROWS, np.arange(4)) == 0
+    assert run_variant("semi-hard-triplet", ROWS, np.zeros(4, np.int64)) == 0
+    assert run_variant("semi-hard-triplet", ROWS[:1], np.zeros(1, np.int64)) == 0
