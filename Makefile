@@ -48,8 +48,9 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantiz
 fixtures: $(READY) ## Regenerate the committed fixture models
 	@$(RUN) -m fixtures.generate
 
-docs: $(READY) ## Regenerate docs/passes.md and the matrix in docs/fold.md
+docs: $(READY) ## Regenerate docs/passes.md, the matrix in docs/fold.md and the losses in docs/losses.md
 	@$(RUN) docs/generate.py
+	@$(RUN) docs/loss_page.py
 
 wheel-check: $(READY) ## Build the wheel through the sdist and import all of it in a clean environment
 	@$(RUN) tests/packaging/wheel_check.py

@@ -34,7 +34,8 @@ class Loss:
         function: Builds it: ``(graph, *tensors, **options) -> Variable``.
         tensors: What it takes from the model, in order.
         better: Whether lower or higher values are better.
-        scores: What it takes these tensors for, unless an option says otherwise.
+        scores: What it takes these tensors for, unless an option says otherwise; or a function
+            that tells it from the options.
         min_opset: The lowest opset it can be built for.
         options: A dataclass of its options.
     """
@@ -43,7 +44,7 @@ class Loss:
     function: Callable[..., Any]
     tensors: tuple[str, ...]
     better: Better
-    scores: Scores
+    scores: Scores | Callable[[Any], Scores]
     min_opset: int
     options: type[Any]
 
@@ -59,7 +60,9 @@ class Loss:
         asked = [name for name in _SCORES_OF_OPTION if getattr(options, name, False)]
         if len(asked) > 1:
             raise UsageError(f"loss {self.name}: it takes one of {' and '.join(asked)}")
-        return _SCORES_OF_OPTION[asked[0]] if asked else self.scores
+        if asked:
+            return _SCORES_OF_OPTION[asked[0]]
+        return self.scores(options) if callable(self.scores) else self.scores
 
 
 def loss(
@@ -67,7 +70,7 @@ def loss(
     *,
     tensors: tuple[str, ...] = ("predictions",),
     better: Better = "lower",
-    scores: Scores = "values",
+    scores: Scores | Callable[[Any], Scores] = "values",
     min_opset: int = 13,
 ) -> Callable[[Callable[..., Any]], Loss]:
     """Declare a loss.
@@ -82,7 +85,8 @@ def loss(
         name: Kebab-case name.
         tensors: What it takes from the model; identifiers.
         better: Whether lower or higher values are better.
-        scores: What it takes these tensors for. Options named ``from_logits``,
+        scores: What it takes these tensors for, or a function that tells it from the options, an
+            object with an attribute for each. Options named ``from_logits``,
             ``from_probabilities`` and ``from_log_probabilities`` change that where they are true.
         min_opset: The lowest opset of the default domain that it can be built for.
 

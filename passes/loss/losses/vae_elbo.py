@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from onnxfold.passes.loss.binary import binary_cross_entropy
-from onnxfold.passes.loss.declaration import loss
+from onnxfold.passes.loss.declaration import Scores, loss
 from onnxfold.passes.loss.gaussian import gaussian_losses, latent_divergence
 from onnxfold.passes.loss.graph import LossGraph, Variable
 from onnxfold.passes.loss.reduction import Reduction, collected
 from onnxfold.passes.loss.shapes import need_samples
 
 
-@loss("vae-elbo", tensors=("reconstruction", "mean", "log_variance"))
+def _scores(options: Any) -> Scores:
+    return "logits" if options.likelihood == "bernoulli" else "values"
+
+
+@loss("vae-elbo", tensors=("reconstruction", "mean", "log_variance"), scores=_scores)
 def vae_elbo(
     graph: LossGraph,
     reconstruction: Variable,

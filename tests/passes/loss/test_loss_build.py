@@ -95,6 +95,23 @@ def test_what_is_known_before_it_is_built() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("vae-elbo", "logits"),
+        ("vae-elbo{likelihood=gaussian}", "values"),
+        ("sparse-softmax-cross-entropy", "logits"),
+        ("sparse-softmax-cross-entropy{from-probabilities}", "probabilities"),
+        ("kl-divergence{from-log-probabilities}", "log-probabilities"),
+        ("mutual-information", "probabilities"),
+        ("mutual-information{from-logits}", "logits"),
+        ("mse", "values"),
+    ],
+)
+def test_what_the_tensors_are_taken_for(text: str, scores: str) -> None:
+    assert describe_loss(parse_losses(text)[0]).scores == scores
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("mze", "unknown loss 'mze'; did you mean 'mse'?"),
