@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.grad.trainable import trainable_weights
+from onnxfold.passes.loss.record import read_record
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.suggest import did_you_mean
 
@@ -28,7 +29,8 @@ class AddGradient(Pass):
     Attributes:
         of: The output, or tensor inside, that is differentiated: the sum of its elements.
         wrt: What it is differentiated by: ``weights`` (every trainable weight), ``inputs`` (every
-            real input), or regular expressions that match whole names of tensors.
+            real input of the model that is not data of a loss), or regular expressions that match
+            whole names of tensors.
     """
 
     name: ClassVar[str] = "add-gradient"
@@ -87,12 +89,23 @@ def _matches(pattern: str, model: ir.Model, values: list[ir.Value]) -> list[ir.V
     if pattern == "weights":
         return trainable_weights(model)
     if pattern == "inputs":
-        return [value for value in model.graph.inputs if _is_real(value)]
+        return _real_inputs(model)
     try:
         matches = re.compile(pattern).fullmatch
     except re.error as error:
         raise UsageError(f"'{pattern}' is no regular expression: {error}") from error
     return [value for value in values if matches(value.name or "") and _is_real(value)]
+
+
+def _real_inputs(model: ir.Model) -> list[ir.Value]:
+    """The real inputs, without the labels and other data of losses, and without weights."""
+    record = read_record(model)
+    data = () if record is None else tuple(record.data)
+    return [
+        value
+        for value in model.graph.inputs
+        if _is_real(value) and value.name not in data and not value.is_initializer()
+    ]
 
 
 def _is_real(value: ir.Value) -> bool:

@@ -113,11 +113,21 @@ class BodyBuilder(Builder):
     def _copy_attribute(self, attribute: ir.Attr, values: dict[ir.Value, ir.Value]) -> ir.Attr:
         if attribute.type != ir.AttributeType.GRAPH:
             return attribute
-        graph = attribute.as_graph()
-        nested = BodyBuilder(self, graph.name or "body")
-        for value in graph.inputs:
-            values[value] = nested.input(value, value.name or "input")
-        return ir.AttrGraph(attribute.name, nested.finish(nested.copy(graph, values)))
+        return ir.AttrGraph(attribute.name, copied_body(self, attribute.as_graph(), values))
+
+
+def copied_body(outer: Builder, graph: ir.Graph, values: dict[ir.Value, ir.Value]) -> ir.Graph:
+    """A copy of a body, for a node that ``outer`` writes.
+
+    Args:
+        outer: Writes the node.
+        graph: The body.
+        values: What is read in the place of others; the copies of the body's values are added.
+    """
+    nested = BodyBuilder(outer, graph.name or "body")
+    for value in graph.inputs:
+        values[value] = nested.input(value, value.name or "input")
+    return nested.finish(nested.copy(graph, values))
 
 
 def body_of(node: ir.Node, name: str = "body") -> ir.Graph:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxfold.passes.grad.shapes import same_dims
 
 _BROADCASTING = frozenset({"Add", "Cast", "Div", "Mul", "Neg", "Sub", "Where"})
+_ARITHMETIC: Mapping[str, Callable[..., float]] = {"Mul": operator.mul, "Neg": operator.neg}
 
 
 class Broadcasts:
@@ -59,7 +61,26 @@ class Broadcasts:
             return left
         return right if op_type == "Mul" and self._is_one(left, right) else None
 
+    def number(self, value: ir.Value) -> float | None:
+        """What ``value`` is everywhere, where that is known."""
+        return self._numbers.get(value)
+
+    def computed(self, op_type: str, inputs: Sequence[ir.Value | None]) -> float | None:
+        """What an operator gives for single numbers that are known."""
+        known = [
+            self._numbers.get(value)
+            for value in inputs
+            if value is not None and value.shape is not None and not len(value.shape)
+        ]
+        numbers = [number for number in known if number is not None]
+        compute = _ARITHMETIC.get(op_type)
+        if compute is None or len(numbers) != len(inputs):
+            return None
+        return compute(*numbers)
+
     def _is_one(self, value: ir.Value, beside: ir.Value) -> bool:
         if self._numbers.get(value) != 1 or value.dtype != beside.dtype or value.shape is None:
             return False
-        return not len(value.shape) or same_dims(value, beside)
+        if all(dim == 1 for dim in value.shape):
+            return beside.shape is not None and len(value.shape) <= len(beside.shape)
+        return same_dims(value, beside)

@@ -107,6 +107,9 @@ class Builder:
             domain: Operator domain.
             attributes: Attributes by name.
         """
+        number = self._broadcasts.computed(op_type, inputs)
+        if number is not None and inputs[0] is not None:
+            return self.number(number, inputs[0])
         narrow, full = self._broadcasts.narrowed(op_type, inputs)
         result = self._broadcasts.unchanged(op_type, narrow)
         if result is None:
@@ -273,6 +276,10 @@ class Builder:
 
     def unsqueeze(self, value: ir.Value, *axes: int) -> ir.Value:
         """``value`` with dimensions of 1 at ``axes`` of the result."""
+        number = self._broadcasts.number(value)
+        if number is not None and value.shape is not None and not len(value.shape):
+            ones = np.full((1,) * len(axes), number, dtype_of(value).numpy())
+            return self._broadcasts.note_number(self.constant(ones), number)
         return self.op("Unsqueeze", value, self.ints(*axes)) if axes else value
 
     def reduce_sum(self, value: ir.Value, *axes: int, keepdims: bool = True) -> ir.Value:

@@ -6,7 +6,7 @@ the two ends is asked, in reverse order, for the gradients of its inputs (``pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -39,6 +39,7 @@ class Differentiator:
         wrt: Sequence[ir.Value],
         *,
         until: Sequence[ir.Value] = (),
+        around: Collection[ir.Graph] = (),
     ) -> list[ir.Value | None]:
         """The gradients of ``wrt``, given those of the values that ``seeds`` maps.
 
@@ -48,6 +49,7 @@ class Differentiator:
             wrt: The values whose gradients are wanted. A gradient goes on through one of them to
                 others that it depends on.
             until: Values that count as independent: what they are computed from is not looked at.
+            around: Graphs around that of the seeds whose nodes are looked at, too.
 
         Returns:
             One gradient a value, of its type and shape; None where the seeds do not depend on it.
@@ -55,7 +57,7 @@ class Differentiator:
         Raises:
             UsageError: An operator between them has no gradient; names it and the path.
         """
-        order = _ancestors(seeds, frozenset(until))
+        order = _ancestors(seeds, frozenset(until), frozenset(around))
         active = _active_values(order, frozenset(wrt), frozenset(until) - frozenset(wrt))
         self._refuse_integer_arithmetic(order, active)
         flows = _Flows(builder)
@@ -142,11 +144,15 @@ class _Flows:
         return parts[0]
 
 
-def _ancestors(seeds: Mapping[ir.Value, ir.Value], until: frozenset[ir.Value]) -> list[ir.Node]:
+def _ancestors(
+    seeds: Mapping[ir.Value, ir.Value],
+    until: frozenset[ir.Value],
+    around: frozenset[ir.Graph],
+) -> list[ir.Node]:
     """What the seeds are computed from in their graph: producers before consumers."""
     order: list[ir.Node] = []
     seen: set[ir.Node] = set()
-    graphs = {value.graph for value in seeds}
+    graphs = {value.graph for value in seeds} | around
     starts = [value.producer() for value in seeds if value not in until]
     stack = [(node, False) for node in starts if node is not None][::-1]
     while stack:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxfold.passes.errors import UsageError
+from onnxfold.passes.grad.bodies import copied_body
 from onnxfold.passes.grad.builder import Builder
-from onnxfold.passes.walk import iterate_graphs, label
+from onnxfold.passes.grad.dependence import read_besides
+from onnxfold.passes.literals import AttributeValue
 
 
 def copy_between(
@@ -23,26 +24,29 @@ def copy_between(
 
     Returns:
         The copy; ``result`` itself where it depends on none of the values.
-
-    Raises:
-        UsageError: A node between them has bodies.
     """
     copies = dict(replaced)
-    graph = result.graph
-    for node in list(graph or ()):
+    for node in list(result.graph or ()):
         if result in copies:
             break
-        if not any(value in copies for value in node.inputs if value is not None):
+        if not any(value in copies for value in (*node.inputs, *read_besides(node))):
             continue
-        if any(iterate_graphs(node)):
-            raise UsageError(
-                f"{label(node)} has bodies: Gradient must be given the tensors that it names"
-            )
         inputs = [None if value is None else copies.get(value, value) for value in node.inputs]
+        attributes: dict[str, AttributeValue] = {
+            name: _copied(builder, attribute, copies) for name, attribute in node.attributes.items()
+        }
         outputs = builder.nodes(
-            node.op_type, inputs, len(node.outputs), domain=node.domain, **node.attributes
+            node.op_type, inputs, len(node.outputs), domain=node.domain, **attributes
         )
-        copies.update(
-            (old, new) for old, new in zip(node.outputs, outputs, strict=True) if old not in copies
-        )
+        for old, new in zip(node.outputs, outputs, strict=True):
+            builder.assume_like(new, old)
+            copies.setdefault(old, new)
     return copies.get(result, result)
+
+
+def _copied(
+    builder: Builder, attribute: ir.Attr, copies: Mapping[ir.Value, ir.Value]
+) -> AttributeValue:
+    if attribute.type != ir.AttributeType.GRAPH:
+        return attribute
+    return ir.AttrGraph(attribute.name, copied_body(builder, attribute.as_graph(), dict(copies)))

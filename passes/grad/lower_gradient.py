@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import UsageError
-from onnxfold.passes.grad.builder import Builder, dtype_of
+from onnxfold.passes.grad.builder import Builder
 from onnxfold.passes.grad.differentiate import Differentiator
 from onnxfold.passes.grad.differentiated_copy import copy_between
 from onnxfold.passes.rewriter import Rewriter
@@ -61,28 +62,63 @@ def _is_gradient(node: ir.Node) -> bool:
 
 
 def _lower(node: ir.Node, rewriter: Rewriter) -> None:
-    visible = _visible_values(node)
-    names = {key: _strings(node, key) for key in ("xs", "zs")}
-    xs = [_named(node, name, visible) for name in names["xs"]]
-    zs = [_named(node, name, visible) for name in names["zs"]]
-    result = _named(node, node.attributes["y"].as_string(), visible)
+    graphs = _graphs_around(node, rewriter)
+    visible = _visible_values(graphs)
+    xs = [_named(node, name, visible) for name in _strings(node, "xs")]
+    zs = [_named(node, name, visible) for name in _strings(node, "zs")]
+    result = _result(node, visible)
     given = [_present(node, index) for index in range(len(xs) + len(zs))]
     builder = Builder(rewriter, node)
+    independent = zs
     if given != [*xs, *zs]:
         copies = dict(zip([*xs, *zs], given, strict=True))
         result = copy_between(builder, copies, result)
-        xs, zs = given[: len(xs)], given[len(xs) :]
-    seeds = {result: builder.full_like(result, 1.0)}
-    dtype_of(result)
+        xs, independent = given[: len(xs)], given
     wanted = [x for x, output in zip(xs, node.outputs, strict=False) if output.name]
-    found = Differentiator(rewriter).gradients(builder, seeds, wanted, until=zs)
-    gradients = iter(found)
+    for x in wanted:
+        if not _is_real(x):
+            raise UsageError(f"{label(node)}: '{x.name}' is not real: it has no gradient")
+    seeds = {result: builder.full_like(result, 1.0)}
+    gradients = iter(
+        Differentiator(rewriter).gradients(
+            builder, seeds, wanted, until=independent, around=graphs[1:]
+        )
+    )
     replacements = [
         (next(gradients) or builder.zeros_like(x)) if output.name else None
         for x, output in zip(xs, node.outputs, strict=False)
     ]
     rewriter.replace_node(node, replacements)
     builder.erase_unused()
+
+
+def _result(node: ir.Node, visible: dict[str, ir.Value]) -> ir.Value:
+    """What is differentiated."""
+    named = node.attributes.get("y")
+    if named is None:
+        raise UsageError(f"{label(node)} has no attribute y: what is to be differentiated?")
+    result = _named(node, named.as_string(), visible)
+    if not _is_real(result):
+        raise UsageError(f"{label(node)}: '{result.name}' is not real: it has no gradient")
+    return result
+
+
+def _is_real(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def _graphs_around(node: ir.Node, rewriter: Rewriter) -> list[ir.Graph]:
+    """The graph of the node, and those that it is nested in; inner before outer."""
+    graphs: list[ir.Graph] = []
+    holder: ir.Node | None = node
+    while holder is not None and isinstance(holder.graph, ir.Graph):
+        graphs.append(holder.graph)
+        holder = rewriter.scopes.holder(holder.graph)
+    if graphs and rewriter.scopes.in_function(graphs[0]):
+        raise UsageError(
+            f"{label(node)} stands in a function: run inline-functions{{which=all}} first"
+        )
+    return graphs
 
 
 def _present(node: ir.Node, index: int) -> ir.Value:
@@ -97,19 +133,18 @@ def _strings(node: ir.Node, name: str) -> tuple[str, ...]:
     return () if attribute is None else tuple(attribute.as_strings())
 
 
-def _visible_values(node: ir.Node) -> dict[str, ir.Value]:
-    """The values of the node's graph by name."""
-    graph = node.graph
-    if graph is None:
-        return {}
-    values = [*graph.inputs, *graph.initializers.values()]
-    values += [output for each in graph for output in each.outputs]
+def _visible_values(graphs: Sequence[ir.Graph]) -> dict[str, ir.Value]:
+    """The values of the graphs by name; inner ones hide outer ones."""
+    values: list[ir.Value] = []
+    for graph in reversed(graphs):
+        values += [*graph.inputs, *graph.initializers.values()]
+        values += [output for each in graph for output in each.outputs]
     return {value.name: value for value in values if value.name}
 
 
 def _named(node: ir.Node, name: str, visible: dict[str, ir.Value]) -> ir.Value:
     if name not in visible:
-        raise UsageError(f"{label(node)} names '{name}', which is no tensor of its graph")
+        raise UsageError(f"{label(node)} names '{name}', which is no tensor that it can read")
     return visible[name]
 
 
