@@ -23,7 +23,7 @@ from onnxfold.passes.loss.plan import LossRequest, PlannedLoss, plan_losses, wit
 from onnxfold.passes.loss.registry import opened_loss
 from onnxfold.passes.spec import PassSpec, print_spec
 from onnxfold.runtime.feeds import FeedSource
-from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig, mismatch
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, mismatch
 from onnxfold.runtime.specs import Feed, TensorSpec
 from onnxfold.runtime.verify.bootstrap import Indices, mean_interval, statistic_interval
 from onnxfold.runtime.verify.complete import complete_feed, reduced, without_losses
@@ -32,6 +32,8 @@ from onnxfold.runtime.verify.gates import PASSED, Verdict
 CONFIDENCE = 0.95
 _BY_SAMPLE = "BCa bootstrap of paired samples (Efron 1987)"
 _AS_A_WHOLE = "percentile bootstrap of paired samples (Efron and Tibshirani 1993)"
+_RELATIVE_ROUNDING = 1e-5
+_ABSOLUTE_ROUNDING = 1e-7
 _SHIFTING = ("weighted", "class-weights", "ignore-index", "class_weights", "ignore_index")
 """Options with which the mean over all samples is no mean of the samples' own losses."""
 
@@ -54,7 +56,8 @@ class LossDifference:
         high: Upper end.
         confidence: Of the interval.
         method: How it was found.
-        limit: By how much the candidate may be worse; None where it only must not be proven worse.
+        limit: By how much the candidate may be worse; None where it only must not be proven worse
+            than by rounding, 1e-5 of the loss.
     """
 
     loss: str
@@ -76,7 +79,8 @@ class LossDifference:
         sign = 1 if self.better == "lower" else -1
         worse = sign * self.difference
         least, most = sorted((sign * self.low, sign * self.high))
-        limit = 0.0 if self.limit is None else self.limit
+        rounding = _RELATIVE_ROUNDING * abs(self.reference) + _ABSOLUTE_ROUNDING
+        limit = rounding if self.limit is None else self.limit
         interval = f"{self.confidence:.0%} interval {least:.4g} to {most:.4g}"
         text = f"{self.loss}: the candidate is worse by {worse:.4g} ({interval})"
         if least > limit:
@@ -104,8 +108,8 @@ def compare_losses(
     other is computed of all samples as one batch.
 
     Args:
-        reference: The original; runs with optimizations off.
-        candidate: The rewritten model, with float inputs and outputs; runs as deployed.
+        reference: The original; both run as deployed.
+        candidate: The rewritten model, with float inputs and outputs.
         feeds: Feeds of the reference, with labels beside them.
         request: The losses, and what they are about.
         limit: By how much the candidate may be worse.
@@ -128,7 +132,7 @@ def compare_losses(
     )
     found: list[LossDifference] = []
     for spec, by_sample, (planned, other) in zip(specs, of_samples, plans, strict=True):
-        sides = _Side(models[0], planned, REFERENCE), _Side(models[1], other, DEPLOYMENT)
+        sides = _Side(models[0], planned), _Side(models[1], other)
         pairs = _pairs(sides, feeds)
         measured = _sampled(sides, pairs) if by_sample is not None else _whole(sides, pairs)
         found.append(
@@ -165,10 +169,10 @@ def _planned(model: ir.Model, request: LossRequest, who: str) -> tuple[PlannedLo
 class _Side:
     """One of the models, and the loss built for its tensors."""
 
-    def __init__(self, model: ir.Model, planned: PlannedLoss, config: SessionConfig) -> None:
+    def __init__(self, model: ir.Model, planned: PlannedLoss) -> None:
         self.planned = planned
         self._names = [each.value.name or "" for each in planned.attachments]
-        self._session = Session(_showing(model, planned, self._names), config)
+        self._session = Session(_showing(model, planned, self._names), DEPLOYMENT)
         self.loss = Session(planned.built.model, REFERENCE)
 
     @property
