@@ -28,6 +28,11 @@ class LayerPair:
     quantized: LinearOutput
     original: LinearOutput
 
+    @property
+    def original_name(self) -> str:
+        """What the float model calls the operator's output."""
+        return self.original.value.name or ""
+
 
 def paired_layers(original: ir.Model, quantized: ir.Model) -> list[LayerPair]:
     """The linear operators both models have: in the same order, or else of the same names.

@@ -7,7 +7,7 @@ feeds it. Every operator runs twice on every feed, however deep the model is.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def measure_output_errors(
     feeds: Iterable[Mapping[str, Array]],
     *,
     progress: Progress | None = None,
+    means: MutableMapping[str, Array] | None = None,
 ) -> OutputErrors:
     """Mean error of each linear operator of ``quantized``, for ``correct-bias``.
 
@@ -45,6 +46,8 @@ def measure_output_errors(
         quantized: What ``insert-qdq`` made of it; operators are matched by name. Not changed.
         feeds: One array per input each. Read once.
         progress: Hears one step per wave of layers, in the stage the caller opened.
+        means: What ``original`` puts out on average on these very feeds, by output: read where it
+            is known, completed where not.
 
     Raises:
         UsageError: There is no data, or the models have no linear operator in common.
@@ -52,7 +55,7 @@ def measure_output_errors(
     """
     original, working = typed(original), typed(quantized)
     layers = {each.quantized.node: each for each in paired_layers(original, working)}
-    wanted = {node: _Mean() for node in layers}
+    wanted: MutableMapping[str, Array] = {} if means is None else means
     corrections: dict[str, tuple[float, ...]] = {}
     with tempfile.TemporaryDirectory(prefix="onnxfold-") as folder:
         observed = _and_observe(original, layers.values(), wanted, feeds)
@@ -60,7 +63,10 @@ def measure_output_errors(
         rewriter = Rewriter(working, "correct-bias")
         for wave in sweep.waves:
             found = _measure(sweep, [layers[node].quantized for node in wave])
-            errors = {layers[node].name: _difference(wanted[node], found[node]) for node in wave}
+            errors = {
+                layers[node].name: _difference(wanted[layers[node].original_name], found[node])
+                for node in wave
+            }
             for node in wave:
                 shift_output(layers[node].quantized, np.array(errors[layers[node].name]), rewriter)
             corrections.update(errors)
@@ -87,29 +93,30 @@ class _Mean:
         return mean
 
 
-def _difference(expected: _Mean, found: _Mean) -> tuple[float, ...]:
-    return tuple((expected.mean() - found.mean()).tolist())
+def _difference(expected: Array, found: _Mean) -> tuple[float, ...]:
+    return tuple((expected - found.mean()).tolist())
 
 
 def _and_observe(
     original: ir.Model,
     layers: Collection[LayerPair],
-    means: Mapping[ir.Node, _Mean],
+    means: MutableMapping[str, Array],
     feeds: Iterable[Mapping[str, Array]],
 ) -> Iterator[Mapping[str, Array]]:
-    """The feeds, each after the original has run on it."""
-    targets = dict.fromkeys(each.original.value.name or "" for each in layers)
-    session = Session(keep_outputs(original, targets), MEANING)
+    """The feeds, each after the original has run on it; once read, ``means`` is complete."""
+    axes = {each.original_name: each.original.axis for each in layers}
+    unknown = {name: _Mean() for name in axes if name not in means}
+    session = Session(keep_outputs(original, unknown), MEANING) if unknown else None
     empty = True
     for feed in feeds:
         empty = False
-        found = session.run(feed)
-        for layer in layers:
-            output = layer.original
-            means[layer.quantized.node].update(found[output.value.name or ""], output.axis)
+        found = {} if session is None else session.run(feed)
+        for name, mean in unknown.items():
+            mean.update(found[name], axes[name])
         yield feed
     if empty:
         raise UsageError("the calibration data is empty: give at least one sample")
+    means.update({name: mean.mean() for name, mean in unknown.items()})
 
 
 def _measure(sweep: Sweep, outputs: Collection[LinearOutput]) -> dict[ir.Node, _Mean]:

@@ -11,6 +11,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
+from onnxfold.passes.constants import Array
 from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import FINISH, TIDY, folding
@@ -29,7 +30,7 @@ from onnxfold.runtime.calibrate.calibrate import collect
 from onnxfold.runtime.compiler.choice import Choice
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.options import LINEAR, CompileOptions
-from onnxfold.runtime.compiler.rungs import INSERTING, MENDING, PREPARING, Lesson
+from onnxfold.runtime.compiler.rungs import INSERTING, MENDING, PREPARING, Lesson, applicable
 from onnxfold.runtime.compiler.verified import GATE_FEEDS
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
@@ -100,6 +101,8 @@ class Builder:
         finish = f",{FINISH}" if options.target == "ort" else ""
         self._fold = parse_passes(f"{fold}{finish}")
         self._moments: dict[ir.Model, InputMoments] = {}
+        self._means: dict[ir.Model, dict[str, Array]] = {}
+        self._lessons: dict[tuple[object, ...], Pass] = {}
         self._tidy = parse_passes(f"{TIDY}{finish}")
         self._insertion = options.insertion
         self._mode = options.mode
@@ -149,7 +152,7 @@ class Builder:
         mending = _of(choice, MENDING)
         key = (
             *(choice.scheme, choice.op_types, choice.skip),
-            *(choice.calibration, frozenset(choice.rungs)),
+            *(choice.calibration, frozenset(choice.rungs), choice.lessons),
         )
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -168,10 +171,21 @@ class Builder:
         stage = self._quantized(before)
         if not _is_quantized(stage):
             return stage
-        original = self._prepare(_of(choice, PREPARING)).model
-        mend = MENDING[rung](self._lesson(original, stage.model, choice.rungs))
+        mend = self._learned(choice, rung, stage.model)
         done = Pipeline((mend,)).run(stage.model.clone())
         return stage.then(rung, done.model, mend, modified=done.modified)
+
+    def _learned(self, choice: Choice, rung: str, quantized: ir.Model) -> Pass:
+        """The pass of a mending rung: taken over where ``choice`` says so, else learned."""
+        skip = choice.skip if choice.lessons is None else choice.lessons
+        key = (choice.op_types, skip, choice.calibration, frozenset(choice.rungs), rung)
+        if choice.lessons is not None and key in self._lessons:
+            return applicable(self._lessons[key], quantized, choice.skip)
+        original = self._prepare(_of(choice, PREPARING)).model
+        mend = MENDING[rung](self._lesson(original, quantized, choice.rungs))
+        if choice.lessons is None:
+            self._lessons[key] = mend
+        return mend
 
     def _insert(self, choice: Choice) -> _Stage:
         prepared = self._prepare(_of(choice, PREPARING))
@@ -239,7 +253,10 @@ class Builder:
         self, original: ir.Model, quantized: ir.Model, rungs: tuple[str, ...] = ()
     ) -> Lesson:
         return Lesson(
-            original, quantized, self.feeds, self._progress, rungs=rungs, moments=self._moments
+            *(original, quantized, self.feeds, self._progress),
+            rungs=rungs,
+            moments=self._moments,
+            means=self._means.setdefault(original, {}),
         )
 
     def _open_cache(self, path: Path | None, model: ir.Model) -> CalibrationCache:

@@ -35,6 +35,8 @@ class Choice:
         calibration: How activation ranges are found.
         rungs: Rungs of the accuracy ladder that are climbed, in order.
         scheme: What kind of quantization it is.
+        lessons: The nodes in float of the choice from which compensations are taken over that were
+            learned from data; None learns anew.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Choice:
     calibration: str = "min-max"
     rungs: tuple[str, ...] = ()
     scheme: Scheme = "static"
+    lessons: tuple[str, ...] | None = None
 
     @property
     def skip(self) -> tuple[str, ...]:
@@ -53,6 +56,11 @@ class Choice:
         """The same with more nodes left in float."""
         kept = {**dict.fromkeys(nodes, reason), **dict(self.in_float)}
         return replace(self, name=name, in_float=tuple(sorted(kept.items())))
+
+    def with_more_in_float(self, nodes: Sequence[str], name: str, reason: str) -> Choice:
+        """The same with more nodes left in float; what the others learned stays as it is."""
+        lessons = self.skip if self.lessons is None else self.lessons
+        return replace(self.without(nodes, name, reason), lessons=lessons)
 
     def compensated(self, rung: str) -> Choice:
         """The same with one more rung climbed."""

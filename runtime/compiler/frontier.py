@@ -55,7 +55,7 @@ def _without(
 ) -> Candidate[ModelT] | None:
     noisiest = f"{len(layers)} noisiest layer{'s' if len(layers) > 1 else ''}"
     name = f"{best.choice.name}, {noisiest} in float"
-    return subject.candidate(best.choice.without(layers, name, TRADED))
+    return subject.candidate(best.choice.with_more_in_float(layers, name, TRADED))
 
 
 def most_accurate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxfold.runtime.compiler.choice import SENSITIVE, Candidate, Log, ModelT, Subject
 
 
@@ -9,6 +11,8 @@ def repair(
     subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log
 ) -> Candidate[ModelT] | None:
     """``candidate`` within the budget; None where no repair meets it.
+
+    While it is searched which layers go to float, the others keep what they learned before.
 
     Args:
         subject: How to build and judge, and what damage each layer does.
@@ -26,8 +30,8 @@ def repair(
     while high - low > 1:
         middle = (low + high) // 2
         count = f"{middle} most sensitive layer{'s' if middle > 1 else ''}"
-        worst = choice.without(ranked[:middle], f"{choice.name}, {count} in float", SENSITIVE)
-        attempt = subject.candidate(worst)
+        name = f"{choice.name}, {count} in float"
+        attempt = subject.candidate(choice.with_more_in_float(ranked[:middle], name, SENSITIVE))
         if attempt is None:
             high = middle
             continue
@@ -37,4 +41,20 @@ def repair(
             high, repaired = middle, attempt
         else:
             low = middle
-    return repaired
+    return repaired if repaired is None else _relearned(subject, repaired, log)
+
+
+def _relearned(
+    subject: Subject[ModelT], repaired: Candidate[ModelT], log: Log
+) -> Candidate[ModelT]:
+    """``repaired`` with compensations learned for it, where these are cheap and better."""
+    if not repaired.choice.rungs or not subject.ladder.always.issuperset(repaired.choice.rungs):
+        return repaired
+    name = f"{repaired.choice.name}, compensated anew"
+    attempt = subject.candidate(replace(repaired.choice, name=name, lessons=None))
+    if attempt is None:
+        return repaired
+    gain = attempt.quality.score - repaired.quality.score
+    better = attempt.quality.passed and gain > 0
+    log.add(name, attempt.quality, None, "climbed" if better else "no gain", gain_db=gain)
+    return attempt if better else repaired

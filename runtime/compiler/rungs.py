@@ -6,7 +6,7 @@ quantized, or it mends the codes of the quantized model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
+from onnxfold.passes.constants import Array
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.correct_bias import CorrectBias
@@ -53,6 +54,7 @@ class Lesson:
         progress: Told what is measured.
         rungs: All that are climbed.
         moments: Of the inputs of float models that were measured before; kept for the next.
+        means: Of the original's layers, by output; kept for the next.
     """
 
     original: ir.Model
@@ -63,6 +65,7 @@ class Lesson:
     moments: MutableMapping[ir.Model, InputMoments] = field(
         default_factory=dict[ir.Model, InputMoments]
     )
+    means: MutableMapping[str, Array] = field(default_factory=dict[str, Array])
 
 
 def _smooth_quant(lesson: Lesson) -> Pass:
@@ -129,7 +132,30 @@ def _correct_bias(lesson: Lesson) -> Pass:
         return CorrectBias(OutputErrors({}))
     lesson.progress.stage("measuring the mean errors of layers")
     feeds = lesson.feeds.first(_MEANS)
-    return CorrectBias(measure_output_errors(lesson.original, lesson.quantized, feeds))
+    return CorrectBias(
+        measure_output_errors(lesson.original, lesson.quantized, feeds, means=lesson.means)
+    )
+
+
+def applicable(learned: Pass, quantized: ir.Model, skip: Collection[str]) -> Pass:
+    """What of a mending pass, learned on a model with fewer layers in float, holds for this one.
+
+    Args:
+        learned: The pass.
+        quantized: A model with Q/DQ pairs.
+        skip: Names of its nodes in float.
+    """
+    nodes = {node_name(node): node for node in quantized.graph if node_name(node) not in skip}
+    if isinstance(learned, RoundWeights):
+        found = ((name, WeightCodes.match(node)) for name, node in nodes.items())
+        coded = {name for name, codes in found if codes is not None}
+        kept = {name: codes for name, codes in learned.rounding.items() if name in coded}
+        return RoundWeights(WeightRounding(kept))
+    if isinstance(learned, CorrectBias):
+        return CorrectBias(
+            OutputErrors({name: each for name, each in learned.errors.items() if name in nodes})
+        )
+    return learned
 
 
 PREPARING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(

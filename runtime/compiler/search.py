@@ -251,7 +251,7 @@ def _refine(
             continue
         nodes = [node for node, each in quantized.items() if each == kind]
         name = f"{best.choice.name}, {kind} in float"
-        attempt = subject.candidate(best.choice.without(nodes, name, FASTER))
+        attempt = subject.candidate(best.choice.with_more_in_float(nodes, name, FASTER))
         if attempt is None or not attempt.quality.passed:
             continue
         pair = {best.choice.name: best.model, attempt.choice.name: attempt.model}
