@@ -42,14 +42,10 @@ class LossGraph:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Variable] = {}
 
     def layer(
-        self,
-        op: str,
-        inputs: Sequence[Any],
-        outputs: Sequence[Any],
-        attrs: dict[str, Any] | None = None,
+        self, op: str, inputs: Sequence[Any], outputs: Sequence[Any], **details: Any
     ) -> list[Variable]:
         """As ``onnx_graphsurgeon.Graph.layer``; names in ``outputs`` are made unique."""
-        return self.graph.layer(op=op, inputs=list(inputs), outputs=list(outputs), attrs=attrs)
+        return self.graph.layer(op=op, inputs=list(inputs), outputs=list(outputs), **details)
 
     def op(self, op: str, *inputs: Any, **attributes: Any) -> Variable:
         """The only output of a new node.
@@ -61,7 +57,7 @@ class LossGraph:
             **attributes: The node's attributes.
         """
         values = [each if self.is_tensor(each) else self._literal(each) for each in inputs]
-        return self.layer(op, values, [op.lower()], attributes)[0]
+        return self.layer(op, values, [op.lower()], attrs=attributes)[0]
 
     def constant(self, value: npt.ArrayLike, dtype: ir.DataType | None = None) -> Variable:
         """A constant, of the loss's dtype where ``dtype`` is left out; equal ones are shared."""

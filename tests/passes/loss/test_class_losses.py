@@ -112,6 +112,14 @@ def test_a_confident_right_answer_keeps_its_small_loss(run: Run) -> None:
     np.testing.assert_allclose(found, [np.log1p(np.exp(-15))] * 2, rtol=1e-5)
 
 
+def test_logits_of_a_thousand_in_float64(run: Run) -> None:
+    """Where a runtime has no kernel it takes the operator's definition, which overflows."""
+    x, t = np.array([1000.0, -1000, 0]), np.array([0.0, 0, 1])
+    found = run("bce-with-logits{reduction=none}", x, t, dynamic=True)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [1000, 0, np.log(2)], rtol=1e-12)
+
+
 def test_focal_without_focus_is_half_of_cross_entropy(run: Run) -> None:
     x, t = f32(0.3, -2, 4), f32(1, 0, 0)
     found = run("focal{gamma=0 alpha=0.5}", x, t)
