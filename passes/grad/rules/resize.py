@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.grad.builder import Builder, dtype_of, rank_of
+from onnxfold.passes.grad.rules.axis_matrices import identity_of, times_transposed
 from onnxfold.passes.grad.vjp import Call, Gradients, vjp
 
 
@@ -26,7 +27,7 @@ def resize(call: Call, b: Builder) -> Gradients:
         mean = b.op("AveragePool", gradient, kernel_shape=kernel, strides=kernel, like=x)
         return (b.mul(mean, b.number(float(np.prod(kernel)), x)),)
     for axis in reversed(_resized_axes(call)):
-        gradient = _along(call, b, gradient, axis)
+        gradient = times_transposed(b, gradient, _matrix(call, b, axis), axis, rank_of(x))
     return (b.reshape_like(gradient, x),)
 
 
@@ -84,30 +85,9 @@ def _repeats(call: Call) -> tuple[int, ...] | None:
     return whole
 
 
-def _along(call: Call, b: Builder, gradient: ir.Value, axis: int) -> ir.Value:
-    """``gradient`` times the transposed matrix of one axis."""
-    rank = rank_of(call.x(0))
-    matrix = _matrix(call, b, axis)
-    if axis == rank - 1:
-        return b.op("MatMul", gradient, b.op("Transpose", matrix, perm=[1, 0]))
-    if axis == rank - 2:
-        return b.op("MatMul", matrix, gradient)
-    order = [each for each in range(rank) if each != axis]
-    last = b.op("Transpose", gradient, perm=[*order, axis])
-    product = b.op("MatMul", last, b.op("Transpose", matrix, perm=[1, 0]))
-    return b.op("Transpose", product, perm=[*range(axis), rank - 1, *range(axis, rank - 1)])
-
-
 def _matrix(call: Call, b: Builder, axis: int) -> ir.Value:
     """[input size, output size]: the rows of an identity, resized."""
     x, place = call.x(0), _axes(call).index(axis)
-    size = b.dim(x, axis)
-    zeros = b.op(
-        "ConstantOfShape",
-        b.op("Concat", size, size, axis=0),
-        value=ir.tensor(np.zeros(1, dtype_of(x).numpy())),
-    )
-    identity = b.op("EyeLike", zeros)
     region = scales = sizes = None
     if call.string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         region = _region(call, b, place)
@@ -115,10 +95,10 @@ def _matrix(call: Call, b: Builder, axis: int) -> ir.Value:
         one = b.constant(np.ones(1, np.float32))
         scales = b.op("Concat", one, _element(b, call.x(2), place), axis=0)
     else:
-        sizes = b.op("Concat", size, _element(b, call.x(3), place), axis=0)
+        sizes = b.op("Concat", b.dim(x, axis), _element(b, call.x(3), place), axis=0)
     return b.op(
         "Resize",
-        identity,
+        identity_of(b, x, axis),
         region,
         scales,
         sizes,
