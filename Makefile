@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures docs
 
-.PHONY: help setup demo test test-fast check format bench fixtures docs wheel-check clean
+.PHONY: help setup demo examples test test-fast check format bench fixtures docs wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ $(READY): pyproject.toml
 
 demo: $(READY) ## Compile a real file-type classifier to int8 on real files, and prove it
 	@$(RUN) -m examples.magika.run
+
+examples: $(READY) ## Train six small networks on real data, one a kind of loss
+	@for each in classify_digits cluster_digits vae_digits retrieve_halves robust_regression restore_colours; do \
+	    $(RUN) -m examples.training.$$each || exit; done
 
 test: $(READY) ## Run the whole test suite
 	@$(PYTEST)

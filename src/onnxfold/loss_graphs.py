@@ -22,6 +22,8 @@ from onnxfold.runtime.trial import feeds_for
 
 _GRADIENT_OPSET = 18
 _WEIGHTS = "weights"
+_BATCH = 4
+"""Samples in a generated feed: what compares samples with each other says nothing of one."""
 
 
 def inject_loss(
@@ -87,7 +89,7 @@ def inject_loss(
         passes += _gradients(total, wanted)
         passes += _optimizer(total, train, _several(trainable))
     bar = progress or Silent()
-    feeds = feeds_for(original, data)
+    feeds = feeds_for(original, data, batch=_BATCH)
     run = run_verified(original, passes, feeds, bar)
     return compared(Work("loss", model, original, run, passes), feeds, bar)
 
@@ -115,7 +117,7 @@ def _preparation(model: ir.Model, loss: str, *, gradients: bool) -> list[Pass]:
     needed = max(needed, _GRADIENT_OPSET) if gradients else needed
     found: list[Pass] = []
     if gradients and model.functions:
-        found.append(parse_pass(PassSpec("inline-functions", {})))
+        found.append(parse_pass(PassSpec("inline-functions", {"which": ("all",)})))
     if 0 < model.graph.opset_imports.get("", 0) < needed:
         options = {"to": (str(needed),), "strict": ()}
         found.append(parse_pass(PassSpec("upgrade-opset", options)))
