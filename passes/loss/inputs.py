@@ -102,7 +102,7 @@ def _described(wanted: ir.Value, planned: PlannedLoss) -> DataInput:
     if wanted.dtype is not None and wanted.dtype.is_integer():
         missing = [axis for axis in range(len(shape)) if len(shape) == len(dims) + 1]
         axis = first.class_axis if first.class_axis is not None else -1
-        size = shape[axis] if missing else None
+        size = shape[axis] if missing and scores != "values" else None
         kind, classes = "classes", size if isinstance(size, int) else None
     elif wanted.name in _NOISE:
         kind = "noise"

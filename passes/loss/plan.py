@@ -25,6 +25,7 @@ from onnxfold.passes.spec import PassSpec
 LABELS = "labels"
 """What the input with the right answers is called, unless the user says otherwise."""
 
+_CHANNELS = (1, 2, 3, 4)
 _ANSWERS = ("labels", "targets")
 _ABOUT_ONE = ("on", "labels", "weight")
 
@@ -164,11 +165,20 @@ def _build(asked: _Asked, attachments: Sequence[Attachment], opset: int) -> Loss
             f"put upgrade-opset{{to={max(description.min_opset, 17)}}} before it"
         )
     tensors = [each.tensor for each in attachments]
-    spec = asked.spec
-    axis, rank = attachments[0].class_axis, len(attachments[0].tensor.shape)
-    if axis is not None and axis % rank != rank - 1 and "axis" not in spec.options:
-        with opened_loss(spec.name) as loss:
-            takes_axis = any(field.name == "axis" for field in dataclasses.fields(loss.options))
-        if takes_axis:
-            spec = PassSpec(spec.name, {**spec.options, "axis": (str(axis % rank),)})
-    return build_loss(spec, tensors, opset)
+    return build_loss(_fitted(asked.spec, attachments[0]), tensors, opset)
+
+
+def _fitted(spec: PassSpec, attachment: Attachment) -> PassSpec:
+    """``spec`` with the axis of classes and the layout of images that the model shows."""
+    with opened_loss(spec.name) as loss:
+        options = {field.name for field in dataclasses.fields(loss.options)} - set(spec.options)
+    shape, axis = attachment.tensor.shape, attachment.class_axis
+    found: dict[str, tuple[str, ...]] = {}
+    if "axis" in options and axis is not None and axis % len(shape) != len(shape) - 1:
+        found["axis"] = (str(axis % len(shape)),)
+    if "layout" in options and len(shape) == 4:
+        # Nothing but channels is that thin.
+        first, last = shape[1] in _CHANNELS, shape[-1] in _CHANNELS
+        if first != last:
+            found["layout"] = ("nchw" if first else "nhwc",)
+    return PassSpec(spec.name, {**spec.options, **found})

@@ -35,6 +35,15 @@ def samples_needed(rate: float, confidence: float = 0.95) -> int:
     return math.ceil(math.log1p(-confidence) / math.log1p(-rate))
 
 
+def student_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t distribution, for a probability of at least 1/2.
+
+    P(|T| > t) = I_x(v/2, 1/2) with x = v / (v + t^2) (DLMF 8.17 and 26.7).
+    """
+    x = _beta_quantile(2 * (1 - probability), degrees / 2, 0.5)
+    return math.sqrt(degrees * (1 - x) / x)
+
+
 def _beta_quantile(probability: float, a: float, b: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(60):  # each step halves the interval: 60 reach float64's resolution

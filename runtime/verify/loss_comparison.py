@@ -7,6 +7,7 @@ which is a small model of its own, is run on these and on the labels.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import UsageError
-from onnxfold.passes.loss.build import parse_losses
+from onnxfold.passes.loss.build import DEFAULT_OPSET, build_loss, parse_losses
 from onnxfold.passes.loss.declaration import Better
 from onnxfold.passes.loss.plan import LossRequest, PlannedLoss, plan_losses, without_place
 from onnxfold.passes.loss.registry import opened_loss
@@ -31,7 +32,8 @@ from onnxfold.runtime.verify.gates import PASSED, Verdict
 
 CONFIDENCE = 0.95
 _BY_SAMPLE = "BCa bootstrap of paired samples (Efron 1987)"
-_AS_A_WHOLE = "percentile bootstrap of paired samples (Efron and Tibshirani 1993)"
+_AS_A_WHOLE = "jackknife over groups of samples with Student's t (Efron 1982)"
+_UNKNOWN = (-math.inf, math.inf)
 _RELATIVE_ROUNDING = 1e-5
 _ABSOLUTE_ROUNDING = 1e-7
 _SHIFTING = ("weighted", "class-weights", "ignore-index", "class_weights", "ignore_index")
@@ -104,8 +106,8 @@ def compare_losses(
 ) -> tuple[LossDifference, ...]:
     """Evaluate each loss of ``request`` for both models on the same samples.
 
-    A loss that can be had of each sample (``reduction=none``) is averaged over the samples; any
-    other is computed of all samples as one batch.
+    A loss that can be had of each sample by itself is averaged over the samples; any other, such
+    as one with negatives from the batch, is computed of all samples as one batch.
 
     Args:
         reference: The original; both run as deployed.
@@ -133,8 +135,9 @@ def compare_losses(
     found: list[LossDifference] = []
     for spec, by_sample, (planned, other) in zip(specs, of_samples, plans, strict=True):
         sides = _Side(models[0], planned), _Side(models[1], other)
-        pairs = _pairs(sides, feeds)
-        measured = _sampled(sides, pairs) if by_sample is not None else _whole(sides, pairs)
+        known = list(_pairs(sides, feeds))
+        separable = by_sample is not None and _is_separable(sides[0], [old for old, _ in known])
+        measured = _sampled(sides, known) if separable else _whole(sides, known)
         found.append(
             LossDifference(
                 loss=print_spec(without_place(spec)),
@@ -159,11 +162,23 @@ def _of_samples(spec: PassSpec) -> PassSpec | None:
 
 
 def _planned(model: ir.Model, request: LossRequest, who: str) -> tuple[PlannedLoss, ...]:
+    """The losses, for batches of any size."""
     outputs = [value.name or "" for value in model.graph.outputs]
     try:
-        return plan_losses(model, outputs, request)
+        planned = plan_losses(model, outputs, request)
     except UsageError as error:
         raise UsageError(f"{who}: {error}") from error
+    return tuple(_for_any_batch(each, model) for each in planned)
+
+
+def _for_any_batch(planned: PlannedLoss, model: ir.Model) -> PlannedLoss:
+    tensors = [each.tensor for each in planned.attachments]
+    if not any(isinstance(dim, int) for each in tensors for dim in each.shape[:1]):
+        return planned
+    opened = [dataclasses.replace(each, shape=("samples", *each.shape[1:])) for each in tensors]
+    (spec,) = parse_losses(planned.built.text)
+    opset = model.graph.opset_imports.get("", DEFAULT_OPSET)
+    return dataclasses.replace(planned, built=build_loss(spec, opened, opset))
 
 
 class _Side:
@@ -243,34 +258,60 @@ def _label(
     return found
 
 
+def _is_separable(side: _Side, known: Sequence[Mapping[str, Array]]) -> bool:
+    """Whether the loss of two samples is that of one, and that of the other, by trying."""
+    feeds = [
+        {name: array[row : row + 1] for name, array in arrays.items()}
+        for arrays in known[:2]
+        for row in range(min(2, len(next(iter(arrays.values())))))
+    ][:2]
+    alone = [side.value(each) for each in feeds]
+    if any(not each.ndim for each in alone):
+        return False
+    if len(feeds) < 2 or _shapes(feeds[0]) != _shapes(feeds[1]):
+        return True
+    both = side.value({name: np.concatenate([feeds[0][name], feeds[1][name]]) for name in feeds[0]})
+    apart = np.concatenate(alone)
+    return both.shape == apart.shape and np.allclose(both, apart, 1e-4, 1e-6, equal_nan=True)
+
+
+def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in arrays.items()}
+
+
 def _sampled(
-    sides: tuple[_Side, _Side], pairs: Iterator[tuple[dict[str, Array], dict[str, Array]]]
+    sides: tuple[_Side, _Side], known: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]
 ) -> dict[str, Any]:
     """Both means over the samples, and the interval of the mean difference."""
     columns: tuple[list[Floats], list[Floats]] = ([], [])
-    for arrays in pairs:
+    for arrays in known:
         for side, each, column in zip(sides, arrays, columns, strict=True):
             values = side.value(each)
-            column.append(values.reshape(len(values), -1).mean(axis=1) if values.ndim else values)
-    old, new = (np.concatenate([np.atleast_1d(each) for each in column]) for column in columns)
-    low, high = -np.inf, np.inf
-    if len(old) > 1:
-        low, high = mean_interval(new - old, CONFIDENCE)
-    return _measured(len(old), float(old.mean()), float(new.mean()), (low, high), _BY_SAMPLE)
+            column.append(values.reshape(len(values), -1).mean(axis=1))
+    old, new = (np.concatenate(column) for column in columns)
+    interval = mean_interval(new - old, CONFIDENCE) if len(old) > 1 else _UNKNOWN
+    return _measured(len(old), float(old.mean()), float(new.mean()), interval, _BY_SAMPLE)
 
 
 def _whole(
-    sides: tuple[_Side, _Side], pairs: Iterator[tuple[dict[str, Array], dict[str, Array]]]
+    sides: tuple[_Side, _Side], known: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]
 ) -> dict[str, Any]:
-    """The loss of all samples as one batch, and the interval of the difference."""
-    known = list(pairs)
+    """The loss of all samples as one batch, and the interval of the difference.
+
+    Raises:
+        UsageError: The samples are of several sizes.
+    """
+    first = known[0][0]
+    if any(_shapes(old) != _shapes(first) for old, _ in known):
+        name = sides[0].planned.built.name
+        raise UsageError(f"loss {name} is one of all samples: give samples of one size")
     batches = [
         {name: np.concatenate([each[index][name] for each in known]) for name in known[0][index]}
         for index in range(2)
     ]
     samples = len(next(iter(batches[0].values())))
 
-    def values(chosen: Indices | slice) -> tuple[float, float]:
+    def values(chosen: Indices) -> tuple[float, float]:
         old, new = (
             float(side.value({name: array[chosen] for name, array in batch.items()}).mean())
             for side, batch in zip(sides, batches, strict=True)
@@ -281,10 +322,8 @@ def _whole(
         old, new = values(chosen)
         return new - old
 
-    interval = (-np.inf, np.inf)
-    if samples > 1:
-        interval = statistic_interval(difference, samples, CONFIDENCE)
-    return _measured(samples, *values(slice(None)), interval, _AS_A_WHOLE)
+    interval = statistic_interval(difference, samples, CONFIDENCE) if samples > 1 else _UNKNOWN
+    return _measured(samples, *values(np.arange(samples)), interval, _AS_A_WHOLE)
 
 
 def _measured(

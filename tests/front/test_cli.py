@@ -46,7 +46,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("compile", "fold", "optimize", "verify", "opt", "explain"):
+    for command in ("compile", "fold", "optimize", "loss", "verify", "opt", "explain"):
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([command, "--help"])
         assert stop.value.code == 0

@@ -158,6 +158,17 @@ def test_the_axis_of_the_softmax_is_the_axis_of_the_classes(
     assert got["loss"] == pytest.approx(-np.log(picked).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "layout"), [("N,3,H,W", "nchw"), ("N,16,16,3", "nhwc"), ("N,3,16,3", "nchw")]
+)
+def test_channels_are_where_the_shape_is_thin(
+    parse: Parse, apply_pass: Apply, shape: str, layout: str
+) -> None:
+    model = parse(f"g (float[{shape}] x) => (float[{shape}] y) {{ y = Neg(x) }}")
+    apply_pass('inject-loss{loss="ssim{size=3}"}', model)
+    assert ("layout=nhwc" in record_of(model).losses[0].loss) == (layout == "nhwc")
+
+
 def test_sequences_have_a_label_a_step(parse: Parse, apply_pass: Apply, evaluate: Evaluate) -> None:
     model = parse("g (float[N,T,7] x) => (float[N,T,7] y) { y = Neg(x) }")
     apply_pass(f"inject-loss{{loss={CE}}}", model)

@@ -125,7 +125,7 @@ def test_higher_may_be_better(parse: Parse, tmp_path: Path) -> None:
     (found,) = compare_losses(reference, net(parse, 2), feeds, LossRequest(f"{path}:agreement"))
     assert found.difference == pytest.approx(2 * mean_square(x), rel=1e-5)
     assert found.verdict.passed, "more is better"
-    assert "percentile bootstrap" in found.method, "it has no reduction: all samples at once"
+    assert "jackknife" in found.method, "it has no reduction: all samples at once"
     (turned,) = compare_losses(net(parse, 2), reference, feeds, LossRequest(f"{path}:agreement"))
     assert turned.verdict.status == "failed"
 
@@ -177,3 +177,31 @@ def test_a_candidate_without_the_tensor_is_named(parse: Parse) -> None:
     feeds = samples(reference, labels=targets())
     with pytest.raises(UsageError, match="the candidate: the model has no output and no tensor"):
         compare_losses(reference, other, feeds, LossRequest("mse", ("z",)))
+
+
+def test_negatives_from_the_batch_need_all_samples_at_once(parse: Parse) -> None:
+    # reduction=none gives a loss a sample, but of one sample alone it is 0.
+    text = "g (float[1,3] x) => (float[1,3] a, float[1,3] b) {{ a = Mul(x, s)  b = Neg(x) }}"
+    models = [
+        parse(text.replace("{{", f"<float s = {{{scale}}}> {{").replace("}}", "}"))
+        for scale in (1, 1.5)
+    ]
+    request = LossRequest("all-pairs", ("a", "b"))
+    (found,) = compare_losses(models[0], models[1], samples(models[0]), request)
+    x = np.random.default_rng(5).normal(size=(40, 3)).astype(np.float32)
+    scores: Array = -np.matmul(x, x.T)
+    wanted: Array = np.log(np.exp(scores).sum(axis=1)) - scores.diagonal()
+    assert found.reference == pytest.approx(float(wanted.mean()), rel=1e-5)
+    assert "jackknife" in found.method
+
+
+def test_a_score_of_the_whole_set_is_one_of_the_whole_set(parse: Parse) -> None:
+    reference = net(parse, 1)
+    x = np.random.default_rng(5).normal(size=(40, 3)).astype(np.float32)
+    feeds = samples(reference, labels=x)
+    (found,) = compare_losses(reference, net(parse, 0.9), feeds, LossRequest("r-squared"))
+    assert found.reference == 1
+    spread = np.square(x - x.mean(axis=0)).sum(axis=0)
+    wanted = 1 - np.square(0.1 * x).sum(axis=0) / spread
+    assert found.candidate == pytest.approx(float(wanted.mean()), rel=1e-5)
+    assert found.verdict.status == "failed", "higher is better"
