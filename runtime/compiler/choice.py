@@ -124,6 +124,7 @@ class Subject(Generic[ModelT]):
         original: The model that came in.
         optimized: The float model that competes with the quantized ones.
         ladder: What may be climbed.
+        alike: Whether two models of equal quality are the same one.
         is_idle: Whether the rung that a choice climbed last changed nothing in its model.
         mixes: Whether mixtures of integer and float layers are measured, for the curve of what
             accuracy costs.
@@ -141,6 +142,7 @@ class Subject(Generic[ModelT]):
     original: ModelT
     optimized: ModelT
     ladder: Ladder = Ladder()
+    alike: Callable[[ModelT, ModelT], bool] = lambda one, other: one == other
     is_idle: Callable[[Choice], bool] = lambda _: False
     mixes: bool = False
     share: Callable[[str], float] = lambda _: 0.0

@@ -249,6 +249,7 @@ def _choose(
         original=model,
         optimized=lean,
         ladder=options.ladder,
+        alike=_have_the_same_nodes,
         is_idle=builder.is_idle,
         mixes=options.preset == "best" or options.budget.faster is not None,
         share=damage.share,
@@ -256,6 +257,10 @@ def _choose(
         slowest=None if options.budget.faster is None else 1.0 / options.budget.faster,
     )
     return search(subject, choices, keep_slower=options.takes_first)
+
+
+def _have_the_same_nodes(one: ir.Model, other: ir.Model) -> bool:
+    return [op_key(node) for node in all_nodes(one)] == [op_key(node) for node in all_nodes(other)]
 
 
 def _judge(model: ir.Model, feeds: FeedSource, options: CompileOptions) -> QualityJudge:

@@ -62,7 +62,7 @@ def search(
     log = Log()
     subject = replace(subject, damage=functools.cache(subject.damage))
     starting = [subject.candidate(choice) for choice in choices]
-    nearest = _best_of_each_width(_running(starting, log), log)
+    nearest = _best_of_each_width(_running(subject, starting, log), log)
     if not nearest:
         return _float(subject, subject.time([]), log)
     if keep_slower:
@@ -140,13 +140,30 @@ def _widest(
     return _float(subject, subject.time([]), log)
 
 
-def _running(candidates: Sequence[Candidate[ModelT] | None], log: Log) -> list[Candidate[ModelT]]:
-    """Those of ``candidates`` that exist and run."""
+def _running(
+    subject: Subject[ModelT], candidates: Sequence[Candidate[ModelT] | None], log: Log
+) -> list[Candidate[ModelT]]:
+    """Those of ``candidates`` that exist and run, each model once."""
     found = [each for each in candidates if each is not None]
     for each in found:
         if each.quality.score == -math.inf:
             log.add(each.choice.name, each.quality, None, "refused")
-    return [each for each in found if each.quality.score > -math.inf]
+    distinct: list[Candidate[ModelT]] = []
+    for each in found:
+        if each.quality.score == -math.inf:
+            continue
+        twin = next((other for other in distinct if _is_twin(subject, each, other)), None)
+        if twin is None:
+            distinct.append(each)
+        else:
+            log.add(each.choice.name, each.quality, None, f"the same as {twin.choice.name}")
+    return distinct
+
+
+def _is_twin(subject: Subject[ModelT], one: Candidate[ModelT], other: Candidate[ModelT]) -> bool:
+    """Whether two choices have come to the same model: equal to the last bit of its noise."""
+    how = [(each.choice.scheme, each.choice.calibration, each.quality) for each in (one, other)]
+    return how[0] == how[1] and subject.alike(one.model, other.model)
 
 
 def _faster(

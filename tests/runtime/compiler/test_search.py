@@ -350,3 +350,33 @@ def test_dear_rungs_are_not_climbed_where_the_budget_is_out_of_reach() -> None:
     world = replace(subject({"body": -6.0}), build=built, judge=judge, ladder=ladder)
     search(world, [LINEAR])
     assert set(tried) == {"cheap"}
+
+
+def test_choices_that_come_to_the_same_model_are_worked_on_once() -> None:
+    world = replace(subject({"body": -6.0}), alike=lambda one, other: one == other - {"Add"})
+    found = outcomes(search(world, [WIDE, LINEAR]))
+    assert found["linear"] == "the same as everything"
+    assert found["everything"] == "chosen"
+
+
+def test_a_repair_keeps_what_was_learned_and_learns_anew_once() -> None:
+    built: list[Choice] = []
+
+    def judge(model: Model) -> Quality:
+        return Quality(len(model) <= 2, -float(len(model)), f"{len(model)} layers")
+
+    def noted(choice: Choice) -> Model | None:
+        built.append(choice)
+        return build(choice)
+
+    world = replace(
+        subject({"body": -6.0, "head": -1.0, "stem": -1.0}),
+        build=noted,
+        judge=judge,
+        ladder=Ladder(("mend",), frozenset({"mend"})),
+    )
+    mended = replace(LINEAR, rungs=("mend",))
+    search(world, [mended])
+    repairs = {each.name: each.lessons for each in built if "sensitive" in each.name}
+    assert list(repairs.values()) == [(), None]
+    assert [name.endswith("compensated anew") for name in repairs] == [False, True]
