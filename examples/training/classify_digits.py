@@ -58,13 +58,15 @@ def run(folder: Path, progress: Progress) -> Result:
 
 def accuracy(logits: Array, data: Digits) -> float:
     """Return how many of the digits held out are read rightly, in per cent."""
-    return float(np.mean(logits.argmax(axis=1) == data.held_out_labels) * 100)
+    right: Array = logits.argmax(axis=1) == data.held_out_labels
+    return float(right.mean() * 100)
 
 
 def _cross_entropy(logits: Array, data: Digits) -> float:
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return float(np.mean(log_sum - shifted[np.arange(len(shifted)), data.held_out_labels]))
+    losses: Array = log_sum - shifted[np.arange(len(shifted)), data.held_out_labels]
+    return float(losses.mean())
 
 
 def _draw(data: Digits, logits: Array, path: Path) -> None:

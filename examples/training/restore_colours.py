@@ -93,7 +93,8 @@ def _restored(trained: Trained, image: Array) -> Array:
 
 
 def _middle(image: Array) -> Array:
-    top, left = ((size - JUDGED) // 2 // 2 * 2 for size in image.shape[1:])
+    _, height, width = (int(size) for size in image.shape)
+    top, left = (height - JUDGED) // 4 * 2, (width - JUDGED) // 4 * 2
     return image[:, top : top + JUDGED, left : left + JUDGED]
 
 

@@ -108,7 +108,8 @@ def _ranks(outputs: Feed) -> Array:
 
 
 def _found(ranks: Array, first: int) -> float:
-    return float(np.mean(ranks < first) * 100)
+    found: Array = ranks < first
+    return float(found.mean() * 100)
 
 
 def _draw(data: Digits, trained: Trained, path: Path) -> None:

@@ -94,7 +94,7 @@ def run(folder: Path, progress: Progress) -> Result:
 
 def with_errors(index: Array) -> Array:
     """Return the indices, a few of them ten times too large."""
-    spoilt = index.copy()
+    spoilt: Array = np.array(index)
     chosen = np.random.default_rng(0).choice(len(index), ERRORS, replace=False)
     spoilt[chosen] *= _MISTYPED
     return spoilt

@@ -76,7 +76,8 @@ def _bound(outputs: Feed, data: Digits) -> float:
     logits, mean, log_variance = (outputs[name].astype(float) for name in RECIPE.on)
     bernoulli = (np.logaddexp(0, logits) - logits * data.held_out).sum(axis=1)
     divergence = (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1) / 2
-    return float(np.mean(bernoulli + divergence))
+    bound: Array = bernoulli + divergence
+    return float(bound.mean())
 
 
 def _error(outputs: Feed, data: Digits) -> float:
