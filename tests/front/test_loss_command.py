@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from onnxfold.cli import main
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.loss import inject_loss
 from onnxfold.passes.loss.record import read_record
+from onnxfold.passes.loss.registry import LOSSES, registered_loss
+from onnxfold.passes.serialization import model_bytes
 from onnxfold.runtime.session import Session
 from onnxfold.runtime.specs import load_ir
 
@@ -280,3 +283,26 @@ def test_a_model_with_a_loss_takes_no_second_one(net: Path) -> None:
     assert read_record(load_ir(outcome.model)) is not None
     with pytest.raises(UsageError, match="run strip-loss first, and give all losses at once"):
         onnxfold.inject_loss(outcome.model, CE)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_of_the_library_goes_in_and_out(
+    name: str, parse: Callable[..., ir.Model]
+) -> None:
+    names = registered_loss(name).tensors
+    shape = "N,12,12,3" if name in ("psnr", "ssim") else "N,6"
+    outputs = ", ".join(f"float[{shape}] out{index}" for index in range(len(names)))
+    body = " ".join(f"t{i} = Mul(x, s{i})  out{i} = Softmax(t{i})" for i in range(len(names)))
+    scales = ", ".join(f"float s{index} = {{{index + 1}}}" for index in range(len(names)))
+    model = parse(f"g (float[{shape}] x) => ({outputs}) <{scales}> {{ {body} }}", opset=18)
+    before = model_bytes(model)
+    x = np.random.default_rng(0).normal(size=(4, 8, *map(int, shape.split(",")[1:])))
+    feeds = [{"x": each.astype(np.float32)} for each in x]
+    outcome = onnxfold.inject_loss(
+        model, name, on=[f"out{index}" for index in range(len(names))], data=feeds
+    )
+    evidence = outcome.report.to_json()["passes"][-1]["evidence"]
+    assert evidence["verdict"]["status"] == "passed"
+    assert [each["name"] for each in evidence["added"]][-1] == "loss", "held against float64"
+    stripped = onnxfold.run_passes(outcome.model, "strip-loss", gates=False)
+    assert model_bytes(stripped.model) == before
