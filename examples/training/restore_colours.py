@@ -101,7 +101,8 @@ def _middle(image: Array) -> Array:
 def _random_cut(images: list[Array], random: np.random.Generator) -> Array:
     image = images[random.integers(len(images))]
     # The mosaic begins anew with each cut: even corners only.
-    top, left = (2 * int(random.integers((size - SIDE) // 2)) for size in image.shape[1:])
+    sides: tuple[int, ...] = image.shape[1:]
+    top, left = (2 * int(random.integers((size - SIDE) // 2)) for size in sides)
     return image[:, top : top + SIDE, left : left + SIDE]
 
 
