@@ -146,4 +146,9 @@ def _merged(found: list[_Dim], declared: list[_Dim] | None) -> list[_Dim]:
     if declared is None or len(declared) != len(found):
         return found
     pairs = zip(found, declared, strict=True)
-    return [new if isinstance(new, int) else old or new for new, old in pairs]
+    return [new if isinstance(new, int) else _named(old) or new for new, old in pairs]
+
+
+def _named(dim: _Dim) -> _Dim:
+    """``dim``, unless an earlier inference made its name up: this one may have used it anew."""
+    return None if isinstance(dim, str) and dim.startswith("unk__") else dim

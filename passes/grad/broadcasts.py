@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from onnxfold.passes.grad.shapes import same_dims
 
 _BROADCASTING = frozenset({"Add", "Cast", "Div", "Mul", "Neg", "Sub", "Where"})
-_ARITHMETIC: Mapping[str, Callable[..., float]] = {"Mul": operator.mul, "Neg": operator.neg}
 
 
 class Broadcasts:
@@ -73,10 +72,9 @@ class Broadcasts:
             if value is not None and value.shape is not None and not len(value.shape)
         ]
         numbers = [number for number in known if number is not None]
-        compute = _ARITHMETIC.get(op_type)
-        if compute is None or len(numbers) != len(inputs):
+        if op_type not in ("Mul", "Neg") or len(numbers) != len(inputs):
             return None
-        return compute(*numbers)
+        return -numbers[0] if op_type == "Neg" else math.prod(numbers)
 
     def _is_one(self, value: ir.Value, beside: ir.Value) -> bool:
         if self._numbers.get(value) != 1 or value.dtype != beside.dtype or value.shape is None:

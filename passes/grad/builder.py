@@ -341,6 +341,8 @@ class Builder:
     def _infer(self, node: ir.Node) -> None:
         model = self.rewriter.model
         infer_node_types(node, model.opset_imports, model.ir_version or 1)
+        if node.op_type == "Split" and node.inputs[0] is not None:
+            _give_rank(node.outputs, node.inputs[0])
 
 
 def _key(
@@ -361,3 +363,10 @@ def _key(
         else:
             return None
     return domain, op_type, tuple(inputs), tuple(settings)
+
+
+def _give_rank(parts: Sequence[ir.Value], whole: ir.Value) -> None:
+    """Note the rank of the outputs of Split; inference gives up where sizes are computed."""
+    for part in parts:
+        if part.shape is None and whole.shape is not None:
+            part.shape = ir.Shape([None] * len(whole.shape))

@@ -16,6 +16,7 @@ from onnxfold.passes.grad.dependence import depends_on, read_besides, real_or_un
 from onnxfold.passes.grad.function_bodies import can_expand, expand_function
 from onnxfold.passes.grad.quantized_paths import INTEGER_OPS
 from onnxfold.passes.grad.rules import load_rules
+from onnxfold.passes.grad.shapes import UnknownTypeError
 from onnxfold.passes.grad.vjp import FLAT, Call, VjpFunction, describe_path, key_of
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import label
@@ -103,7 +104,10 @@ class Differentiator:
         captured = tuple(value for value in read_besides(node) if value in active)
         call = Call(node, outputs, needed, opset, self, captured)
         with builder.named(f"grad_{node.name or node.outputs[0].name}"):
-            found = rule(call, builder)
+            try:
+                found = rule(call, builder)
+            except UnknownTypeError as error:
+                raise self.refusal(node, str(error)) from error
         for value, gradient, wanted in zip(node.inputs, found, needed, strict=False):
             if value is not None and gradient is not None and wanted:
                 builder.assume_like(gradient, value)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import onnx_ir as ir
 
 
+class UnknownTypeError(ValueError):
+    """A rule needs a type, a rank or a dimension that is not known."""
+
+
 def dtype_of(value: ir.Value) -> ir.DataType:
     """The element type of ``value``.
 
     Raises:
-        ValueError: It is not known.
+        UnknownTypeError: It is not known.
     """
     if value.dtype is None:
-        raise ValueError(f"the element type of '{value.name}' is not known")
+        raise UnknownTypeError(f"the element type of '{value.name}' is not known")
     return value.dtype
 
 
@@ -20,10 +24,10 @@ def rank_of(value: ir.Value) -> int:
     """The number of dimensions of ``value``.
 
     Raises:
-        ValueError: It is not known.
+        UnknownTypeError: It is not known.
     """
     if value.shape is None:
-        raise ValueError(f"the rank of '{value.name}' is not known")
+        raise UnknownTypeError(f"the rank of '{value.name}' is not known")
     return len(value.shape)
 
 

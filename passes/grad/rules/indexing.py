@@ -81,6 +81,38 @@ def scatter_nd(call: Call, b: Builder) -> Gradients:
     return _scattered(call, b, read, write)
 
 
+@vjp("TensorScatter")
+def tensor_scatter(call: Call, b: Builder) -> Gradients:
+    """To the cache what was not overwritten; to the update the rows that it became."""
+    cache, update, g = call.x(0), call.x(1), call.gradient
+    axis = call.int("axis", -2) % rank_of(cache)
+    mode = call.string("mode", "linear")
+    d_cache = d_update = None
+    if call.needed[0]:
+        zeros, first = b.zeros_like(update), call.optional(2)
+        d_cache = b.op("TensorScatter", g, zeros, first, axis=axis, mode=mode, like=cache)
+    if call.needed[1]:
+        rows = _written_rows(call, b, axis)
+        if mode == "circular":
+            rows = b.op("Mod", rows, b.dim(cache, axis))
+        places = b.op("Expand", rows, b.shape(update))
+        d_update = b.op("GatherElements", g, places, axis=axis, like=update)
+    return d_cache, d_update
+
+
+def _written_rows(call: Call, b: Builder, axis: int) -> ir.Value:
+    """The row that each row of the update is written to, by sample."""
+    update, first = call.x(1), call.optional(2)
+    count = b.op("Squeeze", b.dim(update, axis), b.ints(0))
+    rank = rank_of(update)
+    along = b.ints(*(-1 if each == axis else 1 for each in range(rank)))
+    rows = b.op("Reshape", b.op("Range", b.scalar(0), count, b.scalar(1)), along)
+    if first is None:
+        return rows
+    by_sample = b.op("Reshape", first, b.ints(-1, *[1] * (rank - 1)))
+    return b.add(b.cast(by_sample, ir.DataType.INT64), rows)
+
+
 def _padded(call: Call, b: Builder, axis: int) -> ir.Value | None:
     """Where one known row of an axis of known size was read: zeros around the gradient."""
     x, indices = call.x(0), call.x(1)
