@@ -38,7 +38,7 @@ def gradients(body: str, **feeds: object) -> dict[str, Any]:
     return {name: runs[0][f"grad_{name}"].tolist() for name in arrays}
 
 
-# What torch gives, and 0 where torch gives an infinity.
+# What torch gives, and 0 where torch gives an infinity or not a number.
 AT_KINKS: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("y = Abs(x)", {"x": [0]}, {"x": [0]}),
     ("y = Relu(x)", {"x": [0]}, {"x": [0]}),
@@ -189,7 +189,7 @@ DEFINED_BY_OTHERS: dict[str, tuple[str, dict[str, Array], dict[str, Any]]] = {
     "AffineGrid": (
         "g (float[2,2,3] t) => (float[] y) <int64[4] s = {2,1,3,4}> { y = AffineGrid(t, s) }",
         {"t": numbers(2, 2, 3)},
-        {"forward": warped},
+        {"double": False, "forward": warped},
     ),
 }
 
