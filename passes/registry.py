@@ -53,6 +53,7 @@ PASSES: dict[str, str] = {
     "store-float16": "quantize.store_float16:StoreFloat16",
     "smooth-quant": "quantize.smooth_quant:SmoothQuant",
     "round-weights": "quantize.round_weights:RoundWeights",
+    "set-constants": "quantize.set_constants:SetConstants",
     # fold
     "carry-codes": "fold.carry_codes:CarryCodes",
     "centre-weights": "fold.centre_weights:CentreWeights",

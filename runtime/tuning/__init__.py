@@ -1,0 +1,1 @@
+"""Tuning of quantized models by gradients that flow straight through their rounding."""
