@@ -28,12 +28,14 @@ class Recurrence:
         count: How many states there are.
         first: The position of the first state among the inputs of node and body: 0 for Scan, 2 for
             Loop, whose body also gives one output before them.
+        turned: The positions of scanned outputs that are not stacked in order along axis 0.
     """
 
     call: Call
     body: ir.Graph
     count: int
     first: int = 0
+    turned: frozenset[int] = frozenset()
 
     @property
     def states(self) -> list[tuple[ir.Value, ir.Value]]:
@@ -79,8 +81,9 @@ class Recurrence:
     def save_input(self, b: Builder, index: int, like: ir.Value) -> ir.Value:
         """Let the node give an input of the body, which is like a value, stacked along axis 0."""
         value, outputs = self.body.inputs[index], self.body.outputs
-        found = (i for i in range(self.scanned(0), len(outputs)) if _copies(outputs[i], value))
-        place = next(found, None)
+        places = range(self.scanned(0), len(outputs))
+        plain = (place for i, place in enumerate(places) if i not in self.turned)
+        place = next((place for place in plain if _copies(outputs[place], value)), None)
         if place is None:
             name = f"{b.prefix}_saved"
             copy = b.rewriter.insert(

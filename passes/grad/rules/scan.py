@@ -21,12 +21,14 @@ def scan(call: Call, b: Builder) -> Gradients:
     body = body_of(call.node)
     given = call.int("num_scan_inputs", 1)
     count = len(body.inputs) - given
-    loop = Recurrence(call, body, count)
     results = len(body.outputs) - count
     axes_in = _numbers(call, "scan_input_axes", given)
     back_in = [1 - each for each in _numbers(call, "scan_input_directions", given)]
     axes_out = _numbers(call, "scan_output_axes", results)
-    back_out = [1 - each for each in _numbers(call, "scan_output_directions", results)]
+    directions_out = _numbers(call, "scan_output_directions", results)
+    turned = frozenset(i for i in range(results) if axes_out[i] or directions_out[i])
+    loop = Recurrence(call, body, count, turned=turned)
+    back_out = [1 - each for each in directions_out]
     step = backward_step(loop, b)
     saved = [loop.save(b, index) for index in step.saved]
     _extend_outputs(call, b, len(body.outputs) - count)
