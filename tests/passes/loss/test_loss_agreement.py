@@ -48,7 +48,7 @@ def test_stored_cases(stored: list[Case], run: Run) -> None:
 
 
 def test_stored_cases_optimized_with_dynamic_sizes(stored: list[Case], run: Run) -> None:
-    assert not disagreements(stored[::2], run, dynamic=True, optimize=True)
+    assert not disagreements(stored[::4], run, dynamic=True, optimize=True)
 
 
 def test_stored_cases_in_float64_in_onnxruntime(run: Run) -> None:
@@ -61,11 +61,9 @@ def test_stored_cases_in_float64_in_onnxruntime(run: Run) -> None:
     assert not disagreements(wide, run, 1e-11)
 
 
-@pytest.mark.parametrize("package", ["torch", "statsmodels"])
-def test_stored_cases_in_float64(package: str, run_reference: Run) -> None:
-    """The formulas themselves, without float32's rounding; inputs were rounded before."""
-    tolerance = {"torch": 1e-11, "statsmodels": 1e-6}[package]
-    assert not disagreements(load(path_of(package)), run_reference, tolerance)
+def test_stored_cases_in_float64(run_reference: Run) -> None:
+    """The formulas themselves, without float32's rounding."""
+    assert not disagreements(load(path_of("torch")), run_reference, 1e-11)
 
 
 def test_the_cases_name_losses_that_exist() -> None:
