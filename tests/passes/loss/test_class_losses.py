@@ -79,7 +79,7 @@ def test_soft_labels_of_images(run_variant: Run) -> None:
     images = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
     labels = np.random.default_rng(1).integers(0, 3, (2, 4, 5))
     weights = np.random.default_rng(2).random((2, 4, 5), np.float32)
-    soft = np.moveaxis(np.eye(3, dtype=np.float32)[labels], -1, 1).copy()
+    soft: Array = np.moveaxis(np.eye(3, dtype=np.float32)[labels], -1, 1).copy()
     options = "axis=1 weighted label-smoothing=0.1"
     found = run_variant(f"softmax-cross-entropy{{{options}}}", images, soft, weights)
     expected = run_variant(f"{SPARSE}{{{options}}}", images, labels, weights)
@@ -108,6 +108,13 @@ def test_masked_classes(run_variant: Run) -> None:
     np.testing.assert_allclose(
         soft, run_variant("softmax-cross-entropy", masked[:, :2], f32([0.5, 0.5]))
     )
+    halves = f32([0.5, 0.5, 0])
+    for direction in ("forward", "reverse"):
+        text = f"kl-divergence{{direction={direction}}}"
+        found = run_variant(text, masked, halves)
+        np.testing.assert_allclose(
+            found, run_variant(text, masked[:, :2], halves[:, :2]), rtol=1e-6
+        )
     student = run_variant("distillation", masked, masked)
     assert student == 0
 
