@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.grad.quantized_paths import DEQUANTIZERS, INTEGER_OPS
 from onnxfold.passes.grad.trainable import trainable_weights
 from onnxfold.passes.loss.record import read_record
 from onnxfold.passes.rewriter import Rewriter
@@ -73,10 +74,36 @@ class AddGradient(Pass):
         for pattern in self.wrt:
             matches = _matches(pattern, model, named)
             if not matches:
-                hint = did_you_mean(pattern, [value.name or "" for value in named])
+                real = [value.name or "" for value in named if _is_real(value)]
+                hint = _codes_hint(pattern, named) or did_you_mean(pattern, real)
                 raise UsageError(f"no real tensor matches '{pattern}'{hint}")
             found.update(dict.fromkeys(matches))
         return list(found)
+
+
+def _codes_hint(pattern: str, values: list[ir.Value]) -> str:
+    """What to do about weights that are stored as codes, where those were meant."""
+    stored = (v for v in values if v.is_initializer() and _is_read_as_codes(v))
+    meant = (v for v in stored if pattern == "weights" or re.fullmatch(pattern, v.name or ""))
+    value = next(meant, None)
+    if value is None:
+        return ""
+    return (
+        f": '{value.name}' holds integer codes, which cannot be trained; train the float model, "
+        "or quantize its float weights inside (QuantizeLinear), or train the scales"
+    )
+
+
+def _is_read_as_codes(value: ir.Value) -> bool:
+    """Whether a node reads ``value`` as quantized weights: zero points are integers too."""
+    if value.dtype is None or value.dtype.is_floating_point():
+        return False
+    is_matrix = value.shape is not None and len(value.shape) > 1
+    return any(
+        (use.node.op_type in DEQUANTIZERS and use.idx == 0)
+        or (use.node.op_type in INTEGER_OPS and is_matrix)
+        for use in value.uses()
+    )
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

@@ -81,7 +81,7 @@ def test_a_scale_a_channel(axis: int, domain: str) -> None:
     x, weights = _feeds((2, 3, 4), -128, 127)
     channels = x.shape[axis]
     scale = np.linspace(0.05, 0.2, channels).astype(np.float32)
-    zero = np.arange(channels).astype(np.int8)
+    zero: Array = np.arange(channels, dtype=np.int8)
     listed = ", ".join(map(str, zero))
     text = f"""
     g (float[N, 3, 4] x, float[{channels}] s, float[N, 3, 4] g) => (float loss)
@@ -140,7 +140,7 @@ def test_codes_may_be_moved_between() -> None:
     scale = np.array(0.1, np.float32)
     feeds = {"x": x, "w": other, "s": scale, "g": gradient}
     found = _gradients(text, feeds, "x", "w", "s")
-    back: Array = gradient.reshape(4, 3)[1:].T
+    back = np.transpose(gradient.reshape(4, 3)[1:])
     real = np.concatenate([x, other])
     d_real, d_scale = _expected(real, scale, np.array(0), back, "int8")
     np.testing.assert_array_equal(found["x"], d_real[:2])
@@ -205,3 +205,12 @@ def test_float8_codes_are_refused() -> None:
       loss = ReduceSum <keepdims = 0> (y) }"""
     with pytest.raises(UsageError, match="codes of type FLOAT8E4M3FN"):
         _lower(text, "x")
+
+
+@pytest.mark.parametrize("wrt", ["weights", "w"])
+def test_stored_codes_are_no_weights(wrt: str) -> None:
+    text = """
+    g (float[N, 2] x) => (float loss) <float s = {0.1}, int8 z = {0}, int8[2, 2] w = {1, 2, 3, 4}>
+    { y = DequantizeLinear (w, s, z)  p = MatMul (x, y)  loss = ReduceSum <keepdims = 0> (p) }"""
+    with pytest.raises(UsageError, match="'w' holds integer codes, which cannot be trained; train"):
+        _lower(text, wrt)
