@@ -9,8 +9,6 @@ from onnxfold.passes.loss.declaration import loss
 from onnxfold.passes.loss.graph import LossGraph, Variable
 from onnxfold.passes.loss.reduction import collected
 
-_LEAST_LOG = -1e30
-
 
 @loss("kl-divergence", scores="logits")
 def kl_divergence(
@@ -73,5 +71,5 @@ def kl_divergence(
 def _terms(graph: LossGraph, p: Variable, log_p: Variable, log_q: Variable) -> Variable:
     """The terms p (log p - log q), 0 where p is 0."""
     is_absent = graph.op("Equal", p, 0.0)
-    difference = graph.op("Sub", graph.op("Max", log_p, _LEAST_LOG), log_q)
+    difference = graph.op("Sub", log_p, log_q)
     return graph.op("Mul", p, graph.op("Where", is_absent, 0.0, difference))
