@@ -42,6 +42,7 @@ from onnxfold.runtime.compiler.quality import (
 )
 from onnxfold.runtime.compiler.repeatable import check_repeatable
 from onnxfold.runtime.compiler.search import search
+from onnxfold.runtime.compiler.suited import suited_budget
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
@@ -128,6 +129,7 @@ def compile_model(
             calibration cache belongs to another model or other data.
     """
     _refuse_quantized(model)
+    options = _suited(options, model)
     choices = options.starting_choices(family_of(model))
     data = Data.split(feeds)
     check_repeatable(model, next(iter(data.evaluation)))
@@ -179,10 +181,18 @@ def replay(
         NotEquivalentError: The result breaks a contract or the budget.
     """
     plan.check_model(model_facts(model).sha256)
+    options = _suited(options, model)
     data = Data.split(feeds)
     run, comparison, task = _prove(model, plan, data, options, progress)
     run = replace(run, remarks=_explained(run.remarks, plan.in_float, run.model))
     return Compilation(run, comparison, task, {}, plan, data.held_out)
+
+
+def _suited(options: CompileOptions, model: ir.Model) -> CompileOptions:
+    """``options`` with the budget that suits the model, where no measure of the user's judges."""
+    if options.metric is not None:
+        return options
+    return replace(options, budget=suited_budget(options.budget, model))
 
 
 def _prove(
@@ -202,8 +212,9 @@ def _prove(
     if not comparison.verdict.passed and not comparison.verdict.inconclusive:
         raise NotEquivalentError("; ".join(comparison.verdict.reasons))
     if task is not None and not within_budget(task, budget):
+        share = None if budget.max_flip_rate is None else f"{budget.max_flip_rate:.2%} of it"
         raise NotEquivalentError(
-            f"{task}: more is lost than the budget of {budget.max_flip_rate:.2%} of it"
+            f"{task}: more is lost than the budget of {share or f'{budget.loss:g}'}"
         )
     return run, comparison, task
 

@@ -242,7 +242,9 @@ def task_budget(budget: Budget, task: TaskResult | None) -> Budget:
 
 
 def within_budget(task: TaskResult, budget: Budget) -> bool:
-    """Whether the task loses no more than the budget's rate allows."""
+    """Whether the task loses no more than the budget's rate allows, and a loss no more than its."""
+    if budget.loss is not None and task.candidate < task.original - budget.loss - _ROUNDING:
+        return False
     return budget.max_flip_rate is None or task.within(budget.max_flip_rate)
 
 

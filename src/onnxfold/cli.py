@@ -255,6 +255,7 @@ def _compile(parser: argparse.ArgumentParser) -> None:
         help="what is measured by: a function of pairs of outputs and samples that returns a "
         "number, more is better; the rate in --budget is the share of it that may be lost",
     )
+    add_loss_choice(parser)
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),

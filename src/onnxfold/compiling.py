@@ -9,14 +9,17 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxfold.loss_verdicts import loss_request
 from onnxfold.outcome import Model, Outcome, fold_target, source_facts
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.loss.plan import LABELS
 from onnxfold.passes.presets import Mode
 from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.schemes import Activations, Weights
 from onnxfold.runtime.compiler.config import merged, read_config
 from onnxfold.runtime.compiler.driver import Compilation, compile_model, replay
 from onnxfold.runtime.compiler.families import family_of
+from onnxfold.runtime.compiler.loss_metric import LossMetric
 from onnxfold.runtime.compiler.options import CompileOptions, Preset, Target
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.quality import Metric
@@ -39,6 +42,9 @@ def compile(
     mode: Mode | None = None,
     budget: Budget | str | float | None = None,
     metric: Metric | str | None = None,
+    loss: str | Sequence[str] = (),
+    on: str | Sequence[str] = (),
+    labels: str = LABELS,
     preset: Preset | None = None,
     calibration: str | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
@@ -72,6 +78,11 @@ def compile(
         metric: The user's own measure, a function or ``file.py:function``: it is given pairs of
             outputs and arrays of samples (those beside the inputs too), by name, and returns a
             number, more is better. The budget's rate is the share of it that may be lost.
+        loss: Losses to measure by instead, as for ``inject_loss``, of outputs and the labels beside
+            the inputs. The budget's rate is the share by which they may become worse; a budget
+            ``loss=0.01`` is in their own units.
+        on: The outputs that the losses are about, as for ``inject_loss``.
+        labels: Name of the array in the data that holds the right answers.
         preset: How much is tried for accuracy: ``fast`` only what the budget needs, ``balanced``
             what takes seconds, ``best`` all there is (``balanced``).
         calibration: How activation ranges are found: the name of a method, with its options in
@@ -98,11 +109,15 @@ def compile(
     """
     if data is None and plan is None:
         raise UsageError("compile needs data to calibrate on: give --data")
+    original = load_model(model)
+    by_loss = loss_request(loss, on, labels)
+    if by_loss is not None and metric is not None:
+        raise UsageError("compile measures by a metric or by losses, not by both")
     given: dict[str, Any] = {
         "target": target,
         "mode": mode,
         "budget": budget,
-        "metric": metric,
+        "metric": metric if by_loss is None else LossMetric(original, by_loss),
         "preset": preset,
         "calibration": calibration,
         "calibration_cache": calibration_cache,
@@ -119,8 +134,9 @@ def compile(
         "overrides": overrides,
     }
     options = CompileOptions.of(merged(given, {} if config is None else read_config(Path(config))))
+    if options.budget.loss is not None and by_loss is None:
+        raise UsageError("a budget of loss needs to know which: name it with loss")
     bar = progress or Silent()
-    original = load_model(model)
     feeds = feeds_for(original, data)
     if plan is not None:
         loaded = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
