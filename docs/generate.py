@@ -16,6 +16,7 @@ from onnxfold.passes.spec import option_summary
 
 PAGE = Path(__file__).with_name("passes.md")
 FOLD_PAGE = Path(__file__).with_name("fold.md")
+GRADIENTS_PAGE = Path(__file__).with_name("gradients.md")
 
 _MATRIX = re.compile("(?<=<!-- matrix -->\n).*(?=<!-- end of matrix -->)", re.DOTALL)
 
@@ -73,7 +74,14 @@ def fold_page() -> str:
     return _MATRIX.sub(lambda _: matrix, FOLD_PAGE.read_text(encoding="utf-8"))
 
 
+def gradients_page() -> str:
+    """docs/gradients.md with its table as it is now."""
+    table: str = importlib.import_module("fixtures.gradients.coverage").table()
+    return _MATRIX.sub(lambda _: table, GRADIENTS_PAGE.read_text(encoding="utf-8"))
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # the fixtures are no part of the package
     PAGE.write_text(page(), encoding="utf-8")
     FOLD_PAGE.write_text(fold_page(), encoding="utf-8")
+    GRADIENTS_PAGE.write_text(gradients_page(), encoding="utf-8")

@@ -17,7 +17,7 @@ from onnxfold.passes.grad.function_bodies import can_expand, expand_function
 from onnxfold.passes.grad.quantized_paths import INTEGER_OPS
 from onnxfold.passes.grad.rules import load_rules
 from onnxfold.passes.grad.shapes import UnknownTypeError
-from onnxfold.passes.grad.vjp import FLAT, Call, VjpFunction, describe_path, key_of
+from onnxfold.passes.grad.vjp import FLAT, NO_GRADIENT, Call, VjpFunction, describe_path, key_of
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import label
 
@@ -121,6 +121,8 @@ class Differentiator:
         rule = self._rules.get(key)
         if rule is not None:
             return rule
+        if key in NO_GRADIENT:
+            raise self.refusal(node, NO_GRADIENT[key])
         if can_expand(node, self.rewriter.opset(node, node.domain)):
             return expand_function
         if node.op_identifier() in self.rewriter.model.functions:

@@ -204,6 +204,21 @@ FLAT: frozenset[str] = frozenset(
 """Operators through which no gradient flows: it is zero wherever it is defined."""
 
 
+NO_GRADIENT: Mapping[str, str] = {
+    "MaxRoiPool": "no operator of ONNX tells which element of a region was the largest",
+    "RoiAlign": "there is no rule for it; use GridSample",
+    "SequenceAt": "gradients do not flow through sequences; unroll them into tensors",
+    "SplitToSequence": "gradients do not flow through sequences; use Split",
+    "ConcatFromSequence": "gradients do not flow through sequences; use Concat",
+    "SequenceConstruct": "gradients do not flow through sequences; use tensors",
+    "SequenceInsert": "gradients do not flow through sequences; use tensors",
+    "SequenceMap": "gradients do not flow through sequences; use Scan",
+    "Optional": "gradients do not flow through optional values",
+    "OptionalGetElement": "gradients do not flow through optional values",
+}
+"""Operators that cannot be differentiated, and what to do instead."""
+
+
 def key_of(node: ir.Node) -> str:
     """The name that ``node``'s operator has in the table."""
     return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
