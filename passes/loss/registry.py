@@ -36,6 +36,21 @@ LOSSES: dict[str, str] = {
     "vae-kl": "vae_kl",
 }
 
+ALSO_CALLED: dict[str, str] = {
+    "bce": "bce-with-logits",
+    "cross-entropy": "sparse-softmax-cross-entropy",
+    "dssm": "cosine-softmax-with-negative-samples",
+    "info-nce": "all-pairs",
+    "kl": "kl-divergence",
+    "l2": "mse",
+    "mae": "l1",
+    "nmi": "normalized-mutual-information",
+    "r2": "r-squared",
+    "smooth-l1": "huber",
+    "vae": "vae-elbo",
+}
+"""Suggested to who asks for a loss by these names."""
+
 
 @contextmanager
 def opened_loss(name: str) -> Generator[Loss]:
@@ -50,7 +65,7 @@ def opened_loss(name: str) -> Generator[Loss]:
         yield registered_loss(name)
         return
     if ":" not in name:
-        raise UsageError(f"unknown loss '{name}'{did_you_mean(name, LOSSES) or _listing()}")
+        raise UsageError(f"unknown loss '{name}'{_suggestion(name)}")
     try:
         script = ScriptReference.from_text(name)
     except ValueError as error:
@@ -72,5 +87,9 @@ def _is_called(value: object, name: str) -> bool:
     return isinstance(value, Loss) and value.name == name
 
 
-def _listing() -> str:
-    return f" (there are {', '.join(LOSSES)}, and file.py:function)"
+def _suggestion(name: str) -> str:
+    called = name.lower().replace("_", "-")
+    known = ALSO_CALLED.get(called, called if called in LOSSES else "")
+    if known:
+        return f"; did you mean '{known}'?"
+    return did_you_mean(name, LOSSES) or f" (there are {', '.join(LOSSES)}, and file.py:function)"

@@ -19,7 +19,7 @@ from onnxfold.passes.loss.build import (
     parse_losses,
 )
 from onnxfold.passes.loss.declaration import Loss, loss
-from onnxfold.passes.loss.registry import LOSSES, opened_loss, registered_loss
+from onnxfold.passes.loss.registry import ALSO_CALLED, LOSSES, opened_loss, registered_loss
 from onnxfold.passes.serialization import model_bytes
 
 Array = npt.NDArray[Any]
@@ -116,6 +116,8 @@ def test_what_the_tensors_are_taken_for(text: str, scores: str) -> None:
     ("text", "message"),
     [
         ("mze", "unknown loss 'mze'; did you mean 'mse'?"),
+        ("mae", "unknown loss 'mae'; did you mean 'l1'?"),
+        ("vae_kl", "unknown loss 'vae_kl'; did you mean 'vae-kl'?"),
         ("zzzzzzz", r"unknown loss 'zzzzzzz' \(there are all-pairs, .* and file.py:function\)"),
         ("mse{reductoin=sum}", "loss mse has no option 'reductoin'; did you mean 'reduction'?"),
         ("mse{reduction=avg}", "loss mse, option reduction: 'avg' is not one of none, mean, sum"),
@@ -241,6 +243,11 @@ def test_declarations_are_checked() -> None:
         loss("My_Loss")
     with pytest.raises(UsageError, match="a tensor's name is an identifier"):
         loss("mine", tensors=("a b",))
+
+
+@pytest.mark.parametrize("name", ALSO_CALLED)
+def test_other_names_lead_to_losses(name: str) -> None:
+    assert ALSO_CALLED[name] in LOSSES
 
 
 def test_losses_open_by_name() -> None:
