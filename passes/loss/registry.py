@@ -29,6 +29,7 @@ LOSSES: dict[str, str] = {
     "semi-hard-triplet": "semi_hard_triplet",
     "softmax-cross-entropy": "softmax_cross_entropy",
     "sparse-softmax-cross-entropy": "sparse_softmax_cross_entropy",
+    "sparse-softmax-focal": "sparse_softmax_focal",
     "sqnr": "sqnr",
     "ssim": "ssim",
     "triplet": "triplet",

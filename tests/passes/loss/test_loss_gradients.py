@@ -67,6 +67,11 @@ CORNERS: dict[str, tuple[str, list[Array], list[Any]]] = {
         [f32(1000, -1000), f32(1, 0)],
         [0, 0],
     ),
+    "softmax focal with a gamma below 1": (
+        "sparse-softmax-focal{gamma=0.5 reduction=sum}",
+        [f32([1000, 0], [0, 0]), np.array([0, -1])],
+        [[0, 0], [NAN, NAN]],
+    ),
     "huber at its joints": (
         "huber{reduction=sum}",
         [f32(1, -1, 0, 3), f32(0, 0, 0, 0)],
