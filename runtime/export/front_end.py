@@ -1,0 +1,138 @@
+"""Has a framework export a model in a process of its own, where its messages and crashes stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import onnxfold
+from onnxfold.passes.errors import ExecutionError, InvalidModelError, OnnxfoldError, UsageError
+from onnxfold.runtime.export.sources import Framework, Source
+from onnxfold.runtime.export.workers.protocol import (
+    ANSWER,
+    MODEL,
+    Answer,
+    Feed,
+    Request,
+    read_samples,
+    write_request,
+)
+from onnxfold.runtime.loading import load_model
+
+EXTRAS: dict[Framework, str] = {"tensorflow": "tf", "torch": "torch", "sklearn": "sklearn"}
+"""The extra to install for each framework."""
+
+_WORKERS: dict[Framework, str] = {
+    "tensorflow": "tensorflow",
+    "torch": "pytorch",
+    "sklearn": "scikit",
+}
+_SECONDS = 900.0
+_LAST_WORDS = 300
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as the front end made it, and what its framework computes.
+
+    Attributes:
+        model: The ONNX model, as the exporter wrote it.
+        answer: What the front end said of it.
+        feeds: What was fed, by the model's names.
+        expected: What the framework computed of each, by the model's names.
+    """
+
+    model: ir.Model
+    answer: Answer
+    feeds: tuple[Feed, ...]
+    expected: tuple[Feed, ...]
+
+
+def run_front_end(
+    source: Source,
+    request: Request,
+    feeds: Sequence[Feed] = (),
+    *,
+    python: str | os.PathLike[str] | None = None,
+    seconds: float = _SECONDS,
+) -> Exported:
+    """Export ``source`` in a process of its own.
+
+    Args:
+        source: What to export.
+        request: How.
+        feeds: What to run in the framework, by the names that it uses; made up if there are none.
+        python: The interpreter that has the framework; the one that runs this if None.
+        seconds: After which the process is killed.
+
+    Raises:
+        UsageError: The framework is missing, or does not know what was asked for.
+        InvalidModelError: The source is broken, or holds what ONNX has no operator for.
+        ExecutionError: The process crashed or ran out of time.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxfold-export-") as name:
+        folder = Path(name)
+        write_request(folder, request, feeds)
+        words = _run(source, folder, os.fspath(python or sys.executable), seconds)
+        answer = _read_answer(source, folder, words)
+        model = load_model(folder / MODEL)
+        # The weights may lie in the folder, which goes away.
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+        given, expected = read_samples(folder)
+    return Exported(model, answer, tuple(given), tuple(expected))
+
+
+def _run(source: Source, folder: Path, python: str, seconds: float) -> str:
+    """Run the worker to its end and return its last words."""
+    worker = f"onnxfold.runtime.export.workers.{_WORKERS[source.framework]}"
+    command = [python, "-m", worker, str(folder)]
+    # The interpreter may be another one, which does not have this package.
+    place = str(Path(onnxfold.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, (place, os.environ.get("PYTHONPATH", ""))))
+    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, env=environment, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExecutionError(f"{source.path}: not exported within {seconds:.0f} s") from error
+    except OSError as error:
+        raise UsageError(f"cannot run {python}: {error.strerror or error}") from error
+    return " ".join(done.stderr.decode(errors="replace").split())[-_LAST_WORDS:]
+
+
+def _read_answer(source: Source, folder: Path, words: str) -> Answer:
+    path = folder / ANSWER
+    if not path.is_file():
+        raise ExecutionError(f"{source.path}: {source.framework} crashed: {words or 'no word'}")
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "answer" in document:
+        found = document["answer"]
+        lists = {name: tuple(found.get(name, ())) for name in ("inputs", "outputs", "notes")}
+        return Answer(**{**found, **lists})
+    raise _error(source, document["fault"], document["message"])
+
+
+def _error(source: Source, fault: str, message: str) -> OnnxfoldError:
+    if fault == "missing":
+        extra = EXTRAS[source.framework]
+        return UsageError(
+            f"{source.path} needs {source.framework}, which is not installed ({message}): "
+            f"pip install 'onnxfold[{extra}]', or name an interpreter that has it (--python)"
+        )
+    if fault == "usage":
+        return UsageError(f"{source.path}: {message}")
+    if fault in ("invalid", "unsupported"):
+        return InvalidModelError(f"{source.path}: {message}")
+    return ExecutionError(f"{source.path}: {source.framework}: {message}")

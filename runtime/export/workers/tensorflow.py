@@ -1,0 +1,26 @@
+"""TensorFlow's front end: what TensorFlow and its kin save, by tf2onnx."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request, serve
+
+_MODULES = {"tflite": "tflite"}
+
+
+def export(request: Request, folder: Path) -> Answer:
+    """Export by the module that knows this kind."""
+    if request.kind not in _MODULES:
+        raise FrontEndError(f"{request.kind} is not known to this front end", "usage")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    name = f"onnxfold.runtime.export.workers.{_MODULES[request.kind]}"
+    export_kind: Callable[[Request, Path], Answer] = importlib.import_module(name).export
+    return export_kind(request, folder)
+
+
+if __name__ == "__main__":
+    serve(export)

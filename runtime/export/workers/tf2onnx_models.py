@@ -1,0 +1,60 @@
+"""What every TensorFlow kind shares: what tf2onnx wrote is checked, made to fit, and written."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnxfold.runtime.export.workers.protocol import MODEL, FrontEndError
+
+_IR_VERSION = 10
+
+
+def load_tf2onnx() -> Any:
+    """tf2onnx, silent.
+
+    Raises:
+        ImportError: It or TensorFlow is missing.
+    """
+    importlib.import_module("tensorflow")
+    tf2onnx = importlib.import_module("tf2onnx")
+    importlib.import_module("tf2onnx.convert")
+    return tf2onnx
+
+
+def write_model(model: Any, folder: Path) -> None:
+    """Write what tf2onnx made.
+
+    Raises:
+        FrontEndError: It left operators in it that ONNX does not have: it does so without a word.
+    """
+    onnx: Any = importlib.import_module("onnx")
+    foreign: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or not _is_known(onnx, node.op_type, model):
+            foreign.setdefault(node.op_type, node.name)
+    if foreign:
+        words = ", ".join(f"{kind} (layer '{name}')" for kind, name in sorted(foreign.items()))
+        raise FrontEndError(f"ONNX has no operator for {words}", "unsupported")
+    model.ir_version = min(model.ir_version, _IR_VERSION)
+    onnx.checker.check_model(model)
+    (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def versions() -> Mapping[str, str]:
+    """Of the packages that exported."""
+    names = ("tensorflow", "tf2onnx", "onnx", "keras", "tf_keras")
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = str(importlib.import_module(name).__version__)
+        except ImportError:
+            continue
+    return found
+
+
+def _is_known(onnx: Any, op_type: str, model: Any) -> bool:
+    opset = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    return bool(onnx.defs.has(op_type, opset, "")) or op_type == "Erfc"
