@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ class SetConstants(Pass):
     The graph stays what it is; only what is stored changes.
 
     Attributes:
-        constants: What to write, from ``onnxfold.runtime.tuning``, tuned on this very graph.
+        constants: What to write, from ``onnxfold.runtime.finetune``, tuned on this very graph.
     """
 
     constants: TunedConstants
@@ -45,13 +46,30 @@ class SetConstants(Pass):
                 hint = did_you_mean(name, nodes)
                 raise UsageError(f"set-constants: the model has no node '{name}'{hint}")
             node = nodes[name]
-            old = constant_array(node.inputs[index]) if index < len(node.inputs) else None
-            if old is None or not _holds(old, array):
+            old = _constant_at(node, index, array)
+            if old is None:
                 raise UsageError(f"set-constants: input {index} of node '{name}' is another's")
             new = array.astype(old.dtype)
             if not np.array_equal(old, new):
                 with rewriter.step("set-constant", node):
                     replace_constant(rewriter, node, index, new)
+
+
+def fitting(constants: TunedConstants, nodes: Collection[ir.Node]) -> TunedConstants:
+    """Those of ``constants`` that ``nodes`` have a place for."""
+    named = {node_name(node): node for node in nodes}
+    kept = {
+        (name, index): array
+        for (name, index), array in constants.items()
+        if name in named and _constant_at(named[name], index, array) is not None
+    }
+    return TunedConstants(kept)
+
+
+def _constant_at(node: ir.Node, index: int, new: Array) -> Array | None:
+    """What ``node`` reads at ``index``; None where that is nothing that ``new`` can replace."""
+    old = constant_array(node.inputs[index]) if index < len(node.inputs) else None
+    return old if old is not None and _holds(old, new) else None
 
 
 def _holds(old: Array, new: Array) -> bool:

@@ -17,12 +17,12 @@ from onnxfold.passes.loss.tail import behind
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.rewriter import Rewriter
+from onnxfold.runtime.finetune.parameters import Parameters
 from onnxfold.runtime.session import DEPLOYMENT, Session
-from onnxfold.runtime.tuning.parameters import Parameters
 
 PREPARE = "inline-functions{which=all},upgrade-opset{to=21},infer-shapes"
 """What gradients need."""
-_CONFIG = replace(DEPLOYMENT, name="tuning")
+_CONFIG = replace(DEPLOYMENT, name="fine-tuning")
 _TARGET = "target_"
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from onnxfold.runtime.tuning.quantized_weight import QuantizedWeight
+from onnxfold.runtime.finetune.quantized_weight import QuantizedWeight
 
 Array = npt.NDArray[np.float32]
 Parse = Callable[..., ir.Model]

@@ -20,7 +20,7 @@ from onnxfold.passes.quantize.set_constants import SetConstants
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.calibrate import calibrate
 from onnxfold.runtime.session import REFERENCE, Session
-from onnxfold.runtime.tuning.tune import Tuned, TuningOptions, tune_constants
+from onnxfold.runtime.finetune.finetune import Tuned, FinetuneOptions, finetune_constants
 
 Array = npt.NDArray[np.float32]
 Feeds = list[dict[str, Array]]
@@ -34,7 +34,7 @@ SHAPES = {
     CONVOLUTIONS: [(6, 2, 3, 3), (6,), (3, 6, 1, 1), (3,)],
     PRODUCTS: [(8, 16), (16,), (16, 5), (5,)],
 }
-OPTIONS = TuningOptions(steps=40, batch=4, rate=0.02)
+OPTIONS = FinetuneOptions(steps=40, batch=4, rate=0.02)
 
 
 def _model(parse: Parse, text: str, batch: str = "N") -> ir.Model:
@@ -77,7 +77,7 @@ def _case(request: pytest.FixtureRequest, parse: Parse) -> tuple[ir.Model, ir.Mo
 
 def test_tuning_brings_the_model_nearer(case: tuple[ir.Model, ir.Model, Feeds]) -> None:
     model, quantized, feeds = case
-    tuned = tune_constants(quantized, feeds, original=model, options=OPTIONS)
+    tuned = finetune_constants(quantized, feeds, original=model, options=OPTIONS)
     result = _after(quantized, SetConstants(tuned.constants))
     assert tuned.after < 0.85 * tuned.before
     assert _error(model, result, feeds) < 0.9 * _error(model, quantized, feeds)
@@ -92,7 +92,7 @@ def test_tuning_brings_the_model_nearer(case: tuple[ir.Model, ir.Model, Feeds]) 
 def test_what_was_tuned_still_folds(case: tuple[ir.Model, ir.Model, Feeds]) -> None:
     model, _, feeds = case
     quantized = _quantized(model, feeds, "s8")
-    tuned = tune_constants(quantized, feeds, original=model, options=OPTIONS)
+    tuned = finetune_constants(quantized, feeds, original=model, options=OPTIONS)
     assert tuned.constants
     results = [
         Pipeline(parse_passes("infer-shapes,fold-qdq")).run(each.clone()).model
@@ -106,17 +106,17 @@ def test_what_was_tuned_still_folds(case: tuple[ir.Model, ir.Model, Feeds]) -> N
 def test_the_same_input_gives_the_same_constants(case: tuple[ir.Model, ir.Model, Feeds]) -> None:
     model, quantized, feeds = case
     few = replace(OPTIONS, steps=10, activations=True)
-    found = [tune_constants(quantized, feeds, original=model, options=few) for _ in range(2)]
+    found = [finetune_constants(quantized, feeds, original=model, options=few) for _ in range(2)]
     assert found[0] == found[1]
     assert (
-        tune_constants(quantized, feeds, original=model, options=replace(few, seed=1)) != found[0]
+        finetune_constants(quantized, feeds, original=model, options=replace(few, seed=1)) != found[0]
     )
 
 
 def test_it_is_never_worse_than_it_was(case: tuple[ir.Model, ir.Model, Feeds]) -> None:
     model, quantized, feeds = case
     wild = replace(OPTIONS, rate=30.0, steps=10)
-    tuned = tune_constants(quantized, feeds, original=model, options=wild)
+    tuned = finetune_constants(quantized, feeds, original=model, options=wild)
     assert tuned == Tuned(tuned.constants, tuned.before, tuned.before, tuned.steps)
     assert not tuned.constants
 
@@ -126,7 +126,7 @@ def test_parts_can_be_left_alone(case: tuple[ir.Model, ir.Model, Feeds]) -> None
     fixed = replace(OPTIONS, scales=False)
     result = _after(
         quantized,
-        SetConstants(tune_constants(quantized, feeds, original=model, options=fixed).constants),
+        SetConstants(finetune_constants(quantized, feeds, original=model, options=fixed).constants),
     )
     scales = [
         [
@@ -149,7 +149,7 @@ def test_a_loss_with_labels(parse: Parse) -> None:
         {**feed, "labels": session.run(feed)["y"].argmax(axis=-1).astype(np.int64)}
         for feed in feeds
     ]
-    tuned = tune_constants(
+    tuned = finetune_constants(
         quantized,
         labelled,
         original=model,
@@ -163,7 +163,7 @@ def test_a_model_that_takes_one_sample_at_a_time(parse: Parse) -> None:
     model = _model(parse, PRODUCTS, "1")
     feeds = _feeds((1, 8))
     quantized = _quantized(model, feeds)
-    tuned = tune_constants(quantized, feeds, original=model, options=OPTIONS)
+    tuned = finetune_constants(quantized, feeds, original=model, options=OPTIONS)
     assert tuned.after < tuned.before
 
 
@@ -171,8 +171,8 @@ def test_what_cannot_be_tuned(parse: Parse) -> None:
     model, feeds = _model(parse, PRODUCTS), _feeds((1, 8))
     quantized = _quantized(model, feeds)
     with pytest.raises(UsageError, match="needs the float model to stay near to, or a loss"):
-        tune_constants(quantized, feeds)
+        finetune_constants(quantized, feeds)
     with pytest.raises(UsageError, match="there is no data to tune on"):
-        tune_constants(quantized, [], original=model)
+        finetune_constants(quantized, [], original=model)
     with pytest.raises(UsageError, match="no weights or scales in Q/DQ pairs to tune"):
-        tune_constants(parse("g (float[2] x) => (float[2] y) { y = Relu(x) }"), feeds, loss="mse")
+        finetune_constants(parse("g (float[2] x) => (float[2] y) { y = Relu(x) }"), feeds, loss="mse")

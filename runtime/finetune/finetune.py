@@ -26,12 +26,9 @@ from onnxfold.passes.quantize.tuned_constants import TunedConstants
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.counterparts import paired_layers, typed
 from onnxfold.runtime.calibrate.sweep import MEANING
-from onnxfold.runtime.progress import Progress, Silent
-from onnxfold.runtime.session import Session
-from onnxfold.runtime.specs import Feed
-from onnxfold.runtime.tuning.parameters import Parameters, wanted_weights
-from onnxfold.runtime.tuning.samples import Samples, batches
-from onnxfold.runtime.tuning.training_graph import (
+from onnxfold.runtime.finetune.parameters import Parameters, wanted_weights
+from onnxfold.runtime.finetune.samples import Samples, batches
+from onnxfold.runtime.finetune.training_graph import (
     PREPARE,
     Matched,
     TrainingGraph,
@@ -39,6 +36,9 @@ from onnxfold.runtime.tuning.training_graph import (
     matched_outputs,
     only_loss,
 )
+from onnxfold.runtime.progress import Progress, Silent
+from onnxfold.runtime.session import Session
+from onnxfold.runtime.specs import Feed
 
 _CHECKS = 10
 _PATIENCE = 6
@@ -53,7 +53,7 @@ _LARGE = 2e8
 
 
 @dataclass(frozen=True)
-class TuningOptions:
+class FinetuneOptions:
     """How long and how carefully constants are tuned.
 
     Attributes:
@@ -100,13 +100,13 @@ class Tuned:
         return 10 * math.log10(self.before / self.after)
 
 
-def tune_constants(
+def finetune_constants(
     quantized: ir.Model,
     feeds: Iterable[Feed],
     *,
     original: ir.Model | None = None,
     loss: str = "",
-    options: TuningOptions | None = None,
+    options: FinetuneOptions | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
     """Tune codes, scales and biases of the main graph of a model with Q/DQ pairs.
@@ -124,7 +124,7 @@ def tune_constants(
             nor a loss, or an operator has no gradient.
         ExecutionError: ONNX Runtime failed.
     """
-    options = options or TuningOptions()
+    options = options or FinetuneOptions()
     bar = progress or Silent()
     if original is None and not loss:
         raise UsageError("tuning needs the float model to stay near to, or a loss")
@@ -133,7 +133,7 @@ def tune_constants(
     task = _Task.of(quantized, reference, loss, feeds, options)
     graph = TrainingGraph(task.model.clone(), parameters)
     size, steps = _effort(task, options)
-    bar.stage("tuning constants", steps)
+    bar.stage("fine-tuning", steps)
     chosen = replace(options, steps=steps, batch=size)
     found, done = _descend(graph, parameters, task.samples, chosen, bar)
     before = task.judge(quantized)
@@ -170,7 +170,7 @@ class _Task:
         original: ir.Model | None,
         loss: str,
         feeds: Iterable[Feed],
-        options: TuningOptions,
+        options: FinetuneOptions,
     ) -> _Task:
         model = _prepared(quantized)
         if loss:
@@ -207,7 +207,7 @@ def _prepared(model: ir.Model) -> ir.Model:
 
 
 def _parameters(
-    quantized: ir.Model, original: ir.Model | None, options: TuningOptions
+    quantized: ir.Model, original: ir.Model | None, options: FinetuneOptions
 ) -> Parameters:
     pairs = [] if original is None else paired_layers(original, quantized)
     wanted = wanted_weights([(each.quantized.node, each.original.node) for each in pairs])
@@ -232,7 +232,7 @@ def _relative(matched: Matched, samples: Samples, count: int) -> Matched:
     return replace(matched, weight=1 / (power * count) if power > 0 else 1.0)
 
 
-def _effort(task: _Task, options: TuningOptions) -> tuple[int, int]:
+def _effort(task: _Task, options: FinetuneOptions) -> tuple[int, int]:
     """Samples in a step, and steps: by the work, not by the clock, to be the same everywhere."""
     macs = _macs(task.model, task.samples.training[0])
     size = 1 if macs > _LARGE else options.batch
@@ -257,7 +257,7 @@ def _descend(
     graph: TrainingGraph,
     parameters: Parameters,
     samples: Samples,
-    options: TuningOptions,
+    options: FinetuneOptions,
     progress: Progress,
 ) -> tuple[list[Array] | None, int]:
     """Where the loss on feeds that are not learned from was least; None at the start."""

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.tuned_constants import Place, TunedConstants
-from onnxfold.runtime.tuning.activation_scale import ActivationScale
-from onnxfold.runtime.tuning.bias import Bias
-from onnxfold.runtime.tuning.quantized_weight import QuantizedWeight
+from onnxfold.runtime.finetune.activation_scale import ActivationScale
+from onnxfold.runtime.finetune.bias import Bias
+from onnxfold.runtime.finetune.quantized_weight import QuantizedWeight
 
 _SCALE_STEPS = 10.0
 """Of a weight's scale: a unit moves the largest code's weight by so many codes."""
