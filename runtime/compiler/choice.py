@@ -104,10 +104,12 @@ class Ladder:
     Attributes:
         rungs: In the order in which they are tried.
         always: Those that are tried even where the budget is met without them.
+        reach_db: By how much the budget may be missed for dear rungs to be tried.
     """
 
     rungs: tuple[str, ...] = ()
     always: frozenset[str] = frozenset()
+    reach_db: float = 6.0
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import time
 
-from onnxfold.runtime.compiler.choice import Candidate, Log, ModelT, Subject
+from onnxfold.runtime.compiler.choice import Candidate, Ladder, Log, ModelT, Subject
 
 _GAIN_DB = 0.1
 """Less is noise of the samples."""
-_REACH_DB = 6.0
-"""Dear rungs gain 1 to 3 dB each at 8 bits: what misses by more needs layers in float."""
 
 
 def climb(subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log) -> Candidate[ModelT]:
@@ -26,7 +24,7 @@ def climb(subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log) -> C
     """
     best = candidate
     for rung in subject.ladder.rungs:
-        if rung not in subject.ladder.always and not _is_worth_it(best):
+        if rung not in subject.ladder.always and not _is_worth_it(best, subject.ladder):
             continue
         started = time.perf_counter()
         choice = best.choice.compensated(rung)
@@ -48,6 +46,6 @@ def climb(subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log) -> C
     return best
 
 
-def _is_worth_it(candidate: Candidate[ModelT]) -> bool:
+def _is_worth_it(candidate: Candidate[ModelT], ladder: Ladder) -> bool:
     """Whether the budget is missed, and within reach of compensation."""
-    return not candidate.quality.passed and candidate.quality.shortfall_db <= _REACH_DB
+    return not candidate.quality.passed and candidate.quality.shortfall_db <= ladder.reach_db

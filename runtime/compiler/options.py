@@ -49,7 +49,11 @@ _RUNGS = (
     "hessian-ranges",
     "gptq",
     "round-weights",
+    "finetune",
 )
+_REACH_DB, _REACH_OF_4_BITS_DB = 6.0, 20.0
+"""Dear rungs gain 1 to 3 dB each at 8 bits, and up to 8 at 4: what misses the budget by more needs
+layers in float."""
 _MORE_TYPES_OPSET = 21
 _DYNAMIC_OPS = ("MatMul", "Gemm", "LSTM")
 _MODES_WITHOUT_RANGES: dict[str | None, tuple[Scheme, tuple[str, ...]]] = {
@@ -191,7 +195,8 @@ class CompileOptions:
     @property
     def ladder(self) -> Ladder:
         """The compensations to try, and which of them even where the budget is met."""
-        return Ladder(_RUNGS, frozenset(_ALWAYS[self.preset]))
+        reach = _REACH_OF_4_BITS_DB if self.weights in ("s4", "u4") else _REACH_DB
+        return Ladder(_RUNGS, frozenset(_ALWAYS[self.preset]), reach)
 
     def starting_choices(self, family: Family) -> list[Choice]:
         """Where the search begins, the widest first.

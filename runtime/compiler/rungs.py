@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.constants import Array
+from onnxfold.passes.errors import OnnxfoldError
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.correct_bias import CorrectBias
@@ -25,7 +26,9 @@ from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.linear_outputs import LinearOutput
 from onnxfold.passes.quantize.output_errors import OutputErrors
 from onnxfold.passes.quantize.round_weights import RoundWeights
+from onnxfold.passes.quantize.set_constants import SetConstants, fitting
 from onnxfold.passes.quantize.smooth_quant import SmoothQuant
+from onnxfold.passes.quantize.tuned_constants import TunedConstants
 from onnxfold.passes.quantize.weight_codes import WeightCodes
 from onnxfold.passes.quantize.weight_rounding import WeightRounding
 from onnxfold.runtime.calibrate.channel_maxima import measure_channel_maxima
@@ -33,6 +36,7 @@ from onnxfold.runtime.calibrate.input_moments import measure_input_moments
 from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
 from onnxfold.runtime.calibrate.learned_rounding import measure_rounding
 from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.finetune.finetune import finetune_constants
 from onnxfold.runtime.progress import Progress
 
 _FEEDS = 64
@@ -137,6 +141,18 @@ def _correct_bias(lesson: Lesson) -> Pass:
     )
 
 
+def _finetuned(lesson: Lesson) -> Pass:
+    feeds = lesson.feeds.first(_FEEDS)
+    try:
+        tuned = finetune_constants(
+            lesson.quantized, feeds, original=lesson.original, progress=lesson.progress
+        )
+    except OnnxfoldError:
+        # Not every operator has a gradient, or kernels for it.
+        return SetConstants(TunedConstants({}))
+    return SetConstants(tuned.constants)
+
+
 def applicable(learned: Pass, quantized: ir.Model, skip: Collection[str]) -> Pass:
     """What of a mending pass, learned on a model with fewer layers in float, holds for this one.
 
@@ -155,6 +171,8 @@ def applicable(learned: Pass, quantized: ir.Model, skip: Collection[str]) -> Pas
         return CorrectBias(
             OutputErrors({name: each for name, each in learned.errors.items() if name in nodes})
         )
+    if isinstance(learned, SetConstants):
+        return SetConstants(fitting(learned.constants, nodes.values()))
     return learned
 
 
@@ -172,6 +190,12 @@ INSERTING: Mapping[str, Callable[[InsertQdq, Lesson], InsertQdq]] = MappingProxy
 """Rungs that change how weights are quantized; the last one climbed decides."""
 
 MENDING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
-    {"gptq": _gptq, "round-weights": _learned_rounding, "correct-bias": _correct_bias}
+    {
+        "gptq": _gptq,
+        "round-weights": _learned_rounding,
+        "correct-bias": _correct_bias,
+        "finetune": _finetuned,
+    }
 )
-"""Rungs that change codes, in this order: whatever is climbed first, mean errors go last."""
+"""Rungs that change codes, in this order: whatever is climbed first, mean errors go behind all that
+rounds layer by layer; what moves everything together starts from there."""
