@@ -15,7 +15,7 @@ from onnxfold.passes.errors import ExecutionError, InvalidModelError, OnnxfoldEr
 from onnxfold.runtime.export.front_end import run_front_end
 from onnxfold.runtime.export.sources import Source
 from onnxfold.runtime.export.workers import protocol
-from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request
+from onnxfold.runtime.export.workers.protocol import Answer, Feed, FrontEndError, Request
 
 _MODEL = '<ir_version: 8, opset_import: ["" : 18]> g (float[2] x) => (float[2] y) { y = Neg (x) }'
 
@@ -105,7 +105,7 @@ def test_a_framework_that_is_missing_names_the_extra(tmp_path: Path) -> None:
 
 
 def test_arrays_survive_the_folder(tmp_path: Path) -> None:
-    feeds = [{"a/b": np.arange(3), "c": np.float32(1) * np.ones(())} for _ in range(2)]
+    feeds: list[Feed] = [{"a/b": np.arange(3), "c": np.ones((), np.float32)} for _ in range(2)]
     protocol.write_request(tmp_path, Request("tflite", "p", 18), feeds)
     assert protocol.read_request(tmp_path) == Request("tflite", "p", 18)
     again = protocol.read_feeds(tmp_path)
@@ -120,8 +120,12 @@ def test_what_a_front_end_raises_is_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol.write_request(tmp_path, Request("tflite", "p", 18), [])
+
+    def dup2(old: int, new: int) -> int:
+        return new
+
     monkeypatch.setattr(sys, "argv", ["worker", str(tmp_path)])
-    monkeypatch.setattr(protocol.os, "dup2", lambda *_: None)
+    monkeypatch.setattr("os.dup2", dup2)
 
     def export(request: Request, folder: Path) -> Answer:
         raise FrontEndError("two\nlines", "unsupported")

@@ -57,7 +57,7 @@ def test_folders_of_tensorflow(tmp_path: Path) -> None:
     assert recognise(saved / "saved_model.pb").path == saved
     script = tmp_path / "script"
     script.mkdir()
-    document = {"format": "graph-model", "weightsManifest": []}
+    document: dict[str, object] = {"format": "graph-model", "weightsManifest": []}
     (script / "model.json").write_text(json.dumps(document))
     assert recognise(script).kind == "tfjs-graph"
     assert recognise(script).path == script / "model.json"
