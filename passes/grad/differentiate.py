@@ -27,10 +27,12 @@ class Differentiator:
 
     Attributes:
         rewriter: The gate; a step must be open.
+        normalize_steps: Whether gradients of quantization scales are normalized.
     """
 
-    def __init__(self, rewriter: Rewriter) -> None:
+    def __init__(self, rewriter: Rewriter, normalize_steps: bool = False) -> None:
         self.rewriter = rewriter
+        self.normalize_steps = normalize_steps
         self._rules = load_rules()
 
     def gradients(

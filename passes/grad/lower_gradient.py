@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -29,10 +29,17 @@ class LowerGradient(Pass):
     the node's inputs are the tensors that it names, the values of the forward pass are used;
     otherwise what lies between is computed again at the given inputs. A tensor that the result
     does not depend on has a gradient of zeros.
+
+    Attributes:
+        steps: The gradients of quantization scales: as they are (``exact``), or divided by
+            sqrt(N q), N elements sharing the scale and q the largest code (``normalized``), which
+            lets one learning rate serve scales and weights (Esser et al. 2020, section 2.2).
     """
 
     name: ClassVar[str] = "lower-gradient"
     contract: ClassVar[Contract] = Contract.ADDITIVE
+
+    steps: Literal["exact", "normalized"] = "exact"
 
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Lower the Gradient nodes in the order in which they stand.
@@ -52,7 +59,7 @@ class LowerGradient(Pass):
                     f"has {rewriter.opset(node)}: run upgrade-opset first"
                 )
             with rewriter.step("lower-gradient", node):
-                _lower(node, rewriter)
+                _lower(node, Differentiator(rewriter, self.steps == "normalized"))
         if not any(_is_gradient(each) for each in all_nodes(model)):
             _forget_domain(model, rewriter)
 
@@ -61,7 +68,8 @@ def _is_gradient(node: ir.Node) -> bool:
     return node.domain == DOMAIN and node.op_type == "Gradient"
 
 
-def _lower(node: ir.Node, rewriter: Rewriter) -> None:
+def _lower(node: ir.Node, differentiator: Differentiator) -> None:
+    rewriter = differentiator.rewriter
     graphs = _graphs_around(node, rewriter)
     visible = _visible_values(graphs)
     xs = [_named(node, name, visible) for name in _strings(node, "xs")]
@@ -80,9 +88,7 @@ def _lower(node: ir.Node, rewriter: Rewriter) -> None:
             raise UsageError(f"{label(node)}: '{x.name}' is not real: it has no gradient")
     seeds = {result: builder.full_like(result, 1.0)}
     gradients = iter(
-        Differentiator(rewriter).gradients(
-            builder, seeds, wanted, until=independent, around=graphs[1:]
-        )
+        differentiator.gradients(builder, seeds, wanted, until=independent, around=graphs[1:])
     )
     replacements = [
         (next(gradients) or builder.zeros_like(x)) if output.name else None

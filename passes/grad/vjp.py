@@ -25,7 +25,13 @@ Gradients: TypeAlias = "Sequence[ir.Value | None]"
 
 
 class Differentiates(Protocol):
-    """What a rule asks for the gradients of bodies (``passes.grad.differentiate``)."""
+    """What a rule asks for the gradients of bodies (``passes.grad.differentiate``).
+
+    Attributes:
+        normalize_steps: Whether gradients of quantization scales are normalized.
+    """
+
+    normalize_steps: bool
 
     def gradients(
         self,

@@ -3,7 +3,8 @@
 A pair of QuantizeLinear and DequantizeLinear passes the gradient on where the value lies inside
 the range of the codes, and nothing outside. The gradient of the scale is that of learned step size
 quantization (Esser et al. 2020): ``round(x / s) - x / s`` inside, the distance of the nearest
-limit from the zero point outside. Codes and zero points are integers and have none.
+limit from the zero point outside; ``lower-gradient{steps=normalized}`` divides it as they do.
+Codes and zero points are integers and have none.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def dequantize_linear(call: Call, b: Builder) -> Gradients:
         _flow_through(call, path, rounded, gradient, b)
     if steps is None:
         return ()
-    return None, _sum_to_scale(b.mul(gradient, steps), call.node, b)
+    return None, _scale_gradient(call, b.mul(gradient, steps), call.node, b)
 
 
 def _steps(call: Call, b: Builder) -> ir.Value:
@@ -103,7 +104,8 @@ def _flow_through(
         _flow(call, x, kept, b)
         if scale in call.captured:
             # Of x / s; the other part is that of the scale that is multiplied by.
-            call.flow(scale, _sum_to_scale(b.neg(b.mul(kept, b.div(x, over))), node, b))
+            product = b.neg(b.mul(kept, b.div(x, over)))
+            call.flow(scale, _scale_gradient(call, product, node, b))
 
 
 def _moved_back(
@@ -204,6 +206,22 @@ def _block_numbers(x: ir.Value, axis: int, block: int, b: Builder) -> ir.Value:
     size = b.op("Squeeze", b.dim(x, axis))
     zero, one = (b.constant(np.array(each, np.int64)) for each in (0, 1))
     return b.div(b.op("Range", zero, size, one), b.ints(block))
+
+
+def _scale_gradient(call: Call, product: ir.Value, node: ir.Node, b: Builder) -> ir.Value:
+    """The gradient of a scale from its part at each element; normalized where that is asked for."""
+    scale = _scale_of(node)
+    total = _sum_to_scale(product, node, b)
+    if not call.differentiator.normalize_steps:
+        return total
+    codes = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
+    assert codes is not None
+    _, high = INTEGER_LIMITS[_code_type(codes, node.inputs[2] if len(node.inputs) > 2 else None)]
+    sizes = (
+        b.cast(b.op("Size", each), scale.dtype or ir.DataType.FLOAT) for each in (codes, scale)
+    )
+    sharing = b.div(*sizes)
+    return b.div(total, b.op("Sqrt", b.scale(sharing, float(high))))
 
 
 def _sum_to_scale(product: ir.Value, node: ir.Node, b: Builder) -> ir.Value:

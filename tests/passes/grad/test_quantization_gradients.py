@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,16 @@ Array = npt.NDArray[Any]
 _TYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4")
 
 
-def _lower(text: str, *wrt: str, opset: int = 21) -> onnx.ModelProto:
+def _lower(
+    text: str,
+    *wrt: str,
+    opset: int = 21,
+    steps: Literal["exact", "normalized"] = "exact",
+) -> onnx.ModelProto:
     header = f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
     model = ir.from_proto(parser.parse_model(f"{header} {text}"))
     AddGradient(wrt=wrt).run(model)
-    LowerGradient().run(model)
+    LowerGradient(steps=steps).run(model)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -214,3 +219,16 @@ def test_stored_codes_are_no_weights(wrt: str) -> None:
     { y = DequantizeLinear (w, s, z)  p = MatMul (x, y)  loss = ReduceSum <keepdims = 0> (p) }"""
     with pytest.raises(UsageError, match="'w' holds integer codes, which cannot be trained; train"):
         _lower(text, wrt)
+
+
+def test_normalized_steps() -> None:
+    text = """
+    g (float[N, 3] x, float[3] s) => (float loss)
+    { q = QuantizeLinear <output_dtype = 3> (x, s)  y = DequantizeLinear (q, s)
+      p = Mul (y, y)  loss = ReduceSum <keepdims = 0> (p) }"""
+    x, _ = _feeds((5, 3), -128, 127)
+    feeds = {"x": x, "s": np.full(3, 0.1, np.float32)}
+    exact = _gradients(text, feeds, "x", "s")
+    normalized = Session(_lower(text, "x", "s", steps="normalized"), REFERENCE).run(dict(feeds))
+    np.testing.assert_array_equal(normalized["grad_x"], exact["x"])
+    np.testing.assert_allclose(normalized["grad_s"], exact["s"] / np.sqrt(5 * 127), rtol=1e-6)
