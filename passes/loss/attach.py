@@ -125,8 +125,8 @@ class Attacher:
                 )
         listed = ", ".join(f"'{each.name}' {_dtype(each)}" for each in self._outputs)
         return (
-            f"{listed}; the model computes with integers: use the float model, or put a "
-            "DequantizeLinear behind its output"
+            f"{listed}; use the float model, put a DequantizeLinear behind its output, or name a "
+            "tensor inside with on"
         )
 
     def _attached(self, name: str, loss: LossDescription) -> Attachment:
@@ -142,6 +142,7 @@ class Attacher:
         if not _is_real(tail.value):
             raise UsageError(f"loss {loss.name} takes real numbers, {self._not_real(named)}")
         own = self._own[tail.value.name or ""]
+        _complete_shape(tail)
         is_log = (
             wanted == "probabilities"
             and tail.squashed is not None
@@ -186,6 +187,17 @@ class Attacher:
                 return f"the local function {function.domain}.{function.name}"
         holder = Scopes(self._model).holder(graph)
         return "a body" if holder is None else f"a body of {label(holder)}"
+
+
+def _complete_shape(tail: Tail) -> None:
+    """Give the tensor, of a copy of the model, the shape that what reads or makes it shows."""
+    value, producer = tail.value, tail.value.producer()
+    if value.shape is not None:
+        return
+    if tail.squashed is not None and value in tail.squashed.inputs:
+        value.shape = tail.squashed.outputs[0].shape
+    if value.shape is None and producer is not None and producer.op_type == "Flatten":
+        value.shape = ir.Shape([None, None])
 
 
 def _note(tail: Tail, wanted: Wanted, name: str) -> str:

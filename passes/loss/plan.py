@@ -174,6 +174,10 @@ def _fitted(spec: PassSpec, attachment: Attachment) -> PassSpec:
         options = {field.name for field in dataclasses.fields(loss.options)} - set(spec.options)
     shape, axis = attachment.tensor.shape, attachment.class_axis
     found: dict[str, tuple[str, ...]] = {}
+    if axis is None and shape[-1:] == (1,):
+        # Scores of a convolution or a pooling: all other axes are 1 long.
+        wide = [at for at, dim in enumerate(shape[1:], start=1) if dim != 1]
+        axis = wide[0] if len(wide) == 1 else None
     if "axis" in options and axis is not None and axis % len(shape) != len(shape) - 1:
         found["axis"] = (str(axis % len(shape)),)
     if "layout" in options and len(shape) == 4:

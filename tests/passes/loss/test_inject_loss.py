@@ -169,6 +169,24 @@ def test_channels_are_where_the_shape_is_thin(
     assert ("layout=nhwc" in record_of(model).losses[0].loss) == (layout == "nhwc")
 
 
+def test_scores_of_a_convolution_lie_on_the_only_wide_axis(parse: Parse, apply_pass: Apply) -> None:
+    model = parse("g (float[1,10,1,1] x) => (float[1,10,1,1] y) { y = Neg(x) }")
+    apply_pass(f"inject-loss{{loss={CE}}}", model)
+    assert inputs_of(model)[1] == "labels INT64[1,1,1]"
+    assert record_of(model).data["labels"].classes == 10
+
+
+def test_a_softmax_tells_the_shape_of_its_logits(parse: Parse, apply_pass: Apply) -> None:
+    # Nothing is known of what an operator of another domain computes.
+    model = parse("""<ir_version: 10, opset_import: ["" : 21, "else" : 1]>
+        g (float[N,5] x) => (float[N,5] p) { z = else.Mix(x)  p = Softmax(z) }""")
+    model.graph[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    parse_passes(f"inject-loss{{loss={CE}}}")[0].run(model)
+    assert record_of(model).losses[0].on == ("z",)
+    assert inputs_of(model)[1] == "labels INT64[N]"
+    assert model.graph[0].outputs[0].shape is None, "of the model itself nothing is declared"
+
+
 def test_sequences_have_a_label_a_step(parse: Parse, apply_pass: Apply, evaluate: Evaluate) -> None:
     model = parse("g (float[N,T,7] x) => (float[N,T,7] y) { y = Neg(x) }")
     apply_pass(f"inject-loss{{loss={CE}}}", model)
@@ -353,11 +371,11 @@ g (uint8[N,3] q) => (uint8[N,3] p) <float s = {0.1}, uint8 z = {0}>
         (LINEAR, 'loss="mse{speed=1}"', "has no option 'speed'"),
         (LINEAR, 'loss="mse,mse,mse" on=y,x', "2 tensors are named (y, x): mse takes 1"),
         (TWO, "loss=mse", "2 outputs of real numbers ('a', 'b'): say which one"),
-        (INTEGER, "loss=mse", "'y' int64; the model computes with integers: use the float model"),
+        (INTEGER, "loss=mse", "'y' int64; use the float model, put a DequantizeLinear"),
         (INTEGER, "loss=mse on=y", "'y' is int64: name the tensor before it was rounded"),
         (QUANTIZED, "loss=mse", "'q' is quantized to uint8; attach it to what is quantized with"),
         (QUANTIZED, "loss=mse on=q", "'q' is uint8: attach it to what is quantized, on=t"),
-        (CODES, f"loss={CE}", "use the float model, or put a DequantizeLinear behind its output"),
+        (CODES, f"loss={CE}", "use the float model, put a DequantizeLinear behind its output"),
         (LOOP, "loss=mse on=inner", "'inner' lies inside a body of Loop 'y'"),
     ],
 )
