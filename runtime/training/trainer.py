@@ -173,7 +173,7 @@ class Trainer:
         model = self._model.clone()
         for state in self._manifest.all_states:
             value = model.graph.initializers[state.input]
-            now: Array = self._state[state.input].copy()
+            now = np.array(self._state[state.input])
             value.const_value = ir.tensor(now, name=state.input)
         model = StripTraining().run(model).model
         return StripLoss().run(model).model
