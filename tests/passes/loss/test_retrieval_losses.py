@@ -126,6 +126,12 @@ def test_semi_hard_negatives_of_the_batch(run_variant: Run, distance: str, power
     np.testing.assert_allclose(found, semi_hard(x, labels, 0.7, power), rtol=1e-5)
 
 
+def test_a_negative_as_far_as_the_positive_is_not_further(run_variant: Run) -> None:
+    x, labels = np.array([[0], [1], [-1], [3]], np.float32), np.array([0, 0, 1, 2])
+    expected = semi_hard(x, labels, 1.0, 1)
+    np.testing.assert_allclose(run_variant("semi-hard-triplet", x, labels), expected, rtol=1e-6)
+
+
 def test_a_batch_without_pairs_or_negatives(run_variant: Run) -> None:
     assert run_variant("semi-hard-triplet", ROWS, np.arange(4)) == 0
     assert run_variant("semi-hard-triplet", ROWS, np.zeros(4, np.int64)) == 0
