@@ -58,9 +58,7 @@ def semi_hard_triplet(
 
     negatives = _semi_hard(graph, distances, is_other)
     is_counted = graph.op("And", is_pair, graph.op("Greater", negatives, -math.inf))
-    # Chosen before the difference: an infinity would leave NaN in the gradient.
-    gaps = graph.op("Sub", distances, graph.op("Where", is_counted, negatives, 0.0))
-    losses = graph.op("Relu", graph.op("Add", gaps, margin))
+    losses = graph.op("Relu", graph.op("Add", graph.op("Sub", distances, negatives), margin))
     losses = graph.op("Where", is_counted, losses, 0.0)
     return collected(graph, losses, reduction, graph.cast(is_counted))
 
