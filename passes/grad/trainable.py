@@ -25,7 +25,18 @@ _WEIGHT_INPUTS: dict[str, frozenset[int]] = {
 """Where operators read what was trained; running statistics are not."""
 
 _SCALED_BY = frozenset({"Add", "Mul", "Sub", "Div"})
-_PASSED_ON_BY = frozenset({"Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand"})
+_PASSED_ON_BY = frozenset(
+    {
+        "DequantizeLinear",
+        "Expand",
+        "Identity",
+        "QuantizeLinear",
+        "Reshape",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 
 
 def trainable_weights(model: ir.Model) -> list[ir.Value]:

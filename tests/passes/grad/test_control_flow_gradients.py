@@ -201,6 +201,26 @@ def test_second_order_through_a_scan() -> None:
     assert relative_error(np.array(along), expected) < 1e-5
 
 
+def test_a_state_whose_shape_only_its_start_tells() -> None:
+    """As exporters write it; weights are read in every step, and scanned ones gathered."""
+    text = """
+    g (float[T, 2, 3] x, float[2, 3] h0) => (float[2, 3] last)
+    <bool go = {1}, float[3, 3] w = {0.1, -0.2, 0.3, 0.4, 0.5, -0.6, 0.7, 0.8, 0.9}>
+    {
+        size = Shape <start = 0, end = 1> (x)
+        n = Squeeze (size)
+        last = Loop <body = step (int64 i, bool on, float[] h) => (bool still, float[] next)
+        {
+            row = Gather (x, i)
+            moved = MatMul (h, w)
+            bent = Tanh (moved)
+            next = Add (bent, row)
+            still = Identity (on)
+        }> (n, go, h0)
+    }"""
+    check_gradient(text, _feeds(x=(4, 2, 3), h0=(2, 3)), ["x", "h0", "w"], double=False)
+
+
 def test_a_state_that_grows_is_refused() -> None:
     text = """
     <ir_version: 10, opset_import: ["" : 21]>

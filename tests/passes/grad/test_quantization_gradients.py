@@ -232,3 +232,14 @@ def test_normalized_steps() -> None:
     normalized = Session(_lower(text, "x", "s", steps="normalized"), REFERENCE).run(dict(feeds))
     np.testing.assert_array_equal(normalized["grad_x"], exact["x"])
     np.testing.assert_allclose(normalized["grad_s"], exact["s"] / np.sqrt(5 * 127), rtol=1e-6)
+
+
+def test_float_weights_that_are_quantized_inside_are_weights() -> None:
+    text = """
+    g (float[N, 2] x) => (float loss)
+    <float s = {0.1}, int8 z = {0}, float[2, 2] w = {0.5, 1.04, 2, 50}>
+    { q = QuantizeLinear (w, s, z)  y = DequantizeLinear (q, s, z)  p = MatMul (x, y)
+      loss = ReduceSum <keepdims = 0> (p) }"""
+    model = _lower(text, "weights")
+    found = Session(model, REFERENCE).run({"x": np.array([[1, 2]], np.float32)})
+    np.testing.assert_array_equal(found["grad_w"], [[1, 1], [2, 0]])
