@@ -43,8 +43,11 @@ _FEEDS = 64
 """What the passes learn from: means and second moments need no more."""
 _MEANS = 32
 """For mean errors, which are measured behind every other mending."""
-_ROWS = 128
-"""Of each feed, for second moments: 8,192 vectors for some hundred inputs."""
+_VECTORS = 8192
+"""For second moments of some hundred inputs, from all feeds together."""
+_NUMBERS = 2**19
+"""Of inputs, in all feeds of a rung: large ones show as much of each channel in a few feeds."""
+_FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,16 @@ class Lesson:
     means: MutableMapping[str, Array] = field(default_factory=dict[str, Array])
 
 
+def _enough(feeds: FeedSource, most: int) -> tuple[FeedSource, int]:
+    """At most so many of ``feeds``, fewer where each is large; and how many."""
+    size_of_one = next((sum(map(np.size, each.values())) for each in feeds), 1)
+    count = max(_FEWEST, min(most, _NUMBERS // max(size_of_one, 1)))
+    return feeds.first(count), count
+
+
 def _smooth_quant(lesson: Lesson) -> Pass:
-    lesson.progress.stage("measuring the largest values of channels", _FEEDS)
-    feeds = lesson.feeds.first(_FEEDS)
+    feeds, count = _enough(lesson.feeds, _FEEDS)
+    lesson.progress.stage("measuring the largest values of channels", count)
     return SmoothQuant(
         measure_channel_maxima(lesson.original, None, feeds, progress=lesson.progress)
     )
@@ -86,10 +96,10 @@ def _hessian_ranges(insert: InsertQdq, lesson: Lesson) -> InsertQdq:
 
 def _moments(lesson: Lesson) -> InputMoments:
     if lesson.original not in lesson.moments:
-        lesson.progress.stage("measuring the moments of inputs", _FEEDS)
-        feeds = lesson.feeds.first(_FEEDS)
+        feeds, count = _enough(lesson.feeds, _FEEDS)
+        lesson.progress.stage("measuring the moments of inputs", count)
         found = measure_input_moments(
-            lesson.original, None, feeds, rows=_ROWS, progress=lesson.progress
+            lesson.original, None, feeds, rows=_VECTORS // count, progress=lesson.progress
         )
         lesson.moments[lesson.original] = found
     return lesson.moments[lesson.original]
@@ -135,7 +145,7 @@ def _correct_bias(lesson: Lesson) -> Pass:
     if not _has_layers(lesson.quantized):
         return CorrectBias(OutputErrors({}))
     lesson.progress.stage("measuring the mean errors of layers")
-    feeds = lesson.feeds.first(_MEANS)
+    feeds, _ = _enough(lesson.feeds, _MEANS)
     return CorrectBias(
         measure_output_errors(lesson.original, lesson.quantized, feeds, means=lesson.means)
     )

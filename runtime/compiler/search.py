@@ -45,6 +45,7 @@ from onnxfold.runtime.compiler.frontier import mixtures, most_accurate, spending
 from onnxfold.runtime.compiler.ladder import climb
 from onnxfold.runtime.compiler.repair import repair
 
+_MOST_REPAIRED = 2
 _WORTH_TIME_DB = 0.5
 """Accuracy beyond the budget that gains less is not worth any time."""
 
@@ -90,7 +91,8 @@ def _within_budget(
 ) -> list[Candidate[ModelT]]:
     """What can be made of ``tried``, the fastest first, until one needs no layer in float for it.
 
-    Compensations cost no time: what is slower need not be looked at after that.
+    Compensations cost no time: what is slower need not be looked at after that. Two that do need
+    layers in float are enough to choose from: repairs take long.
     """
     accepted: list[Candidate[ModelT]] = []
     for each in tried:
@@ -98,7 +100,7 @@ def _within_budget(
         if found is None:
             continue
         accepted.append(found)
-        if found.choice.in_float == each.choice.in_float:
+        if found.choice.in_float == each.choice.in_float or len(accepted) == _MOST_REPAIRED:
             break
     return accepted
 
