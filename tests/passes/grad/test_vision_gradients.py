@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -145,6 +148,86 @@ def test_group_normalization_of_a_scale_a_group() -> None:
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["half_pixel", "output_half_pixel"])
+def test_roi_align(how: str) -> None:
+    text = f"""g (float[2,2,6,5] x, float[3,4] r, int64[3] i) => (float[] y) {{
+        y = RoiAlign<output_height = 2, output_width = 3, sampling_ratio = 2, spatial_scale = 0.5,
+            coordinate_transformation_mode = "{how}">(x, r, i) }}"""
+    regions = np.array([[0, 0, 7, 9], [2.3, 1, 13, 8], [-5, -3, 4, 3.5]], np.float32)
+    x = np.random.default_rng(0).standard_normal((2, 2, 6, 5)).astype(np.float32)
+    feeds = {"x": x, "r": regions, "i": np.array([0, 1, 1])}
+    check_gradient(text, feeds, ["x"], symbols="batch", double=False)
+    # A change of a region moves samples over kinks more easily than those of an image.
+    check_gradient(text, feeds, ["r"], symbols="none", double=False, tolerance=1e-4)
+
+
+@dataclass(frozen=True)
+class Deformed:
+    """DeformConv of kernels of 2 by 2 in float64; the reference evaluator rounds its offsets."""
+
+    stride: int
+    dilation: int
+    pads: tuple[int, int]
+    groups: int
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Sequence[Array]:
+        x, weight, offset = feeds["x"], feeds["w"], feeds["o"]
+        n, space = len(x), offset.shape[2:]
+        moved = offset.reshape(n, self.groups, 4, 2, *space)
+        mask = feeds["m"].reshape(n, self.groups, 4, *space) if "m" in feeds else np.ones(())
+        result = np.zeros((n, len(weight), *space))
+        owners = [channel * self.groups // x.shape[1] for channel in range(x.shape[1])]
+        rows, columns = (np.arange(size) * self.stride for size in space)
+        starts: list[Array] = [rows.reshape(-1, 1), columns]
+        per_group = len(weight) * weight.shape[1] // x.shape[1]
+        for tap, channel in itertools.product(range(4), range(x.shape[1])):
+            places = [
+                moved[:, owners[channel], tap, axis]
+                + starts[axis]
+                + (tap // 2, tap % 2)[axis] * self.dilation
+                - self.pads[axis]
+                for axis in (0, 1)
+            ]
+            read = np.zeros((n, *space))
+            for i, j in itertools.product(range(x.shape[2]), range(x.shape[3])):
+                near = np.maximum(1 - np.abs(places[0] - i), 0)
+                near = near * np.maximum(1 - np.abs(places[1] - j), 0)
+                read += near * x[:, channel, i, j].reshape(-1, 1, 1)
+            if mask.ndim:
+                read = read * mask[:, owners[channel], tap]
+            group, inside = divmod(channel, weight.shape[1])
+            for out in range(group * per_group, (group + 1) * per_group):
+                result[:, out] += weight[out, inside, tap // 2, tap % 2] * read
+        return [result + feeds["b"].reshape(-1, 1, 1) if "b" in feeds else result]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attributes", "how", "given"),
+    [
+        (
+            "strides = [2,2], pads = [1,1,0,0], group = 2, offset_group = 2",
+            Deformed(2, 1, (1, 1), 2),
+            "x, w, o, b, m",
+        ),
+        ("dilations = [2,2], pads = [1,0,0,1]", Deformed(1, 2, (1, 0), 1), "x, w, o"),
+    ],
+)
+def test_deform_conv(attributes: str, how: Deformed, given: str) -> None:
+    random = np.random.default_rng(0)
+    shapes = {
+        "x": (2, 2, 4, 3),
+        "w": (4, 2 // how.groups, 2, 2),
+        "o": (2, 8 * how.groups, *((2, 2) if how.stride == 2 else (3, 2))),
+        "b": (4,),
+        "m": (2, 4 * how.groups, 2, 2),
+    }
+    feeds = {n: random.standard_normal(shapes[n]).astype(np.float32) for n in given.split(", ")}
+    declared = ", ".join(f"float[{','.join(map(str, shapes[n]))}] {n}" for n in feeds)
+    text = f"g ({declared}) => (float[] y) {{ y = DeformConv<{attributes}>({given}) }}"
+    check_gradient(text, feeds, opset=22, symbols="batch", double=False, forward=how)
+
+
 def test_norms_of_nothing_have_no_gradient() -> None:
     for node in ("LpPool<kernel_shape = [2,2]>", "GlobalLpPool", "LpNormalization<axis = 1>"):
         text = f"g (float[1,2,2,2] x) => (float[a,b,c,d] y) {{ y = {node}(x) }}"
@@ -160,6 +243,8 @@ def test_norms_of_nothing_have_no_gradient() -> None:
         ('Conv<auto_pad = "SAME_UPPER", strides = [2,2]>(c, w)', "pads of auto_pad"),
         ("ConvTranspose<group = 2>(c, u)", "has groups"),
         ("Conv(c, k)", "size of its kernel"),
+        ("RoiAlign(x, r, i)", "fixed number of samples"),
+        ("MaxRoiPool<pooled_shape = [2,2]>(x, q)", "RoiAlign has a gradient"),
         (
             'Resize<keep_aspect_ratio_policy = "not_larger", axes = [2,3]>(x, , , sizes)',
             "aspect ratio",
@@ -168,7 +253,8 @@ def test_norms_of_nothing_have_no_gradient() -> None:
 )
 def test_refusals(node: str, reason: str) -> None:
     text = f"""g (float[1,4,4,4] x, float[1,C,H,W] c, float[2,4,3,3] w, float[I,O,3,3] u,
-        float[2,4,K,L] k) => (float[a,b,d,e] y) <int64[2] sizes = {{3,3}}> {{ y = {node} }}"""
+        float[2,4,K,L] k, float[5,4] r, int64[5] i, float[5,5] q)
+        => (float[a,b,d,e] y) <int64[2] sizes = {{3,3}}> {{ y = {node} }}"""
     wrt = ["c" if "c" in node.partition("(")[2] else "x", "u"]
     with pytest.raises(UsageError, match=reason):
         lower(parsed(text), wrt, "y")
