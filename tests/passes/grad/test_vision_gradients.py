@@ -177,8 +177,10 @@ class Deformed:
         mask = feeds["m"].reshape(n, self.groups, 4, *space) if "m" in feeds else np.ones(())
         result = np.zeros((n, len(weight), *space))
         owners = [channel * self.groups // x.shape[1] for channel in range(x.shape[1])]
-        rows, columns = (np.arange(size) * self.stride for size in space)
-        starts: list[Array] = [rows.reshape(-1, 1), columns]
+        starts: list[Array] = [
+            np.arange(space[0]).reshape(-1, 1) * self.stride,
+            np.arange(space[1]) * self.stride,
+        ]
         per_group = len(weight) * weight.shape[1] // x.shape[1]
         for tap, channel in itertools.product(range(4), range(x.shape[1])):
             places = [
