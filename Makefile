@@ -43,11 +43,12 @@ format: $(READY) ## Format the code
 	@$(VENV)/bin/ruff check --fix $(SOURCES)
 	@$(VENV)/bin/ruff format $(SOURCES)
 
-bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantization
+bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantization, training
 	@$(RUN) benchmarks/bench_graph_edits.py
 	@$(RUN) benchmarks/bench_calibration.py
 	@$(RUN) benchmarks/bench_fold.py
 	@$(RUN) benchmarks/bench_quantization.py
+	@$(RUN) benchmarks/bench_training.py
 
 fixtures: $(READY) ## Regenerate the committed fixture models
 	@$(RUN) -m fixtures.generate
