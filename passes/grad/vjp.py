@@ -211,8 +211,6 @@ FLAT: frozenset[str] = frozenset(
 
 
 NO_GRADIENT: Mapping[str, str] = {
-    "MaxRoiPool": "no operator of ONNX tells which element of a region was the largest",
-    "RoiAlign": "there is no rule for it; use GridSample",
     "SequenceAt": "gradients do not flow through sequences; unroll them into tensors",
     "SplitToSequence": "gradients do not flow through sequences; use Split",
     "ConcatFromSequence": "gradients do not flow through sequences; use Concat",

@@ -13,6 +13,7 @@ import pytest
 from fixtures.gradients import FAMILIES
 from fixtures.gradients.case import GradientCase, cases
 from fixtures.gradients.coverage import coverage
+from onnxfold.passes.grad.rules import load_rules
 from onnxfold.passes.grad.vjp import FLAT, NO_GRADIENT
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +24,7 @@ HELD_ELSEWHERE = {
     "GRU": "test_recurrent_gradients",
     "LSTM": "test_recurrent_gradients",
     "LinearAttention": "test_core_rules",
+    "MaxRoiPool": "test_vision_gradients",
     "RNN": "test_recurrent_gradients",
     "SwiGLU": "test_core_rules",
     "TensorScatter": "test_core_rules",
@@ -32,6 +34,13 @@ HELD_ELSEWHERE = {
 
 def test_nothing_differentiable_is_unaccounted_for() -> None:
     assert [each.operator for each in coverage() if not each.how] == []
+
+
+def test_an_operator_has_a_rule_or_is_flat_or_refused() -> None:
+    rules = set(load_rules())
+    assert not rules & FLAT
+    assert not rules & set(NO_GRADIENT)
+    assert not FLAT & set(NO_GRADIENT)
 
 
 def test_every_differentiable_input_is_held_to_differences() -> None:
