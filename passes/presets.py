@@ -32,6 +32,12 @@ FOLD = (
 )
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 
+EXPORTED = (
+    "lift-constants,infer-shapes,remove-identity,merge-transposes,merge-reshapes,remove-identity,"
+    "deduplicate-initializers,eliminate-common-subexpressions,remove-dead-code,infer-shapes"
+)
+"""What ``export`` cleans up after an exporter: keeps every bit, and every Q/DQ pair."""
+
 TIDY = "deduplicate-initializers,remove-dead-code,infer-shapes"
 """What runs after quantizing or folding."""
 

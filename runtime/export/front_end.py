@@ -45,16 +45,18 @@ class Exported:
     """A model as the front end made it, and what its framework computes.
 
     Attributes:
-        model: The ONNX model, as the exporter wrote it.
+        model: The ONNX model, as the exporter wrote it; None where it was only run.
         answer: What the front end said of it.
         feeds: What was fed, by the model's names.
         expected: What the framework computed of each, by the model's names.
+        others: What other kernels of the framework computed; empty where it has no others.
     """
 
-    model: ir.Model
+    model: ir.Model | None
     answer: Answer
     feeds: tuple[Feed, ...]
     expected: tuple[Feed, ...]
+    others: tuple[Feed, ...] = ()
 
 
 def run_front_end(
@@ -84,13 +86,18 @@ def run_front_end(
         write_request(folder, request, feeds)
         words = _run(source, folder, os.fspath(python or sys.executable), seconds)
         answer = _read_answer(source, folder, words)
-        model = load_model(folder / MODEL)
-        # The weights may lie in the folder, which goes away.
-        for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
-        given, expected = read_samples(folder)
-    return Exported(model, answer, tuple(given), tuple(expected))
+        model = None if request.runs_only else _read_model(folder / MODEL)
+        given, expected, others = read_samples(folder)
+    return Exported(model, answer, tuple(given), tuple(expected), tuple(others))
+
+
+def _read_model(path: Path) -> ir.Model:
+    """The model, with all weights in memory: the folder that it lies in goes away."""
+    model = load_model(path)
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+    return model
 
 
 def _run(source: Source, folder: Path, python: str, seconds: float) -> str:
@@ -118,9 +125,15 @@ def _read_answer(source: Source, folder: Path, words: str) -> Answer:
         raise ExecutionError(f"{source.path}: {source.framework} crashed: {words or 'no word'}")
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "answer" in document:
-        found = document["answer"]
-        lists = {name: tuple(found.get(name, ())) for name in ("inputs", "outputs", "notes")}
-        return Answer(**{**found, **lists})
+        found: dict[str, Any] = document["answer"]
+        return Answer(
+            inputs=tuple(found["inputs"]),
+            outputs=tuple(found["outputs"]),
+            versions=found["versions"],
+            layers=found.get("layers", {}),
+            notes=tuple(found.get("notes", ())),
+            count=found.get("count", 0),
+        )
     raise _error(source, document["fault"], document["message"])
 
 

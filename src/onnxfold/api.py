@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxfold.adversary import DEFAULT_STEPS, attack
 from onnxfold.compiling import compile
+from onnxfold.exporting import export
 from onnxfold.loss_graphs import inject_loss
 from onnxfold.loss_verdicts import NO_LIMITS, judged_by_loss, loss_request
 from onnxfold.outcome import (
@@ -61,6 +62,7 @@ __all__ = [
     "Outcome",
     "compile",
     "explain",
+    "export",
     "fold",
     "inject_loss",
     "optimize",

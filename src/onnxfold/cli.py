@@ -295,6 +295,34 @@ def _compile(parser: argparse.ArgumentParser) -> None:
     _report(parser)
 
 
+def _export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", type=Path, metavar="SOURCE", help="a SavedModel folder, a .keras, .h5 or .tflite"
+    )
+    _output(parser)
+    parser.add_argument(
+        "--from",
+        dest="kind",
+        default="auto",
+        metavar="KIND",
+        help="what SOURCE is: savedmodel, keras, keras-h5 or tflite (default: look inside)",
+    )
+    _data(parser, "; run in the framework too; without it inputs are generated")
+    parser.add_argument(
+        "--opset", type=int, default=18, metavar="N", help="of ai.onnx to write (default: 18)"
+    )
+    parser.add_argument(
+        "--signature", metavar="NAME", help="of a SavedModel (default: serving_default)"
+    )
+    parser.add_argument(
+        "--python",
+        type=Path,
+        metavar="PYTHON",
+        help="an interpreter that has the framework (default: the one that runs onnxfold)",
+    )
+    _report(parser)
+
+
 def _fold(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _output(parser)
@@ -413,6 +441,7 @@ def _explain(parser: argparse.ArgumentParser) -> None:
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "compile": ("quantize a float model to integers, keep what is faster, prove it", _compile),
+    "export": ("turn a framework's model into ONNX, proven against the framework", _export),
     "fold": ("fold an already fake-quantized model to integer arithmetic", _fold),
     "tune": ("measure kernels on this machine, for --costs of fold and compile", _tune),
     "optimize": ("simplify and fuse a float model", _optimize),

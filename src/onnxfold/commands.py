@@ -112,6 +112,22 @@ def _print_kernel_costs(document: dict[str, Any]) -> None:
     )
 
 
+def export(options: argparse.Namespace) -> int:
+    """``onnxfold export``."""
+    _check_places(options)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        outcome = api.export(
+            options.model,
+            kind=options.kind,
+            data=options.data,
+            opset=options.opset,
+            signature=options.signature,
+            python=options.python,
+            progress=progress,
+        )
+    return _finish(options, outcome)
+
+
 def optimize(options: argparse.Namespace) -> int:
     """``onnxfold optimize``."""
     _check_places(options)

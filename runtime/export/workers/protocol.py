@@ -53,6 +53,9 @@ class Request:
         samples: How many samples to run in the framework, where no feeds are given.
         seed: Of the inputs that are made up.
         options: What only some front ends know: the signature of a SavedModel, for example.
+        inputs: Names of the inputs in the ONNX model that was exported before. The source is then
+            run on the feeds, which have these names, and not exported again.
+        outputs: Names of the outputs, likewise.
     """
 
     kind: str
@@ -61,6 +64,13 @@ class Request:
     samples: int = 4
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+
+    @property
+    def runs_only(self) -> bool:
+        """Whether there is a model already, and only samples are wanted."""
+        return bool(self.outputs)
 
 
 @dataclass(frozen=True)
@@ -102,15 +112,24 @@ def read_feeds(folder: Path) -> list[Feed]:
     return _read_arrays(folder / FEEDS).get("in", [])
 
 
-def write_samples(folder: Path, feeds: Sequence[Feed], outputs: Sequence[Feed]) -> None:
-    """Write what the framework computed: one dict of outputs a feed, by the names in ONNX."""
-    _write_arrays(folder / SAMPLES, {"in": feeds, "out": outputs})
+def write_samples(
+    folder: Path, feeds: Sequence[Feed], outputs: Sequence[Feed], others: Sequence[Feed] = ()
+) -> None:
+    """Write what the framework computed.
+
+    Args:
+        folder: Where to.
+        feeds: The samples, by the names in ONNX.
+        outputs: One dict of outputs a sample, likewise.
+        others: The same from other kernels of the framework, which are as right.
+    """
+    _write_arrays(folder / SAMPLES, {"in": feeds, "out": outputs, "other": others})
 
 
-def read_samples(folder: Path) -> tuple[list[Feed], list[Feed]]:
-    """Feeds and what the framework computed of them."""
+def read_samples(folder: Path) -> tuple[list[Feed], list[Feed], list[Feed]]:
+    """Feeds, what the framework computed of them, and what other kernels of it computed."""
     arrays = _read_arrays(folder / SAMPLES)
-    return arrays.get("in", []), arrays.get("out", [])
+    return arrays.get("in", []), arrays.get("out", []), arrays.get("other", [])
 
 
 def serve(export: Callable[[Request, Path], Answer]) -> None:

@@ -9,13 +9,22 @@ from pathlib import Path
 
 from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request, serve
 
-_MODULES = {"tflite": "tflite"}
+_MODULES = {
+    "keras": "keras",
+    "keras-h5": "keras",
+    "savedmodel": "savedmodel",
+    "tflite": "tflite",
+}
 
 
 def export(request: Request, folder: Path) -> Answer:
-    """Export by the module that knows this kind."""
+    """Export by the module that knows this kind.
+
+    Raises:
+        FrontEndError: None does.
+    """
     if request.kind not in _MODULES:
-        raise FrontEndError(f"{request.kind} is not known to this front end", "usage")
+        raise FrontEndError(f"models of kind {request.kind} cannot be exported yet", "usage")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     name = f"onnxfold.runtime.export.workers.{_MODULES[request.kind]}"
     export_kind: Callable[[Request, Path], Answer] = importlib.import_module(name).export

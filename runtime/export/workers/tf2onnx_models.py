@@ -43,6 +43,19 @@ def write_model(model: Any, folder: Path) -> None:
     (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
 
 
+def rename_tensors(model: Any, names: Mapping[str, str]) -> None:
+    """Rename tensors of the main graph; what has a new name already is put aside."""
+    wanted = {old: new for old, new in names.items() if old != new}
+    taken = {name for node in model.graph.node for name in node.output} - set(wanted)
+    aside = {new: f"{new}_inner" for new in wanted.values() if new in taken}
+    table = {**aside, **wanted}
+    for node in model.graph.node:
+        for field in (node.input, node.output):
+            field[:] = [table.get(name, name) for name in field]
+    for each in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        each.name = table.get(each.name, each.name)
+
+
 def versions() -> Mapping[str, str]:
     """Of the packages that exported."""
     names = ("tensorflow", "tf2onnx", "onnx", "keras", "tf_keras")

@@ -112,8 +112,9 @@ def test_arrays_survive_the_folder(tmp_path: Path) -> None:
     assert [sorted(feed) for feed in again] == [["a/b", "c"]] * 2
     np.testing.assert_array_equal(again[1]["a/b"], feeds[1]["a/b"])
     protocol.write_samples(tmp_path, feeds, feeds[::-1])
-    given, expected = protocol.read_samples(tmp_path)
+    given, expected, others = protocol.read_samples(tmp_path)
     assert len(given) == len(expected) == 2
+    assert others == []
 
 
 def test_what_a_front_end_raises_is_an_answer(

@@ -1,0 +1,108 @@
+"""Exports a Python function of TensorFlow: converts it, names its outputs, and runs it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxfold.runtime.export.workers.protocol import (
+    Answer,
+    Feed,
+    FrontEndError,
+    Request,
+    write_samples,
+)
+from onnxfold.runtime.export.workers.samples import Port, renamed, samples
+from onnxfold.runtime.export.workers.tf2onnx_models import (
+    load_tf2onnx,
+    rename_tensors,
+    versions,
+    write_model,
+)
+
+
+def export_function(
+    call: Callable[..., Any], signature: Sequence[Any], request: Request, folder: Path
+) -> Answer:
+    """Export ``call``, which takes tensors as ``signature`` has them, one after the other.
+
+    Args:
+        call: Returns a tensor, a list of tensors, or a dict of them by name.
+        signature: A ``tf.TensorSpec`` with a name for each argument.
+        request: What is to be exported.
+        folder: Where the answer goes.
+
+    Raises:
+        FrontEndError: tf2onnx cannot convert it, or it does not run on the samples.
+    """
+    tf: Any = importlib.import_module("tensorflow")
+    ports = [_port(each) for each in signature]
+    inputs = [port.name for port in ports]
+    feeds = samples(request, folder, ports)
+    found = [_run(tf, call, feed, ports) for feed in feeds]
+    outputs = list(found[0])
+    names: tuple[Sequence[str], Sequence[str]] = request.inputs, request.outputs
+    if not request.runs_only:
+        model = _converted(tf, call, signature, request)
+        _name_outputs(model, outputs)
+        write_model(model, folder)
+        names = inputs, outputs
+    write_samples(
+        folder,
+        [renamed(feed, inputs, names[0]) for feed in feeds],
+        [renamed(each, outputs, names[1]) for each in found],
+    )
+    return Answer(tuple(names[0]), tuple(names[1]), versions(), count=len(feeds))
+
+
+def _converted(
+    tf: Any, call: Callable[..., Any], signature: Sequence[Any], request: Request
+) -> Any:
+    tf2onnx = load_tf2onnx()
+
+    def flat(*arrays: Any) -> Any:
+        return [tf.identity(each) for each in _named(call(*arrays)).values()]
+
+    try:
+        model, _ = tf2onnx.convert.from_function(
+            tf.function(flat), input_signature=list(signature), opset=request.opset
+        )
+    except (ValueError, KeyError, AssertionError, NotImplementedError, TypeError) as error:
+        words = str(error) or type(error).__name__
+        raise FrontEndError(f"tf2onnx cannot convert it: {words}", "unsupported") from error
+    return model
+
+
+def _name_outputs(model: Any, outputs: Sequence[str]) -> None:
+    """Give the outputs, which tf2onnx numbers, the names that the framework has for them."""
+    written = [each.name for each in model.graph.output]
+    numbers = sorted(written, key=lambda name: (len(name), name))
+    rename_tensors(model, dict(zip(numbers, outputs, strict=True)))
+    inputs = {each.name: each.name.partition(":")[0] for each in model.graph.input}
+    rename_tensors(model, inputs)
+
+
+def _run(tf: Any, call: Callable[..., Any], feed: Feed, ports: Sequence[Port]) -> Feed:
+    try:
+        found = call(*(tf.constant(feed[port.name]) for port in ports))
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise FrontEndError(f"it does not run on the samples: {error}", "usage") from error
+    return {name: np.asarray(tensor) for name, tensor in _named(found).items()}
+
+
+def _named(found: Any) -> dict[str, Any]:
+    """The outputs by name; numbered where the framework has no names for them."""
+    if isinstance(found, dict):
+        return {str(name): found[name] for name in sorted(found)}
+    several = list(found) if isinstance(found, list | tuple) else [found]
+    names = ["output"] if len(several) == 1 else [f"output_{i}" for i in range(len(several))]
+    return dict(zip(names, several, strict=True))
+
+
+def _port(spec: Any) -> Port:
+    shape = tuple(None if dim is None else int(dim) for dim in spec.shape)
+    return Port(str(spec.name), np.dtype(spec.dtype.as_numpy_dtype), shape)

@@ -1,0 +1,147 @@
+"""``export``: what a framework saved becomes ONNX, proven against the framework."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxfold.outcome import Outcome
+from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.presets import EXPORTED
+from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.suggest import did_you_mean
+from onnxfold.runtime.compiler.verified import model_facts, run_tolerant
+from onnxfold.runtime.export.front_end import Exported, run_front_end
+from onnxfold.runtime.export.proof import prove
+from onnxfold.runtime.export.sources import FRAMEWORKS, Source, recognise
+from onnxfold.runtime.export.workers.protocol import Request
+from onnxfold.runtime.feeds import FeedSource, open_feeds
+from onnxfold.runtime.progress import Progress, Silent
+from onnxfold.runtime.report.report import ModelFacts, Report
+from onnxfold.runtime.specs import Feed, input_specs
+
+DEFAULT_OPSET = 18
+"""The newest that tf2onnx writes."""
+_OPSETS = range(13, 22)
+_SAMPLES = 16
+
+
+def export(
+    source: str | os.PathLike[str],
+    *,
+    kind: str = "auto",
+    data: object = None,
+    opset: int = DEFAULT_OPSET,
+    signature: str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Export a framework's model to ONNX, and prove the result against the framework.
+
+    Args:
+        source: A SavedModel folder, a .keras, .h5 or .tflite file.
+        kind: What it is; ``auto`` looks inside.
+        data: What to run in both; made up from the shapes if None.
+        opset: The version of ai.onnx to write.
+        signature: Of a SavedModel; ``serving_default`` if None.
+        python: The interpreter that has the framework; the one that runs this if None.
+        progress: Told how far it is.
+
+    Returns:
+        The model with its evidence.
+
+    Raises:
+        UsageError: The source is nothing that is known, or its framework is missing.
+        InvalidModelError: It is broken, or holds what ONNX has no operator for.
+        NotEquivalentError: The exported model computes something else than the framework.
+        ExecutionError: The framework crashed.
+    """
+    if opset not in _OPSETS:
+        raise UsageError(f"opset {opset} is not in {_OPSETS.start}..{_OPSETS.stop - 1}")
+    found = _source(Path(source), kind)
+    if found.framework == "onnx":
+        raise UsageError(f"{source} is ONNX already: use optimize, compile or fold")
+    bar = progress or Silent()
+    options: Mapping[str, Any] = {} if signature is None else {"signature": signature}
+    request = Request(found.kind, str(found.path), opset, options=options)
+    bar.stage(f"exporting with {found.framework}")
+    exported = run_front_end(found, request, python=python)
+    model = _model(exported)
+    feeds = None
+    if data is not None:
+        bar.stage(f"running {found.framework} on the data")
+        feeds = open_feeds(data, input_specs(model), limit=_SAMPLES)
+        exported = _run_again(found, request, exported, list(feeds), python)
+    run, _ = run_tolerant(model, parse_passes(EXPORTED), _feeds(model, exported.feeds), bar)
+    bar.stage("comparing with the framework")
+    name = f"{found.path} ({_versions(exported)})"
+    comparison = prove(run.model, name, exported.feeds, exported.expected, exported.others)
+    if not comparison.verdict.passed:
+        raise NotEquivalentError(f"{source}: {'; '.join(comparison.verdict.reasons)}")
+    document = comparison.to_json() | {"candidate": run.model.graph.name or "model"}
+    report = Report(
+        command="export",
+        passed=True,
+        reasons=exported.answer.notes,
+        source=_facts(found.path),
+        result=model_facts(run.model),
+        data={} if feeds is None else feeds.to_json(),
+        passes=run.rows,
+        equivalence=document,
+        remarks=run.remarks,
+    )
+    return Outcome(run.model, report)
+
+
+def _source(path: Path, kind: str) -> Source:
+    if kind == "auto":
+        return recognise(path)
+    if kind not in FRAMEWORKS:
+        raise UsageError(f"no kind of model '{kind}'{did_you_mean(kind, FRAMEWORKS)}")
+    found = recognise(path)
+    return found if found.kind == kind else replace(found, kind=kind)
+
+
+def _facts(path: Path) -> ModelFacts:
+    """Size and digest of a file, or of all files of a folder."""
+    digest, size = hashlib.sha256(), 0
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    for file in files:
+        content = file.read_bytes()
+        digest.update(content)
+        size += len(content)
+    return ModelFacts(str(path), digest.hexdigest(), size, {})
+
+
+def _model(exported: Exported) -> ir.Model:
+    if exported.model is None:
+        raise ValueError("a front end that exports returned no model")
+    return exported.model
+
+
+def _run_again(
+    source: Source,
+    request: Request,
+    exported: Exported,
+    feeds: Sequence[Feed],
+    python: str | os.PathLike[str] | None,
+) -> Exported:
+    """Run the framework on the data: only now are the model's inputs known by name and type."""
+    names = exported.answer
+    again = replace(request, inputs=names.inputs, outputs=names.outputs)
+    ran = run_front_end(source, again, feeds, python=python)
+    return replace(exported, feeds=ran.feeds, expected=ran.expected, others=ran.others)
+
+
+def _feeds(model: ir.Model, feeds: Sequence[Feed]) -> FeedSource:
+    return open_feeds(list(feeds), input_specs(model))
+
+
+def _versions(exported: Exported) -> str:
+    return ", ".join(f"{name} {version}" for name, version in exported.answer.versions.items())
