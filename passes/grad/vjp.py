@@ -211,6 +211,7 @@ FLAT: frozenset[str] = frozenset(
 
 
 NO_GRADIENT: Mapping[str, str] = {
+    "MaxRoiPool": "it does not tell where its maxima were; RoiAlign has a gradient",
     "SequenceAt": "gradients do not flow through sequences; unroll them into tensors",
     "SplitToSequence": "gradients do not flow through sequences; use Split",
     "ConcatFromSequence": "gradients do not flow through sequences; use Concat",

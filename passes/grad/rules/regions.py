@@ -1,4 +1,4 @@
-"""Gradients of what is read from regions of interest: RoiAlign; MaxRoiPool has none."""
+"""Gradients of what is read from regions of interest: RoiAlign."""
 
 from __future__ import annotations
 
@@ -39,16 +39,6 @@ def roi_align(call: Call, b: Builder) -> Gradients:
     split = b.op("Reshape", sum_of_neighbours(b, image, taps), target)
     means = b.op("ReduceMean", split, b.ints(3, 5), keepdims=0)
     return gradients_through(call, b, [b.op("Transpose", means, perm=[1, 0, 2, 3])])
-
-
-@vjp("MaxRoiPool")
-def max_roi_pool(call: Call, _: Builder) -> Gradients:
-    """Refused.
-
-    Raises:
-        UsageError: Always.
-    """
-    raise call.refusal("MaxRoiPool does not tell where its maxima were; RoiAlign has a gradient")
 
 
 def _samples(call: Call, b: Builder, axis: int, bins: int, size: ir.Value, full: ir.Value) -> Taps:

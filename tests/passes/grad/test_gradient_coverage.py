@@ -24,7 +24,6 @@ HELD_ELSEWHERE = {
     "GRU": "test_recurrent_gradients",
     "LSTM": "test_recurrent_gradients",
     "LinearAttention": "test_core_rules",
-    "MaxRoiPool": "test_vision_gradients",
     "RNN": "test_recurrent_gradients",
     "SwiGLU": "test_core_rules",
     "TensorScatter": "test_core_rules",
