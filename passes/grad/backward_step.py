@@ -126,6 +126,11 @@ class BackwardStep:
     scanned: Mapping[int, ir.Value]
     wanted: Sequence[int]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no gradient flows through the loop."""
+        return not self.builder.graph.outputs
+
     def first_gradients(self, loop: Recurrence, b: Builder) -> list[ir.Value]:
         """What the gradients of the carried states, and the sums, begin with."""
         finals = [

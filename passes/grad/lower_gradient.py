@@ -13,6 +13,7 @@ from onnxfold.passes.errors import UsageError
 from onnxfold.passes.grad.builder import Builder
 from onnxfold.passes.grad.differentiate import Differentiator
 from onnxfold.passes.grad.differentiated_copy import copy_between
+from onnxfold.passes.grad.loop_shapes import infer_loop_states
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.type_inference import infer_model_types
 from onnxfold.passes.walk import all_nodes, label
@@ -52,6 +53,7 @@ class LowerGradient(Pass):
         if not nodes:
             return
         infer_model_types(model, rewriter)
+        infer_loop_states(model, rewriter)
         for node in nodes:
             if rewriter.opset(node) < _OLDEST_OPSET:
                 raise UsageError(

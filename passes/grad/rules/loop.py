@@ -23,6 +23,8 @@ def loop(call: Call, b: Builder) -> Gradients:
     forward = Recurrence(call, body, len(body.inputs) - _STATES, _STATES)
     _refuse_other_states(forward)
     step = backward_step(forward, b)
+    if step.is_empty:
+        return ()
     saved = {index: forward.save(b, index) for index in step.saved}
     steps = _step_count(forward, list(saved.values()), b)
     last = b.sub(steps, b.op("Squeeze", b.ints(1)))

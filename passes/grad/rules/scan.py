@@ -30,6 +30,8 @@ def scan(call: Call, b: Builder) -> Gradients:
     loop = Recurrence(call, body, count, turned=turned)
     back_out = [1 - each for each in directions_out]
     step = backward_step(loop, b)
+    if step.is_empty:
+        return ()
     saved = [loop.save(b, index) for index in step.saved]
     _extend_outputs(call, b, len(body.outputs) - count)
     gradients = loop.scanned_gradients()

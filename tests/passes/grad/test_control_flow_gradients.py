@@ -201,6 +201,31 @@ def test_second_order_through_a_scan() -> None:
     assert relative_error(np.array(along), expected) < 1e-5
 
 
+@pytest.mark.parametrize("op_type", ["Scan", "Loop"])
+def test_a_loop_that_no_gradient_flows_through(op_type: str) -> None:
+    """One state depends on what is differentiated by, another on nothing: the loss reads that."""
+    given, first = ("x", "") if op_type == "Scan" else ("", "n, go, ")
+    inputs = "float[2] row" if op_type == "Scan" else ""
+    leading = "" if op_type == "Scan" else "int64 i, bool on, "
+    still = "" if op_type == "Scan" else "bool still, "
+    states = "float[2] h, float[2] k" + (f", {inputs}" if inputs else "")
+    number = "num_scan_inputs = 1, " if op_type == "Scan" else ""
+    call = f"{first}h0, k0{', ' + given if given else ''}"
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (float[T, 2] x, float[2] h0) => (float loss)
+    <bool go = {{1}}, int64 n = {{2}}, float[2] k0 = {{1, 2}}>
+    {{
+        a, c = {op_type} <{number}body = step ({leading}{states}) => ({still}float[2] d, float[2] e)
+        {{ d = Mul (h, h)  e = Add (k, k) {" still = Identity (on)" if still else ""} }}> ({call})
+        loss = ReduceSum <keepdims = 0> (c)
+    }}"""
+    lowered = lower(parser.parse_model(text), ["h0"])
+    assert [node.op_type for node in lowered.graph.node].count(op_type) == 1
+    results = Session(lowered, REFERENCE).run(_feeds(x=(2, 2), h0=(2,)))
+    np.testing.assert_array_equal(results["grad_h0"], [0, 0])
+
+
 def test_a_state_whose_shape_only_its_start_tells() -> None:
     """As exporters write it; weights are read in every step, and scanned ones gathered."""
     text = """

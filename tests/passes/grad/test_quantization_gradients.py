@@ -68,6 +68,8 @@ def _feeds(shape: tuple[int, ...], low: int, high: int) -> tuple[Array, Array]:
 def test_a_scale_of_the_tensor(dtype: str, opset: int) -> None:
     low, high = INTEGER_LIMITS[ir.DataType[dtype.upper()]]
     x, weights = _feeds((4, 5), low, high)
+    # Just inside the limits, and just outside.
+    x[0, :4] = [(low - 3.3) * 0.1, (low - 3.7) * 0.1, (high - 2.7) * 0.1, (high - 2.3) * 0.1]
     text = f"""
     g (float[N, 5] x, float s, float[N, 5] g) => (float loss) <{dtype} z = {{3}}>
     {{ q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z)
