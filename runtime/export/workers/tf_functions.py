@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -97,8 +97,10 @@ def _run(tf: Any, call: Callable[..., Any], feed: Feed, ports: Sequence[Port]) -
 def _named(found: Any) -> dict[str, Any]:
     """The outputs by name; numbered where the framework has no names for them."""
     if isinstance(found, dict):
-        return {str(name): found[name] for name in sorted(found)}
-    several = list(found) if isinstance(found, list | tuple) else [found]
+        by_name = cast("dict[str, Any]", found)
+        return {name: by_name[name] for name in sorted(by_name)}
+    is_several = isinstance(found, list | tuple)
+    several = list(cast("Sequence[Any]", found)) if is_several else [found]
     names = ["output"] if len(several) == 1 else [f"output_{i}" for i in range(len(several))]
     return dict(zip(names, several, strict=True))
 
