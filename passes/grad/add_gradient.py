@@ -16,6 +16,7 @@ from onnxfold.passes.grad.trainable import trainable_weights
 from onnxfold.passes.loss.record import read_record
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.suggest import did_you_mean
+from onnxfold.passes.type_inference import infer_model_types
 
 _DOMAIN = "ai.onnx.preview.training"
 
@@ -47,6 +48,8 @@ class AddGradient(Pass):
             UsageError: There is no such tensor, or nothing to differentiate it by.
         """
         graph = model.graph
+        if not set(self.wrt) <= {"weights", "inputs"}:
+            infer_model_types(model, rewriter)
         values = {value.name: value for value in _values(graph) if value.name}
         result = values.get(self.of)
         if result is None or result.producer() is None:
