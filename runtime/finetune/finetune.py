@@ -21,10 +21,12 @@ from onnxfold.passes.loss.inject_loss import InjectLoss
 from onnxfold.passes.loss.record import TOTAL
 from onnxfold.passes.macs import node_macs
 from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.quantize.gptq import Gptq
 from onnxfold.passes.quantize.set_constants import SetConstants
 from onnxfold.passes.quantize.tuned_constants import TunedConstants
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.counterparts import paired_layers, typed
+from onnxfold.runtime.calibrate.input_moments import measure_input_moments
 from onnxfold.runtime.calibrate.sweep import MEANING
 from onnxfold.runtime.finetune.parameters import Parameters, wanted_weights
 from onnxfold.runtime.finetune.samples import Samples, batches
@@ -48,6 +50,8 @@ _WORK = 1.5e12
 """Multiply-accumulates at most, forward and backward: some 30 seconds on two cores."""
 _BACKWARD = 3
 """What a step costs, in forward passes."""
+_ROWS = 128
+"""Of each sample, for second moments."""
 _LARGE = 2e8
 """Multiply-accumulates of a sample from which on a batch holds one."""
 
@@ -63,6 +67,7 @@ class FinetuneOptions:
         samples: Feeds that are read at most; a quarter of them judges.
         scales: Whether scales of weights move.
         activations: Whether scales of activations do: it pays where their codes are few.
+        rounds: Whether to start with weights that GPTQ rounded, where that is nearer.
         seed: Decides the order of samples, and where images are cut.
     """
 
@@ -72,6 +77,7 @@ class FinetuneOptions:
     samples: int = 64
     scales: bool = True
     activations: bool = False
+    rounds: bool = False
     seed: int = 0
 
 
@@ -129,17 +135,22 @@ def finetune_constants(
     if original is None and not loss:
         raise UsageError("tuning needs the float model to stay near to, or a loss")
     reference = None if original is None else typed(original)
-    parameters = _parameters(quantized, reference, options)
+    _check(quantized, options)
     task = _Task.of(quantized, reference, loss, feeds, options)
+    before = task.judge(quantized)
+    start = quantized
+    if options.rounds and reference is not None:
+        start = _better_rounded(quantized, reference, task, before)
+    parameters = _parameters(start, reference, options)
     graph = TrainingGraph(task.model.clone(), parameters)
     size, steps = _effort(task, options)
     bar.stage("fine-tuning", steps)
     chosen = replace(options, steps=steps, batch=size)
     found, done = _descend(graph, parameters, task.samples, chosen, bar)
-    before = task.judge(quantized)
-    if found is None:
+    if found is None and start is quantized:
         return Tuned(TunedConstants({}), before, before, done)
-    parameters.restore(found)
+    if found is not None:
+        parameters.restore(found)
     constants = parameters.constants()
     after = task.judge(Pipeline((SetConstants(constants),)).run(quantized.clone()).model)
     if not after < before:
@@ -206,20 +217,36 @@ def _prepared(model: ir.Model) -> ir.Model:
     return Pipeline(parse_passes(PREPARE)).run(model.clone()).model
 
 
+def _check(quantized: ir.Model, options: FinetuneOptions) -> None:
+    is_coded = any(node.op_type == "DequantizeLinear" for node in quantized.graph)
+    if not is_coded or not len(_parameters(quantized, None, options)):
+        raise UsageError(
+            f"model '{quantized.graph.name or ''}' has no weights or scales in Q/DQ pairs to tune: "
+            "run insert-qdq first"
+        )
+
+
+def _better_rounded(
+    quantized: ir.Model, original: ir.Model, task: _Task, before: float
+) -> ir.Model:
+    """``quantized`` with its weights rounded together, layer by layer, where that is nearer."""
+    names = [value.name or "" for value in original.graph.inputs]
+    names = [name for name in names if name in task.samples.training[0]]
+    feeds = [{name: each[name] for name in names} for each in task.samples.training]
+    try:
+        moments = measure_input_moments(original, None, feeds, rows=_ROWS)
+        rounded = Pipeline((Gptq(moments),)).run(quantized.clone()).model
+    except UsageError:
+        return quantized
+    return rounded if task.judge(rounded) < before else quantized
+
+
 def _parameters(
     quantized: ir.Model, original: ir.Model | None, options: FinetuneOptions
 ) -> Parameters:
     pairs = [] if original is None else paired_layers(original, quantized)
     wanted = wanted_weights([(each.quantized.node, each.original.node) for each in pairs])
-    parameters = Parameters(
-        quantized, wanted, scales=options.scales, activations=options.activations
-    )
-    if not len(parameters):
-        raise UsageError(
-            f"model '{quantized.graph.name or ''}' has no weights or scales in Q/DQ pairs to tune: "
-            "run insert-qdq first"
-        )
-    return parameters
+    return Parameters(quantized, wanted, scales=options.scales, activations=options.activations)
 
 
 def _relative(matched: Matched, samples: Samples, count: int) -> Matched:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxfold.adversary import DEFAULT_STEPS, attack
 from onnxfold.compiling import compile
 from onnxfold.exporting import export
+from onnxfold.finetuning import finetune
 from onnxfold.loss_graphs import inject_loss
 from onnxfold.loss_verdicts import NO_LIMITS, judged_by_loss, loss_request
 from onnxfold.outcome import (
@@ -63,6 +64,7 @@ __all__ = [
     "compile",
     "explain",
     "export",
+    "finetune",
     "fold",
     "inject_loss",
     "optimize",

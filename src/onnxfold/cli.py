@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from onnxfold._version import __version__
 from onnxfold.console import print_error
+from onnxfold.finetune_options import add_finetune_options
 from onnxfold.loss_options import add_loss_choice, add_loss_options
 from onnxfold.passes.errors import OnnxfoldError, UsageError
 from onnxfold.passes.suggest import did_you_mean
@@ -433,6 +434,15 @@ def _loss(parser: argparse.ArgumentParser) -> None:
     _report(parser)
 
 
+def _finetune(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    _data(parser, "; half of it is learned from, the other half judges")
+    add_finetune_options(parser)
+    _budget(parser)
+    _report(parser)
+
+
 def _explain(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _target(parser)
@@ -443,6 +453,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "compile": ("quantize a float model to integers, keep what is faster, prove it", _compile),
     "export": ("turn a framework's model into ONNX, proven against the framework", _export),
     "fold": ("fold an already fake-quantized model to integer arithmetic", _fold),
+    "finetune": ("tune the constants of a fake-quantized model by gradients", _finetune),
     "tune": ("measure kernels on this machine, for --costs of fold and compile", _tune),
     "optimize": ("simplify and fuse a float model", _optimize),
     "loss": ("add losses, and their gradients or an optimizer, to a model", _loss),

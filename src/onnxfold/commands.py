@@ -88,6 +88,25 @@ def fold(options: argparse.Namespace) -> int:
     return _finish(options, outcome)
 
 
+def finetune(options: argparse.Namespace) -> int:
+    """``onnxfold finetune``."""
+    _check_places(options)
+    with ProgressBars(enabled=not options.quiet) as progress:
+        outcome = api.finetune(
+            options.model,
+            reference=options.reference,
+            loss=options.loss,
+            data=options.data,
+            budget=options.budget,
+            steps=options.steps,
+            rate=options.rate,
+            activations=options.activations,
+            seed=options.seed,
+            progress=progress,
+        )
+    return _finish(options, outcome)
+
+
 def tune(options: argparse.Namespace) -> int:
     """``onnxfold tune``."""
     _check_places(options)
