@@ -245,3 +245,19 @@ def test_float_weights_that_are_quantized_inside_are_weights() -> None:
     model = _lower(text, "weights")
     found = Session(model, REFERENCE).run({"x": np.array([[1, 2]], np.float32)})
     np.testing.assert_array_equal(found["grad_w"], [[1, 1], [2, 0]])
+
+
+def test_torch_agrees() -> None:
+    """torch._fake_quantize_learnable_per_tensor_affine(x, s, 3, -128, 127, 1.0), torch 2.13."""
+    text = """
+    g (float[N] x, float s, float[N] g) => (float loss) <int8 z = {3}>
+    { q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z)
+      p = Mul (y, g)  loss = ReduceSum <keepdims = 0> (p) }"""
+    feeds = {
+        "x": np.array([-14, -13.12, -0.22, 0.04, 3.33, 12.41, 12.6], np.float32),
+        "s": np.array(0.1, np.float32),
+        "g": np.arange(1, 8).astype(np.float32),
+    }
+    found = _gradients(text, feeds, "x", "s")
+    np.testing.assert_array_equal(found["x"], [0, 2, 3, 4, 5, 6, 0])
+    np.testing.assert_allclose(found["s"], 734.3, rtol=1e-6)
