@@ -41,7 +41,8 @@ def _operand_gradient(call: Call, b: Builder, equation: Equation, index: int) ->
         gradient = b.mul(gradient, _diagonal(x, letters.index(letters[axis]), axis, b))
     if alone:
         gradient = b.expand_like(gradient, x)
-    if "..." in call.string("equation", ""):
+    # Dimensions of 1 are broadcast; only an ellipsis stands for dimensions that are not known.
+    if "..." in call.string("equation", "") or (x.shape is not None and 1 in x.shape):
         return b.sum_to(gradient, x)
     b.assume_like(gradient, x)
     return gradient

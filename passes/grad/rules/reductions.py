@@ -84,7 +84,10 @@ def reduce_extremum(call: Call, b: Builder) -> Gradients:
 
 @vjp("ReduceProd")
 def reduce_prod(call: Call, b: Builder) -> Gradients:
-    """D prod(x): the product of the other elements; right where some are 0, too."""
+    """D prod(x): the product of the other elements; right where some are 0, too.
+
+    Second derivatives are right where none is.
+    """
     x = call.x(0)
     zero = b.is_zero(x)
     safe = b.where(zero, b.number(1, x), x)
