@@ -98,8 +98,8 @@ def fold_pass(
     return f"{before}fold-qdq{{target={target}{option}}}"
 
 
-Mode = Literal["dynamic-range", "full-integer", "16x8", "float16"]
-"""The modes of post-training quantization that TensorFlow Lite has, by its names."""
+Mode = Literal["dynamic-range", "full-integer", "16x8", "float16", "int4-weights"]
+"""The modes of post-training quantization that TensorFlow Lite has, by its names; and one more."""
 
 
 def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
@@ -107,7 +107,8 @@ def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
 
     ``dynamic-range``: products and LSTMs on int8 with ranges taken at every run. ``full-integer``:
     int8 activations and weights, integer inputs and outputs, folded. ``16x8``: int16 activations
-    around zero and int8 weights, as Q/DQ. ``float16``: weights stored in float16.
+    around zero and int8 weights, as Q/DQ. ``float16``: weights stored in float16. ``int4-weights``:
+    weights of products in 4 bits, in blocks of 32.
 
     Args:
         mode: The mode.
@@ -127,6 +128,8 @@ def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
             return f"upgrade-opset{{to=21 strict}},infer-shapes,{insert},{TIDY}"
         case "float16":
             return f"store-float16,{TIDY}"
+        case "int4-weights":
+            return f"quantize-weights{{form=nbits op-types=MatMul,Gemm}},{TIDY}"
 
 
 def _quoted(path: str) -> str:

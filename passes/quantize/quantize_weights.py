@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from onnxfold.passes.quantize.weight_forms import (
     write_for_onnxruntime,
     write_standard,
 )
+from onnxfold.passes.quantize.weight_rounding import WeightRounding
 from onnxfold.passes.quantize.weight_sites import WeightSite, find_site
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.suggest import did_you_mean
@@ -58,6 +59,8 @@ class QuantizeWeights(Pass):
         accuracy_level: What MatMulNBits computes in: 4 rounds the data to int8, block by block, by
             its own range, which is what makes it fast; 1 computes in float32.
         skip: Names of nodes to leave alone (of their first output where they have no name).
+        rounding: Codes that were learned for the weights of nodes, by name, instead of the nearest;
+            empty where none were.
     """
 
     bits: int = 4
@@ -68,6 +71,7 @@ class QuantizeWeights(Pass):
     weight_ranges: Literal["max", "mse"] = "mse"
     accuracy_level: int = 4
     skip: tuple[str, ...] = ()
+    rounding: WeightRounding = field(default_factory=lambda: WeightRounding({}))
 
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
@@ -107,7 +111,14 @@ class QuantizeWeights(Pass):
         packable = not site.is_table or self.form == "nbits" or site.weights.shape[1] % 2 == 0
         bits = self.bits if packable else 8
         ranges = self.weight_ranges
-        return StoredWeights.of(site, bits, self.block, symmetric=self.symmetric, ranges=ranges)
+        stored = StoredWeights.of(site, bits, self.block, symmetric=self.symmetric, ranges=ranges)
+        codes = self.rounding.get(node_name(site.node))
+        if codes is None:
+            return stored
+        if codes.shape != stored.codes.shape:
+            name = node_name(site.node)
+            raise UsageError(f"quantize-weights: the codes of node '{name}' are another model's")
+        return replace(stored, codes=codes.astype(stored.codes.dtype))
 
     def _check(self, model: ir.Model) -> None:
         if self.bits not in (4, 8):

@@ -30,7 +30,14 @@ from onnxfold.runtime.calibrate.calibrate import collect
 from onnxfold.runtime.compiler.choice import Choice
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.options import LINEAR, CompileOptions
-from onnxfold.runtime.compiler.rungs import INSERTING, MENDING, PREPARING, Lesson, applicable
+from onnxfold.runtime.compiler.rungs import (
+    INSERTING,
+    MENDING,
+    PREPARING,
+    Lesson,
+    applicable,
+    round_stored_weights,
+)
 from onnxfold.runtime.compiler.verified import GATE_FEEDS
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
@@ -38,6 +45,8 @@ from onnxfold.runtime.verify.compare import compare_models
 
 _QUANTIZING = (InsertQdq, QuantizeDynamic, QuantizeWeights, StoreFloat16)
 _LEAST_ERROR = "weight-ranges"
+_ROUNDED = "gptq"
+_RUNGS_WITHOUT_RANGES = {"dynamic": _LEAST_ERROR, "weights": _ROUNDED}
 _NOT_REACHED = "the calibration data has no value for any tensor to quantize"
 _KEPT = 8
 """Models that are kept: a rung starts from the one before it."""
@@ -203,14 +212,17 @@ class Builder:
     def _quantize_weights(self, choice: Choice) -> _Stage:
         """Schemes that need no ranges of activations; only some rungs are for them."""
         prepared = self._prepare(_of(choice, PREPARING))
-        quantize: Pass = QuantizeWeights(form="nbits", op_types=choice.op_types, skip=choice.skip)
+        stored = QuantizeWeights(form="nbits", op_types=choice.op_types, skip=choice.skip)
+        if choice.scheme == "weights" and _ROUNDED in choice.rungs:
+            stored = round_stored_weights(stored, self._lesson(prepared.model, prepared.model))
+        quantize: Pass = stored
         if choice.scheme == "float16":
             quantize = StoreFloat16()
         if choice.scheme == "dynamic":
             ranges: Literal["max", "mse"] = "mse" if _LEAST_ERROR in choice.rungs else "max"
             quantize = QuantizeDynamic(choice.op_types, weight_ranges=ranges, skip=choice.skip)
         stage = prepared.quantized(quantize)
-        others = {*MENDING, *INSERTING} - ({_LEAST_ERROR} if choice.scheme == "dynamic" else set())
+        others = {*MENDING, *INSERTING} - {_RUNGS_WITHOUT_RANGES.get(choice.scheme, "")}
         return replace(stage, idle=stage.idle | (others & set(choice.rungs)))
 
     def _prepare(self, rungs: tuple[str, ...]) -> _Stage:

@@ -111,6 +111,11 @@ class Ladder:
     always: frozenset[str] = frozenset()
     reach_db: float = 6.0
 
+    @property
+    def only_cheap(self) -> Ladder:
+        """The same without the rungs that are not tried always."""
+        return replace(self, rungs=tuple(each for each in self.rungs if each in self.always))
+
 
 @dataclass(frozen=True)
 class Subject(Generic[ModelT]):

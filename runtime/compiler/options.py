@@ -56,10 +56,13 @@ _REACH_DB, _REACH_OF_4_BITS_DB = 6.0, 20.0
 layers in float."""
 _MORE_TYPES_OPSET = 21
 _DYNAMIC_OPS = ("MatMul", "Gemm", "LSTM")
+_STORED_OPS = ("MatMul", "Gemm")
 _MODES_WITHOUT_RANGES: dict[str | None, tuple[Scheme, tuple[str, ...]]] = {
     "dynamic-range": ("dynamic", _DYNAMIC_OPS),
     "float16": ("float16", ()),
+    "int4-weights": ("weights", _STORED_OPS),
 }
+_RUNGS_OF_MODES = {"int4-weights": ("gptq",)}
 _ACTIVATIONS_OF_MODES: dict[str, Activations] = {"full-integer": "s8", "16x8": "s16"}
 _OF_PRODUCTS = ("transformer", "recurrent", "dense")
 _CHEAP = ("weight-ranges", "equalize", "smooth-quant", "correct-bias")
@@ -77,7 +80,8 @@ class CompileOptions:
 
     Attributes:
         target: What the integer graph is made of.
-        mode: A mode of TensorFlow Lite, by its name: instead of the search among schemes.
+        mode: A mode of TensorFlow Lite, by its name, or ``int4-weights``: instead of the search
+            among schemes.
         budget: What may be lost.
         metric: The user's own measure of how good a model is; None for labels, where there are.
         metric_name: What reports call it.
@@ -217,7 +221,8 @@ class CompileOptions:
         in_float = tuple((name, ASKED_FOR) for name in sorted(self.skip))
         if self.mode in _MODES_WITHOUT_RANGES:
             scheme, ops = _MODES_WITHOUT_RANGES[self.mode]
-            return [Choice(self.mode or "", self.op_types or ops, in_float, scheme=scheme)]
+            name, rungs = self.mode or "", _RUNGS_OF_MODES.get(self.mode or "", ())
+            return [Choice(name, self.op_types or ops, in_float, rungs=rungs, scheme=scheme)]
         static = [
             Choice(f"{width} ({method})", op_types, in_float, calibration=method)
             for width, op_types in widths.items()
@@ -231,7 +236,7 @@ class CompileOptions:
             return []
         named: dict[str, tuple[Scheme, tuple[str, ...]]] = {
             "dynamic ranges": ("dynamic", _DYNAMIC_OPS),
-            "weights in 4 bits": ("weights", ("MatMul", "Gemm")),
+            "weights in 4 bits": ("weights", _STORED_OPS),
         }
         found: dict[str, tuple[Scheme, tuple[str, ...]]] = {
             name: (scheme, tuple(op for op in ops if not self.op_types or op in self.op_types))

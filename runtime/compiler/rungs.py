@@ -25,12 +25,14 @@ from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.linear_outputs import LinearOutput
 from onnxfold.passes.quantize.output_errors import OutputErrors
+from onnxfold.passes.quantize.quantize_weights import QuantizeWeights
 from onnxfold.passes.quantize.round_weights import RoundWeights
 from onnxfold.passes.quantize.set_constants import SetConstants, fitting
 from onnxfold.passes.quantize.smooth_quant import SmoothQuant
 from onnxfold.passes.quantize.tuned_constants import TunedConstants
 from onnxfold.passes.quantize.weight_codes import WeightCodes
 from onnxfold.passes.quantize.weight_rounding import WeightRounding
+from onnxfold.passes.simplify.upgrade_opset import UpgradeOpset
 from onnxfold.runtime.calibrate.channel_maxima import measure_channel_maxima
 from onnxfold.runtime.calibrate.input_moments import measure_input_moments
 from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
@@ -48,6 +50,7 @@ _VECTORS = 8192
 _NUMBERS = 2**19
 """Of inputs, in all feeds of a rung: large ones show as much of each channel in a few feeds."""
 _FEWEST = 8
+_BLOCKS_OPSET = 21
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,23 @@ def _gptq(lesson: Lesson) -> Pass:
     return RoundWeights(_changed_codes(lesson.quantized, done.model))
 
 
+def round_stored_weights(quantize: QuantizeWeights, lesson: Lesson) -> QuantizeWeights:
+    """The pass that stores weights, with codes chosen by what rounding them does to the outputs."""
+    moments = _moments(lesson)
+    newer = Pipeline((UpgradeOpset(to=_BLOCKS_OPSET),)).run(lesson.original.clone()).model
+    if newer.graph.opset_imports.get("", 0) < _BLOCKS_OPSET:
+        return quantize
+    before = Pipeline((replace(quantize, form="dq"),)).run(newer).model
+    after = Pipeline((Gptq(moments),)).run(before.clone()).model
+    return replace(quantize, rounding=_changed_codes(before, after))
+
+
 def _changed_codes(before: ir.Model, after: ir.Model) -> WeightRounding:
     pairs = zip(before.graph, after.graph, strict=True)
     found = ((old, WeightCodes.match(old), WeightCodes.match(new)) for old, new in pairs)
     return WeightRounding(
         {
-            node_name(node): new.stored
+            node_name(node): new.stored.astype(np.int16)
             for node, old, new in found
             if old is not None and new is not None and not np.array_equal(old.stored, new.stored)
         }

@@ -92,11 +92,13 @@ def _within_budget(
     """What can be made of ``tried``, the fastest first, until one needs no layer in float for it.
 
     Compensations cost no time: what is slower need not be looked at after that. Two that do need
-    layers in float are enough to choose from: repairs take long.
+    layers in float are enough to choose from: repairs take long, and dear compensations longer,
+    which only the fastest is worth.
     """
     accepted: list[Candidate[ModelT]] = []
-    for each in tried:
-        found = repair(subject, climb(subject, each, log), log)
+    cheap = replace(subject, ladder=subject.ladder.only_cheap)
+    for number, each in enumerate(tried):
+        found = repair(subject, climb(cheap if number else subject, each, log), log)
         if found is None:
             continue
         accepted.append(found)

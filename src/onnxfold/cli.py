@@ -46,8 +46,9 @@ MODES = {
     "full-integer": "int8 throughout, inputs and outputs too",
     "16x8": "int16 activations, int8 weights, as Q/DQ",
     "float16": "weights stored in float16",
+    "int4-weights": "weights of products in 4 bits, rounded by what they do to the outputs",
 }
-"""The modes that TensorFlow Lite has, by its names."""
+"""The modes that TensorFlow Lite has, by its names, and one more."""
 
 PRESETS = {
     "fast": "tries for accuracy what the budget needs",

@@ -73,7 +73,8 @@ def compile(
         config: A TOML file of these options, and of exceptions from them.
         target: What the integer graph is made of (``ort``).
         mode: A mode of TensorFlow Lite: ``dynamic-range``, ``full-integer`` (inputs and outputs
-            too), ``16x8`` or ``float16``; what it makes is taken however fast it is (none).
+            too), ``16x8`` or ``float16``; or ``int4-weights``. What it makes is taken however fast
+            it is (none).
         budget: What may be lost: a rate of changed top-1 answers, or a ``Budget``.
         metric: The user's own measure, a function or ``file.py:function``: it is given pairs of
             outputs and arrays of samples (those beside the inputs too), by name, and returns a

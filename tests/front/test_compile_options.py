@@ -13,10 +13,13 @@ import pytest
 import onnxfold
 from onnxfold.cli import main
 from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import Mode
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.compiler.config import read_config
+from onnxfold.runtime.session import REFERENCE, Session
 
 
 @pytest.fixture
@@ -191,3 +194,31 @@ def test_the_metric_of_the_user_in_a_file(net: Path, data: dict[str, Any], tmp_p
 def test_a_metric_that_is_not_there(net: Path, data: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=r"file\.py:function|no such file"):
         onnxfold.compile(net, data=data, metric=text)
+
+
+def test_weights_in_4_bits_by_one_option(tmp_path: Path, parse: Any) -> None:
+    rng = np.random.default_rng(0)
+    model: ir.Model = parse("g (float[N,64] x) => (float[N,32] y) { y = MatMul(x, w) }")
+    array = rng.normal(size=(64, 32)).astype(np.float32)
+    value = ir.Value(name="w", const_value=ir.tensor(array, name="w"))
+    model.graph.register_initializer(value)
+    model.graph[0].replace_input_with(1, value)
+    path = tmp_path / "net.onnx"
+    ir.save(model, path)
+    mixing = rng.normal(size=(4, 64)) + 0.05 * rng.normal(size=(4, 64))
+    data = {"x": (rng.normal(size=(64, 4)) @ mixing).astype(np.float32)}
+    outcome = onnxfold.compile(path, data=data, mode="int4-weights", budget="sqnr=20")
+    assert [node.op_type for node in outcome.model.graph] == ["MatMulNBits"]
+    plain = Pipeline(parse_passes("quantize-weights{form=nbits}")).run(ir.load(path)).model
+    reference = data["x"].astype(np.float64) @ array.astype(np.float64)
+    errors = [
+        float(np.square(Session(each, REFERENCE).run(data)["y"] - reference).sum())
+        for each in (outcome.model, plain)
+    ]
+    # Inputs that go together: what one weight loses, others make good.
+    assert errors[0] < errors[1] / 4
+    plan = tmp_path / "net.plan.json"
+    assert outcome.plan is not None
+    outcome.plan.save(plan)
+    again = onnxfold.compile(path, data=data, mode="int4-weights", budget="sqnr=20", plan=plan)
+    assert ir.to_proto(again.model) == ir.to_proto(outcome.model)

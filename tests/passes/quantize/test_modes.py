@@ -84,6 +84,9 @@ def test_modes(mode: Mode, name: str, fixtures_dir: Path, tmp_path: Path) -> Non
         assert ops["MatMulInteger"] == (2 if name == "dense" else 0)
     if mode == "float16":
         assert ops["Cast"] > 0
-    budget = Budget(sqnr_db=20.0, cosine=0.99, max_flip_rate=None)
+    if mode == "int4-weights":
+        assert ops["MatMulNBits"] == (2 if name == "dense" else 0)
+    noise = 17.0 if mode == "int4-weights" else 20.0
+    budget = Budget(sqnr_db=noise, cosine=0.99, max_flip_rate=None)
     comparison = compare_models(model, result, feeds, Contract.APPROXIMATE, budget)
     assert comparison.verdict.passed, comparison.verdict.reasons
