@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.constants import constant_tensor
 from onnxfold.passes.errors import PassError, UsageError
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.dynamic_forms import (
@@ -23,6 +24,12 @@ from onnxfold.passes.walk import all_nodes
 
 _OPS = ("MatMul", "Gemm", "LSTM")
 _OLDEST = 11
+_WITHOUT_FORM = {
+    "Conv": "ConvInteger is slower than Conv",
+    "ConvTranspose": "there is no operator for it on codes",
+    "GRU": "ONNX Runtime has no GRU with weights in codes",
+    "RNN": "ONNX Runtime has no RNN with weights in codes",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class QuantizeDynamic(Pass):
     Data is quantized to uint8 by its own range at every run (DynamicQuantizeLinear, once for all
     readers), weights to int8 with a scale a column; MatMulInteger, Cast and Mul follow, which
     ONNX Runtime fuses. An LSTM becomes its DynamicQuantizeLSTM. Everything else stays float:
-    ConvInteger is slower than Conv.
+    ConvInteger is slower than Conv. What stays is listed in the remarks, with the reason.
 
     On a CPU with VNNI, one thread, against float: 3.1 times as fast at 768x3072 and one row of
     data, 3.5 at 128 rows; 1.35 and 3.1 at 384x384, 0.9 and 1.8 at 128x128, 0.85 and 1.2 at 64x64.
@@ -65,16 +72,26 @@ class QuantizeDynamic(Pass):
         self._check(model)
         products = DynamicProducts(self.weight_ranges, rewriter)
         for node in list(all_nodes(model)):
-            if node.domain or node.op_type not in self.op_types or node_name(node) in self.skip:
+            if node.domain or node_name(node) in self.skip:
                 continue
-            if node.op_type == "LSTM":
+            if node.op_type not in self.op_types:
+                self._remark_on(node, rewriter)
+            elif node.op_type == "LSTM":
                 self._lstm(node, rewriter)
             else:
                 self._product(node, products, rewriter)
 
+    def _remark_on(self, node: ir.Node, rewriter: Rewriter) -> None:
+        """Say of an operator with weights why there is no form for it; not where none was asked."""
+        reason = _WITHOUT_FORM.get(node.op_type, "")
+        weights = constant_tensor(node.inputs[1]) if len(node.inputs) > 1 else None
+        if reason and self.op_types == _OPS and weights is not None:
+            rewriter.remark(node, f"it stays in float: {reason}")
+
     def _product(self, node: ir.Node, products: DynamicProducts, rewriter: Rewriter) -> None:
         site = find_site(node)
         if isinstance(site, WeightSite) and site.weights.size < self.smallest:
+            self._remark_on_size(node, site.weights.size, rewriter)
             return
         reason = products.obstacle(site) if isinstance(site, WeightSite) else site
         if reason:
@@ -85,12 +102,17 @@ class QuantizeDynamic(Pass):
 
     def _lstm(self, node: ir.Node, rewriter: Rewriter) -> None:
         if 0 < lstm_weights(node) < self.smallest:
+            self._remark_on_size(node, lstm_weights(node), rewriter)
             return
         reason = lstm_obstacle(node)
         if reason:
             rewriter.remark(node, f"it stays in float: {reason}")
         else:
             write_lstm(node, self.weight_ranges, rewriter)
+
+    def _remark_on_size(self, node: ir.Node, weights: int, rewriter: Rewriter) -> None:
+        reason = f"its {weights} weights are less than {self.smallest} (option smallest)"
+        rewriter.remark(node, f"it stays in float: {reason}")
 
     def _check(self, model: ir.Model) -> None:
         for op_type in self.op_types:

@@ -261,16 +261,43 @@ def test_what_stays_in_float_has_a_reason(
     assert [each.reason for each in result.remarks] == [f"it stays in float: {reason}"]
 
 
-def test_small_operators_stay_in_silence(apply_pass: Apply) -> None:
+def test_small_operators_stay_with_a_remark(apply_pass: Apply) -> None:
     model = _model(
         "g (float[m,64] x) => (float[m,64] y) { y = MatMul(x, w) }",
         w=_normal(64, 64),
     )
     result = apply_pass("quantize-dynamic", model)
     assert not result.modified
-    assert result.remarks == ()
+    reason = "it stays in float: its 4096 weights are less than 32768 (option smallest)"
+    assert [each.reason for each in result.remarks] == [reason]
     assert not apply_pass("quantize-dynamic{smallest=0 skip=y}", model).modified
     assert not apply_pass("quantize-dynamic{smallest=0 op-types=Gemm,LSTM}", model).modified
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "reason"),
+    [
+        (
+            "g (float[n,4,s] x) => (float[n,4,t] y) { y = Conv(x, w) }",
+            {"w": (4, 4, 3)},
+            "ConvInteger is slower than Conv",
+        ),
+        (
+            "g (float[s,n,8] x) => (float[s,1,n,8] y) { y = GRU<hidden_size = 8>(x, w, r) }",
+            {"w": (1, 24, 8), "r": (1, 24, 8)},
+            "ONNX Runtime has no GRU with weights in codes",
+        ),
+    ],
+)
+def test_operators_without_a_form_have_a_remark(
+    apply_pass: Apply, text: str, shapes: dict[str, tuple[int, ...]], reason: str
+) -> None:
+    weights = {name: _normal(*shape) for name, shape in shapes.items()}
+    result = apply_pass("quantize-dynamic", _model(text, 17, **weights))
+    assert not result.modified
+    assert [each.reason for each in result.remarks] == [f"it stays in float: {reason}"]
+    asked = apply_pass("quantize-dynamic{op-types=MatMul}", _model(text, 17, **weights))
+    assert asked.remarks == ()
 
 
 @pytest.mark.parametrize(
