@@ -14,6 +14,7 @@ So a rule decides completely before it mutates.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -276,6 +277,14 @@ class Rewriter(StepGate):
         self._modified(node)
         return node.outputs[index]
 
+    def leave_out(self, value: ir.Value) -> None:
+        """Stop computing an output of a node, which nothing reads; those behind it stay."""
+        self._mutate("modified")
+        value.name = ""
+        producer = value.producer()
+        if producer is not None:
+            self._modified(producer)
+
     def set_attribute(self, node: ir.Node, name: str, value: AttributeValue | None) -> None:
         """Set an attribute, or remove it (None)."""
         self._mutate("modified")
@@ -308,7 +317,7 @@ class Rewriter(StepGate):
     def rename(self, value: ir.Value, name: str) -> None:
         """Give ``value`` the name ``name``, made unique where it is taken."""
         self._mutate("renamed")
-        value.name = self.unique_name(name)
+        _set_name_apart(value, self.unique_name(name))
 
     def settle_names(self, wanted: Sequence[tuple[ir.Value, str]]) -> None:
         """Give values, and the nodes that compute them, names that were taken and are free now.
@@ -502,6 +511,16 @@ def _set_name(value: ir.Value, name: str) -> None:
     producer = value.producer()
     if producer is not None and producer.outputs[0] is value:
         producer.name = name
+
+
+def _set_name_apart(value: ir.Value, name: str) -> None:
+    """Name a value whose tensor a copy of the model, or a proto, may share: theirs keeps its."""
+    tensor = value.const_value
+    if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
+        value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
+    elif tensor is not None:
+        value.const_value = copy.copy(tensor)
+    value.name = name
 
 
 def _bodies(node: ir.Node) -> list[ir.Graph]:

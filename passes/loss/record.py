@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxfold.passes.errors import InvalidModelError
 from onnxfold.passes.loss.declared_types import declared_types
 from onnxfold.passes.serialization import EMBEDDED_LIMIT, model_bytes, tensor_bytes
-from onnxfold.passes.walk import use_count
+from onnxfold.passes.walk import all_nodes, use_count
 
 KEY = "onnxfold.loss"
 """Key in the model's metadata: a JSON object."""
@@ -74,6 +74,7 @@ class LossRecord:
         metadata: The keys of its metadata.
         types: The types of its intermediate values (``declared_types``).
         unread: Names of initializers that nothing read.
+        multiple: The names of all outputs of each node that has several, by that of its first.
         sha256: Of its bytes; empty where it is too large for one file.
         total: Name of the output that sums the losses up.
         losses: What was injected, in order.
@@ -87,6 +88,7 @@ class LossRecord:
     metadata: tuple[str, ...]
     types: str
     unread: tuple[str, ...]
+    multiple: Mapping[str, tuple[str, ...]]
     sha256: str
     total: str = ""
     losses: tuple[InjectedLoss, ...] = ()
@@ -103,6 +105,11 @@ class LossRecord:
             metadata=tuple(model.metadata_props),
             types=declared_types(model),
             unread=tuple(value.name or "" for value in unread_initializers(model.graph)),
+            multiple={
+                node.outputs[0].name or "": tuple(value.name or "" for value in node.outputs)
+                for node in all_nodes(model)
+                if len(node.outputs) > 1
+            },
             sha256=digest(model),
         )
 
@@ -130,6 +137,7 @@ def read_record(model: ir.Model) -> LossRecord | None:
             metadata=tuple(found["metadata"]),
             types=str(found["types"]),
             unread=tuple(found["unread"]),
+            multiple={name: tuple(each) for name, each in found["multiple"].items()},
             sha256=str(found["sha256"]),
             total=str(found["total"]),
             losses=tuple(map(_loss, found["losses"])),

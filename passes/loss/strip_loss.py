@@ -64,6 +64,8 @@ class StripLoss(Pass):
             for value in _not_in(record.outputs, graph.outputs):
                 rewriter.remove_output(value)
             _erase_injected(model, rewriter)
+            for node in all_nodes(model):
+                _drop_added_outputs(node, record, rewriter)
             for value, name in renamed:
                 rewriter.rename(value, name)
             for value in _not_in(record.inputs, graph.inputs):
@@ -83,6 +85,18 @@ class StripLoss(Pass):
                 "other passes have rewritten it since",
                 "to have that model back, keep a copy of it",
             )
+
+
+def _drop_added_outputs(node: ir.Node, record: LossRecord, rewriter: Rewriter) -> None:
+    """Take away outputs that a gradient asked for, such as the indices of a MaxPool."""
+    first = node.outputs[0].name or ""
+    known = record.multiple.get(first, (first,))
+    added = node.outputs[len(known) :]
+    if added and not any(use_count(value) or value.is_graph_output() for value in added):
+        rewriter.truncate_outputs(node, len(known))
+    for value, name in zip(node.outputs, known, strict=False):
+        if not name and value.name and not use_count(value):
+            rewriter.leave_out(value)
 
 
 def _restore_types(model: ir.Model, record: LossRecord, rewriter: Rewriter) -> bool:

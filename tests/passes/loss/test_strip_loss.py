@@ -133,6 +133,25 @@ def test_gradients_and_optimizers_go_with_it(parse: Parse, optimizer: str) -> No
     assert list(model.graph.initializers) == ["w", "b", "unread"]
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "p = MaxPool<kernel_shape=[2,2]>(c)",
+        "p, seen = MaxPool<kernel_shape=[2,2]>(c)",
+        "t, k = TopK<axis=1>(c, one)  p = MaxPool<kernel_shape=[2,2]>(t)",
+    ],
+)
+def test_outputs_that_gradients_asked_for_go_with_it(parse: Parse, pool: str) -> None:
+    model = parse(f"""g (float[N,1,4,4] x) => (float[N,1,3,3] p)
+        <float[1,1,1,1] w = {{2}}, int64[1] one = {{1}}> {{ c = Conv(x, w)  {pool} }}""")
+    before = model_bytes(model)
+    apply_all("inject-loss{loss=mse},add-gradient,lower-gradient", model)
+    assert any(len(node.outputs) > 1 for node in model.graph)
+    model = reloaded(model)
+    StripLoss().run(model)
+    assert model_bytes(model) == before
+
+
 def test_what_was_trained_stays_trained(parse: Parse) -> None:
     model = parse(NET)
     apply_all("inject-loss{loss=mse},add-gradient,lower-gradient,add-optimizer", model)
