@@ -255,6 +255,12 @@ REFUSED: list[tuple[str, str]] = [
         r"no gradient of Unique 'u': Unique has no rule; on the path Unique 'u' -> ReduceSum 'y'",
     ),
     (
+        "g (float[4] x) => (float[] y, float[4] d) <int64 i = {0}> "
+        "{ s = SplitToSequence(x, ) y = SequenceAt(s, i) "
+        f'd = {GRADIENT}<xs = ["x"], y = "y">(x) }}',
+        r"no gradient of SequenceAt 'y': gradients do not flow through sequences",
+    ),
+    (
         "g (float[2] x) => (float[2] y, float[2] d) { y = Exp(x) "
         f'd = {GRADIENT}<xs = ["x"], y = "q">(x) }}',
         "names 'q', which is no tensor",
