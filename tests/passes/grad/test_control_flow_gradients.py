@@ -166,38 +166,65 @@ def test_bodies_in_bodies() -> None:
     check_gradient(NESTED, feeds, double=False, forward=_nested)
 
 
-def test_second_order_through_a_scan() -> None:
+_TWICE: dict[str, tuple[str, dict[str, Array], dict[str, tuple[int, ...]]]] = {
+    "scan": (
+        SCAN,
+        _feeds(x=(3, 2, 3), h0=(2, 4), w=(3, 4), u=(4, 4)),
+        {"last": (2, 4), "all": (3, 2, 4)},
+    ),
+    "loop": (
+        LOOP,
+        _feeds(h0=(2, 4), u=(4, 4)) | {"n": np.array(3)},
+        {"last": (2, 4), "all": (3, 2, 4)},
+    ),
+    "if": (
+        IF.replace("float[] y", "float[2, 4] y"),
+        _feeds(x=(2, 4), w=(4,), v=(2, 4)) | {"c": np.array(False)},
+        {"y": (2, 4)},
+    ),
+    "nested": (
+        NESTED,
+        _feeds(x=(4, 2, 3), h0=(2, 3), w=(3, 3)),
+        {"last": (2, 3), "all": (4, 2, 3)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _TWICE)
+def test_second_order(name: str) -> None:
     """The gradient of a weighted gradient: differences of the first gradient, in float64."""
+    text, given, shapes = _TWICE[name]
     header = '<ir_version: 10, opset_import: ["" : 21]>'
-    feeds = _feeds(x=(3, 2, 3), h0=(2, 4), w=(3, 4), u=(4, 4))
-    shapes = {"last": (2, 4), "all": (3, 2, 4)}
-    wrt = list(feeds)
-    feeds |= {
-        f"weights_of_{name}": output_weights(shape, index)
-        for index, (name, shape) in enumerate(shapes.items())
+    wrt = [each for each, array in given.items() if array.dtype.kind == "f"]
+    feeds = given | {
+        f"weights_of_{output}": output_weights(shape, index)
+        for index, (output, shape) in enumerate(shapes.items())
     }
-    first = lower(weighted_sum(parser.parse_model(header + SCAN)), wrt)
+    first = lower(weighted_sum(parser.parse_model(header + text)), wrt)
     second = onnx.ModelProto()
     second.CopyFrom(first)
-    del second.graph.output[:3]
-    ends = {f"weights_of_grad_{name}": output_weights(feeds[name].shape, 7) for name in wrt}
+    del second.graph.output[: len(shapes) + 1]
+    ends = {f"weights_of_grad_{each}": output_weights(feeds[each].shape, 7) for each in wrt}
     twice = lower(weighted_sum(second, "second"), wrt, of="second")
     double = Session(in_double(first), REFERENCE)
-    exact = {name: array.astype(np.float64) for name, array in feeds.items()}
     results = Session(twice, REFERENCE).run({**feeds, **ends})
+    direction = {each: output_weights(feeds[each].shape, 9) for each in wrt}
 
-    def directed(at: Mapping[str, Array]) -> float:
-        found = double.run(dict(at))
+    def directed(step: float) -> float:
+        exact = {
+            each: array.astype(np.float64) if array.dtype.kind == "f" else array
+            for each, array in feeds.items()
+        }
+        for each in wrt:
+            exact[each] = exact[each] + step * direction[each]
+        found = double.run(exact)
         return sum(
-            float(np.sum(np.asarray(found[f"grad_{name}"]) * ends[f"weights_of_grad_{name}"]))
-            for name in wrt
+            float(np.sum(np.asarray(found[f"grad_{each}"]) * ends[f"weights_of_grad_{each}"]))
+            for each in wrt
         )
 
-    direction = {name: output_weights(feeds[name].shape, 9) for name in wrt}
-    above = {name: a + 1e-5 * direction.get(name, 0) for name, a in exact.items()}
-    below = {name: a - 1e-5 * direction.get(name, 0) for name, a in exact.items()}
-    expected = np.array((directed(above) - directed(below)) / 2e-5)
-    along = sum(float(np.sum(results[f"grad_{name}_1"] * direction[name])) for name in wrt)
+    expected = np.array((directed(1e-5) - directed(-1e-5)) / 2e-5)
+    along = sum(float(np.sum(results[f"grad_{each}_1"] * direction[each])) for each in wrt)
     assert relative_error(np.array(along), expected) < 1e-5
 
 
