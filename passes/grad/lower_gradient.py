@@ -58,7 +58,7 @@ class LowerGradient(Pass):
             if rewriter.opset(node) < _OLDEST_OPSET:
                 raise UsageError(
                     f"{label(node)} needs opset {_OLDEST_OPSET} or later to be lowered, the model "
-                    f"has {rewriter.opset(node)}: run upgrade-opset first"
+                    f"has {rewriter.opset(node)}: run upgrade-opset{{to=21}} first"
                 )
             with rewriter.step("lower-gradient", node):
                 _lower(node, Differentiator(rewriter, self.steps == "normalized"))

@@ -28,6 +28,8 @@ def sub(call: Call, b: Builder) -> Gradients:
 def mul(call: Call, b: Builder) -> Gradients:
     """d(x y) = y dx + x dy."""
     x, y = call.x(0), call.x(1)
+    if x is y:
+        return (b.mul(b.scale(call.gradient, 2), x),)
     left = b.sum_to(b.mul(call.gradient, y), x) if call.needed[0] else None
     right = b.sum_to(b.mul(call.gradient, x), y) if call.needed[1] else None
     return left, right

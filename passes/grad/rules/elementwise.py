@@ -128,7 +128,9 @@ def clip(call: Call, b: Builder) -> Gradients:
     x, g = call.x(0), call.gradient
     low, high = call.optional(1), call.optional(2)
     d_x = d_low = d_high = None
-    if call.needed[0]:
+    if call.needed[0] and _is_ordered(low, high):
+        d_x = b.masked(b.op("Equal", x, call.y()), g)
+    elif call.needed[0]:
         d_x = g
         if low is not None:
             d_x = b.masked(b.op("GreaterOrEqual", x, low), d_x)
@@ -143,6 +145,14 @@ def clip(call: Call, b: Builder) -> Gradients:
         raised = x if low is None else b.op("Max", x, low)
         d_high = b.sum_to(b.masked(b.op("Greater", raised, high), g), high)
     return d_x, d_low, d_high
+
+
+def _is_ordered(low: ir.Value | None, high: ir.Value | None) -> bool:
+    """Whether the bounds are known not to have changed places: what is between them stays."""
+    if low is None or high is None:
+        return True
+    numbers = constant_scalar(low), constant_scalar(high)
+    return numbers[0] is not None and numbers[1] is not None and numbers[0] <= numbers[1]
 
 
 @vjp("Where")
