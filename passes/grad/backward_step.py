@@ -180,6 +180,7 @@ def backward_step(loop: Recurrence, b: Builder) -> BackwardStep:
     }
     values = dict(zip(loop.body.inputs, [*leading, *saved, *elements], strict=True))
     copies = step.copy(loop.body, values)
+    _refuse_growing_states(loop, saved, copies)
     seeds = {copies[loop.state_output(i)]: gradient for i, gradient in d_states.items()}
     seeds.update((copies[loop.scanned(i)], gradient) for i, gradient in d_scanned.items())
     needed = call.needed[loop.first + loop.count :]
@@ -199,6 +200,25 @@ def backward_step(loop: Recurrence, b: Builder) -> BackwardStep:
         _kept(step, d_scanned),
         wanted,
     )
+
+
+def _refuse_growing_states(
+    loop: Recurrence, before: Sequence[ir.Value], outputs: Sequence[ir.Value]
+) -> None:
+    """A state can be stacked step by step only where it keeps its shape."""
+    for index, state in enumerate(before):
+        shapes = state.shape, outputs[loop.state_output(index)].shape
+        if not _may_be_equal(*shapes):
+            name = loop.initial(index).name
+            raise loop.call.refusal(f"its state '{name}' changes its shape from step to step")
+
+
+def _may_be_equal(left: ir.Shape | None, right: ir.Shape | None) -> bool:
+    if left is None or right is None:
+        return True
+    pairs = zip(left, right, strict=False)
+    known = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+    return len(left) == len(right) and all(a == b for a, b in known)
 
 
 def _kept(step: BodyBuilder, inputs: Mapping[int, ir.Value]) -> dict[int, ir.Value]:

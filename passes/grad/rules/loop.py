@@ -43,21 +43,11 @@ def loop(call: Call, b: Builder) -> Gradients:
 
 
 def _refuse_other_states(forward: Recurrence) -> None:
-    """Only tensors that keep their rank can be stacked step by step."""
-    for index, (_, after) in enumerate(forward.states):
+    """Only tensors can be stacked step by step."""
+    for index in range(forward.count):
         initial = forward.initial(index)
         if not isinstance(initial.type, ir.TensorType | None):
             raise forward.call.refusal(f"its state '{initial.name}' is no tensor")
-        shapes = (initial.shape, after.shape)
-        if None not in shapes and not _may_be_equal(*shapes):
-            raise forward.call.refusal(f"its state '{initial.name}' changes its shape")
-
-
-def _may_be_equal(left: ir.Shape | None, right: ir.Shape | None) -> bool:
-    if left is None or right is None:
-        return True
-    known = [(a, b) for a, b in zip(left, right, strict=False) if isinstance(a, int)]
-    return len(left) == len(right) and all(a == b for a, b in known if isinstance(b, int))
 
 
 def _step_count(forward: Recurrence, saved: list[ir.Value], b: Builder) -> ir.Value:

@@ -273,14 +273,16 @@ def test_a_state_whose_shape_only_its_start_tells() -> None:
     check_gradient(text, _feeds(x=(4, 2, 3), h0=(2, 3)), ["x", "h0", "w"], double=False)
 
 
-def test_a_state_that_grows_is_refused() -> None:
-    text = """
+@pytest.mark.parametrize("declared", ["1, 2", ""])
+def test_a_state_that_grows_is_refused(declared: str) -> None:
+    text = f"""
     <ir_version: 10, opset_import: ["" : 21]>
-    g (float[1, 2] x, int64 n) => (float loss) <bool go = {1}, float[M, 2] y>
-    {
-        y = Loop <body = step (int64 i, bool on, float[1, 2] h) => (bool still, float[2, 2] next)
-        { next = Concat <axis = 0> (h, h)  still = Identity (on) }> (n, go, x)
+    g (float[1, 2] x, int64 n) => (float loss, float[M, 2] y) <bool go = {{1}}>
+    {{
+        y = Loop <body = step (int64 i, bool on, float[{declared}] h)
+            => (bool still, float[] next)
+        {{ next = Concat <axis = 0> (h, h)  still = Identity (on) }}> (n, go, x)
         loss = ReduceSum <keepdims = 0> (y)
-    }"""
-    with pytest.raises(UsageError, match="its state 'x' changes its shape"):
+    }}"""
+    with pytest.raises(UsageError, match="its state 'x' changes its shape from step to step"):
         lower(parser.parse_model(text), ["x"])
