@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 import onnxfold
+from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import ExecutionError, InvalidModelError, OnnxfoldError, UsageError
 from onnxfold.runtime.export.sources import Framework, Source
 from onnxfold.runtime.export.workers.protocol import (
@@ -96,7 +98,8 @@ def _read_model(path: Path) -> ir.Model:
     model = load_model(path)
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+            array: Array = np.array(value.const_value.numpy())
+            value.const_value = ir.tensor(array, name=value.name)
     return model
 
 

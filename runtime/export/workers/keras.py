@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,30 @@ from onnxfold.runtime.export.workers.tf_functions import export_function
 
 _LOADERS = {"keras": ("keras",), "keras-h5": ("tf_keras", "keras")}
 """What reads each kind, the better first: Keras 3 misreads some files of Keras 2."""
+_UNKNOWN_CLASS = re.compile(
+    r"(?:Could not locate class|Unknown layer:?|locate function) '?\"?(?:\w+>)?(\w+)"
+)
 
 
 def export(request: Request, folder: Path) -> Answer:
     """Load the model as for inference, convert it, and run it."""
-    model = _load(request)
+    return export_keras(_load(request), request, folder)
+
+
+def export_keras(model: Any, request: Request, folder: Path) -> Answer:
+    """Convert a Keras model that is in memory, and run it."""
     tf: Any = importlib.import_module("tensorflow")
     signature = [
         tf.TensorSpec(each.shape, each.dtype, name=str(each.name).partition(":")[0])
         for each in model.inputs
     ]
 
+    names = [str(name) for name in getattr(model, "output_names", ())]
+
     def call(*arrays: Any) -> Any:
-        return model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)
+        found = model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)
+        several = isinstance(found, list | tuple) and len(found) == len(names) > 1
+        return dict(zip(names, found, strict=True)) if several else found
 
     return export_function(call, signature, request, folder)
 
@@ -38,10 +50,18 @@ def _load(request: Request) -> Any:
         try:
             return module.models.load_model(request.path, compile=False)
         except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
-            reasons.append(" ".join(str(error).split())[:300])
+            reasons.append(_reason(str(error)))
     if not reasons:
         raise ImportError("No module named 'keras'")
-    words = min(reasons, key=len)
-    custom = "custom" in words or "Unknown layer" in words or "Could not locate class" in words
-    advice = "; export the live model from the program that defines its layers" if custom else ""
-    raise FrontEndError(f"Keras cannot load it: {words}{advice}")
+    raise FrontEndError(f"Keras cannot load it: {min(reasons, key=len)}")
+
+
+def _reason(words: str) -> str:
+    """What Keras said, which may fill pages, in a line."""
+    missing = _UNKNOWN_CLASS.search(words)
+    if missing is None:
+        return " ".join(words.split())[:300]
+    return (
+        f"its layer '{missing[1]}' is defined elsewhere; export the live model from the program "
+        "that defines it, or build it of Keras' own layers"
+    )

@@ -25,11 +25,9 @@ def export(request: Request, folder: Path) -> Answer:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise FrontEndError(f"TensorFlow cannot load it: {error}") from error
     function = _signature(loaded, request.options.get("signature"))
-    tables = [
-        node.name
-        for node in function.graph.as_graph_def().node
-        if any(node.op.startswith(table) for table in _TABLES)
-    ]
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    tables = [node.name for node in nodes if node.op.startswith(_TABLES)]
     if tables:
         raise FrontEndError(
             f"it looks words up in a table ('{tables[0]}'), which ONNX has no form for: export a "
@@ -43,7 +41,8 @@ def export(request: Request, folder: Path) -> Answer:
     names = [each.name for each in signature]
 
     def call(*arrays: Any) -> Any:
-        return function(**dict(zip(names, arrays, strict=True)))
+        found = function(**dict(zip(names, arrays, strict=True)))
+        return {name: found[name] for name in sorted(found)}
 
     return export_function(call, signature, request, folder)
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request, serve
 
 _MODULES = {
+    "frozen-graph": "frozen_graph",
     "keras": "keras",
     "keras-h5": "keras",
     "savedmodel": "savedmodel",
     "tflite": "tflite",
+    "tfjs-graph": "tfjs",
+    "tfjs-layers": "tfjs",
 }
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxfold.runtime.export.workers.protocol import MODEL, FrontEndError
 
 _IR_VERSION = 10
@@ -31,6 +33,7 @@ def write_model(model: Any, folder: Path) -> None:
         FrontEndError: It left operators in it that ONNX does not have: it does so without a word.
     """
     onnx: Any = importlib.import_module("onnx")
+    _replace_erfc(onnx, model)
     foreign: dict[str, str] = {}
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or not _is_known(onnx, node.op_type, model):
@@ -68,6 +71,25 @@ def versions() -> Mapping[str, str]:
     return found
 
 
+def _replace_erfc(onnx: Any, model: Any) -> None:
+    """Write 1 - Erf(x) for Erfc(x), which tf2onnx passes on as if ONNX had it."""
+    nodes = list(model.graph.node)
+    if not any(node.op_type == "Erfc" for node in nodes):
+        return
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type != "Erfc":
+            model.graph.node.append(node)
+            continue
+        make, (source,), (result,) = onnx.helper.make_node, node.input, node.output
+        one = onnx.numpy_helper.from_array(np.array(1, np.float32), f"{result}_one")
+        model.graph.initializer.append(one)
+        erf = make("Erf", [source], [f"{result}_erf"], name=f"{node.name}/Erf")
+        model.graph.node.extend(
+            [erf, make("Sub", [one.name, *erf.output], [result], name=node.name)]
+        )
+
+
 def _is_known(onnx: Any, op_type: str, model: Any) -> bool:
     opset = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    return bool(onnx.defs.has(op_type, opset, "")) or op_type == "Erfc"
+    return bool(onnx.defs.has(op_type, opset, ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,14 +67,32 @@ def _converted(
     def flat(*arrays: Any) -> Any:
         return [tf.identity(each) for each in _named(call(*arrays)).values()]
 
+    function = tf.function(flat)
     try:
         model, _ = tf2onnx.convert.from_function(
-            tf.function(flat), input_signature=list(signature), opset=request.opset
+            function, input_signature=list(signature), opset=request.opset
         )
     except (ValueError, KeyError, AssertionError, NotImplementedError, TypeError) as error:
         words = str(error) or type(error).__name__
         raise FrontEndError(f"tf2onnx cannot convert it: {words}", "unsupported") from error
+    captures = function.get_concrete_function(*signature).graph.captures
+    _fix_captures(model, [each.name for each in signature], captures)
     return model
+
+
+def _fix_captures(model: Any, inputs: Sequence[str], captures: Iterable[tuple[Any, Any]]) -> None:
+    """Make constants of what tf2onnx left as inputs: tensors that a loaded function holds on to."""
+    onnx: Any = importlib.import_module("onnx")
+    held = {str(inner.name).partition(":")[0]: outer for outer, inner in captures}
+    for each in list(model.graph.input):
+        name = str(each.name).partition(":")[0]
+        if name in inputs:
+            continue
+        if name not in held:
+            raise FrontEndError(f"'{name}' is an input that no argument feeds", "unsupported")
+        values = onnx.numpy_helper.from_array(held[name].numpy(), each.name)
+        model.graph.initializer.append(values)
+        model.graph.input.remove(each)
 
 
 def _name_outputs(model: Any, outputs: Sequence[str]) -> None:
@@ -97,8 +115,7 @@ def _run(tf: Any, call: Callable[..., Any], feed: Feed, ports: Sequence[Port]) -
 def _named(found: Any) -> dict[str, Any]:
     """The outputs by name; numbered where the framework has no names for them."""
     if isinstance(found, dict):
-        by_name = cast("dict[str, Any]", found)
-        return {name: by_name[name] for name in sorted(by_name)}
+        return dict(cast("dict[str, Any]", found))
     is_several = isinstance(found, list | tuple)
     several = list(cast("Sequence[Any]", found)) if is_several else [found]
     names = ["output"] if len(several) == 1 else [f"output_{i}" for i in range(len(several))]

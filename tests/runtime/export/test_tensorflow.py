@@ -1,0 +1,130 @@
+"""TensorFlow's front ends on models as TensorFlow saves them, and on real ones."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxfold
+from fixtures import convert_tflite, tensorflow_sources
+from fixtures.fetch import DownloadError, fetch
+from onnxfold.outcome import Outcome
+from onnxfold.passes.errors import InvalidModelError
+from onnxfold.runtime.session import DEPLOYMENT, Session
+
+pytestmark = [pytest.mark.network, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    try:
+        return convert_tflite.python()
+    except DownloadError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def sources(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    script = Path(tensorflow_sources.__file__)
+    command = [str(python), str(script), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(sources: Path, python: Path) -> Callable[[str], Outcome]:
+    """Exports a source by name, each once: TensorFlow takes seconds to start."""
+
+    @cache
+    def export(name: str) -> Outcome:
+        return onnxfold.export(sources / name, python=python)
+
+    return export
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs"),
+    [
+        ("image.keras", ["image"], ["output"]),
+        ("two_heads.keras", ["tokens"], ["kind", "place"]),
+        ("frozen.pb", ["image"], ["Identity"]),
+        ("layers", ["input_1"], ["output"]),
+        ("graph", ["image"], ["Identity"]),
+    ],
+)
+def test_each_kind_is_exported(
+    name: str, inputs: list[str], outputs: list[str], exported: Callable[[str], Outcome]
+) -> None:
+    found = exported(name)
+    session = Session(found.model, DEPLOYMENT)
+    assert [each.name for each in session.inputs] == inputs
+    assert [each.name for each in session.outputs] == outputs
+    shape = session.inputs[0].shape
+    assert shape is not None
+    assert not isinstance(shape[0], int)
+    worst = max(each["max_abs_diff"] for each in found.report.equivalence["outputs"])
+    assert worst < 1e-6
+
+
+def test_graphs_compute_the_same_as_keras(exported: Callable[[str], Outcome]) -> None:
+    image = np.random.default_rng(0).normal(size=(2, *tensorflow_sources.IMAGE))
+    feed = {"image": image.astype(np.float32)}
+    plain, frozen, script = (
+        Session(exported(name).model).run(feed) for name in ("image.keras", "frozen.pb", "graph")
+    )
+    (wanted,) = plain.values()
+    for found in (frozen, script):
+        np.testing.assert_allclose(found["Identity"], wanted, rtol=0, atol=1e-6)
+
+
+def test_layers_from_elsewhere_are_named(sources: Path, python: Path) -> None:
+    with pytest.raises(InvalidModelError, match="its layer 'Doubled' is defined elsewhere"):
+        onnxfold.export(sources / "custom.keras", python=python)
+
+
+def test_tables_of_words_are_refused(sources: Path, python: Path) -> None:
+    with pytest.raises(InvalidModelError, match="looks words up in a table"):
+        onnxfold.export(sources / "table", python=python)
+
+
+def test_a_missing_shard_is_named(sources: Path, python: Path, tmp_path: Path) -> None:
+    shutil.copytree(sources / "layers", tmp_path / "layers")
+    (tmp_path / "layers" / "group1-shard2of2.bin").unlink()
+    with pytest.raises(InvalidModelError, match=r"group1-shard2of2\.bin"):
+        onnxfold.export(tmp_path / "layers", python=python)
+
+
+def test_basic_pitch_is_the_same_model_three_times(python: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "nmp"
+    try:
+        shipped = fetch("basic-pitch")
+        lite = fetch("basic-pitch-tflite")
+        for name, place in (
+            ("basic-pitch-savedmodel", "saved_model.pb"),
+            ("basic-pitch-savedmodel-data", "variables/variables.data-00000-of-00001"),
+            ("basic-pitch-savedmodel-index", "variables/variables.index"),
+        ):
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(fetch(name), folder / place)
+    except DownloadError as error:
+        pytest.skip(str(error))
+    audio = np.sin(np.arange(43844) * 2 * np.pi * 440 / 22050).reshape(1, -1, 1).astype(np.float32)
+    wanted = _by_shape(Session(shipped), audio)
+    for source in (folder, lite):
+        found = _by_shape(Session(onnxfold.export(source, python=python).model), audio)
+        assert len(found) == len(wanted) == 3
+        for mine, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-4)
+
+
+def _by_shape(session: Session, audio: np.ndarray) -> list[np.ndarray]:
+    """The outputs in an order that does not depend on names: by size, then by their mean."""
+    found = session.run({session.inputs[0].name: audio}).values()
+    return sorted(found, key=lambda each: (each.size, float(each.mean())))
