@@ -128,6 +128,32 @@ def test_scan() -> None:
     assert not any(name.endswith("saved") for name in backward.output)
 
 
+def test_scan_along_other_axes() -> None:
+    """Elements lie along axis 1; what is given is stacked along axis 2, from the end."""
+    text = """
+    g (float[2, T, 3] x, float[2, 3] h0) => (float[2, 3] last, float[2, 3, T] all)
+    {
+        last, all = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [-1],
+            scan_output_directions = [1], body = step (float[2, 3] h, float[2, 3] row)
+            => (float[2, 3] next, float[2, 3] seen)
+        {
+            next = Mul (h, row)
+            seen = Mul (next, next)
+        }> (h0, x)
+    }"""
+
+    def forward(feeds: Mapping[str, Array]) -> Sequence[Array]:
+        h = feeds["h0"]
+        seen: list[Array] = []
+        for row in np.moveaxis(feeds["x"], 1, 0):
+            h = h * row
+            seen.append(h * h)
+        return h, np.stack(seen[::-1], axis=-1)
+
+    feeds = _feeds(x=(2, 3, 3), h0=(2, 3))
+    check_gradient(text, feeds, double=False, forward=forward)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_loop_with_a_count(steps: int) -> None:
     feeds = _feeds(h0=(2, 4), u=(4, 4)) | {"n": np.array(steps)}
