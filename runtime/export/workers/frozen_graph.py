@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request
-from onnxfold.runtime.export.workers.tf_functions import export_function
+from onnxfold.runtime.export.workers.tf_functions import export_function, in_list
 
 _NO_OUTPUTS = frozenset({"Assert", "Const", "NoOp", "Placeholder"})
 _VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp"})
@@ -49,9 +49,7 @@ def export_graph(graph: Any, request: Request, folder: Path) -> Answer:
     ]
 
     def call(*arrays: Any) -> Any:
-        found = function(*arrays)
-        several = list(found) if isinstance(found, list | tuple) else [found]
-        return dict(zip(outputs, several, strict=True))
+        return dict(zip(outputs, in_list(function(*arrays)), strict=True))
 
     return export_function(call, signature, request, folder)
 

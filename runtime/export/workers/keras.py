@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request
-from onnxfold.runtime.export.workers.tf_functions import export_function
+from onnxfold.runtime.export.workers.tf_functions import export_function, in_list
 
 _LOADERS = {"keras": ("keras",), "keras-h5": ("tf_keras", "keras")}
 """What reads each kind, the better first: Keras 3 misreads some files of Keras 2."""
@@ -34,8 +34,9 @@ def export_keras(model: Any, request: Request, folder: Path) -> Answer:
 
     def call(*arrays: Any) -> Any:
         found = model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)
-        several = isinstance(found, list | tuple) and len(found) == len(names) > 1
-        return dict(zip(names, found, strict=True)) if several else found
+        tensors = in_list(found)
+        several = len(tensors) == len(names) > 1
+        return dict(zip(names, tensors, strict=True)) if several else found
 
     return export_function(call, signature, request, folder)
 

@@ -116,10 +116,14 @@ def _named(found: Any) -> dict[str, Any]:
     """The outputs by name; numbered where the framework has no names for them."""
     if isinstance(found, dict):
         return dict(cast("dict[str, Any]", found))
-    is_several = isinstance(found, list | tuple)
-    several = list(cast("Sequence[Any]", found)) if is_several else [found]
-    names = ["output"] if len(several) == 1 else [f"output_{i}" for i in range(len(several))]
-    return dict(zip(names, several, strict=True))
+    tensors = in_list(found)
+    names = ["output"] if len(tensors) == 1 else [f"output_{i}" for i in range(len(tensors))]
+    return dict(zip(names, tensors, strict=True))
+
+
+def in_list(found: Any) -> list[Any]:
+    """What a function returned, as a list: one tensor or several."""
+    return list(cast("Sequence[Any]", found)) if isinstance(found, list | tuple) else [found]
 
 
 def _port(spec: Any) -> Port:

@@ -60,7 +60,8 @@ def _read_array(entry: Mapping[str, Any], content: bytes) -> tuple[Array, int]:
     size = count * dtype.itemsize
     if len(content) < size:
         raise FrontEndError(f"the file of weights ends inside '{entry['name']}'")
-    array: Array = np.frombuffer(content[:size], dtype).reshape(entry["shape"])
+    shape: list[int] = entry["shape"]
+    array: Array = np.frombuffer(content[:size], dtype).reshape(shape)
     if quantization and "scale" in quantization:
         array = array * quantization["scale"] + quantization["min"]
     return array.astype(entry["dtype"]), size
