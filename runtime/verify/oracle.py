@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_loop
 
 from onnxfold.passes.census import take_census
 from onnxfold.passes.constants import Array
@@ -32,6 +33,9 @@ _AMPLITUDE = 2.0
 _FLOOR = 1e-6  # of the largest value: a dozen roundings of float32
 _DOUBLE = ir.DataType.DOUBLE
 _FLOAT = ir.DataType.FLOAT
+
+# onnx's class has no type annotations.
+_ReferenceLoop: Any = op_loop.Loop
 
 Outputs = tuple[Mapping[str, Any], Mapping[str, Any]]
 OracleSample = tuple[Feed, Outputs, Outputs]
@@ -57,6 +61,39 @@ class GatherElements(OpRun):
         # Other axes of the indices may be shorter; numpy wants them alike.
         spans = [slice(None if i == at % x.ndim else n) for i, n in enumerate(indices.shape)]
         return (np.take_along_axis(x[tuple(spans)], counted, at),)
+
+
+class Loop(_ReferenceLoop):
+    """Corrects onnx 1.23's own, which joins what steps give instead of stacking it.
+
+    It also never begins where no condition is given, which means true.
+    """
+
+    op_domain = ""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._joined_body = self._run_body
+        self._run_body = self._stacked_body
+        self._shapes: list[tuple[int, ...]] = []
+
+    def _stacked_body(self, *arguments: Any, **options: Any) -> list[Any]:
+        outputs = list(self._joined_body(*arguments, **options))
+        first = len(outputs) - self.K
+        self._shapes = [np.shape(each) for each in outputs[first:]]
+        return outputs[:first] + [np.asarray(each)[np.newaxis] for each in outputs[first:]]
+
+    def _run(self, trips: Any, condition: Any, *states: Any, **options: Any) -> tuple[Any, ...]:
+        given: Any = np.array(True) if condition is None else condition
+        found: Any = super()._run(trips, given, *states, **options)
+        outputs: list[Any] = list(found)
+        for index, shape in enumerate(self._shapes, self.N):
+            outputs[index] = _restacked(outputs[index], shape)
+        return tuple(outputs)
+
+
+def _restacked(joined: Array, shape: tuple[int, ...]) -> Array:
+    return joined.reshape(-1, *shape)
 
 
 class NoOracleError(Exception):
@@ -85,7 +122,7 @@ class Float64Oracle:
         self._names = dict(softmaxes)
         try:
             self._evaluator = ReferenceEvaluator(
-                to_proto(copy), new_ops=[GlobalMaxPool, GatherElements]
+                to_proto(copy), new_ops=[GlobalMaxPool, GatherElements, Loop]
             )
         except Exception as error:  # no implementation of an operator at this version
             raise NoOracleError from error

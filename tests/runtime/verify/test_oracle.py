@@ -100,3 +100,20 @@ def test_an_operator_newer_than_the_evaluator_knows_has_no_oracle(parse: Parse) 
     )
     with pytest.raises(oracle.NoOracleError):
         oracle.Float64Oracle(model, {})
+
+
+def test_loops_stack_what_their_steps_give_and_need_no_condition(parse: Parse) -> None:
+    model = parse(
+        """g (float[2] x) => (float[2] y, float[3,2] each, float[3] sums)
+        <int64 trips = {3}> {
+            y, each, sums = Loop(trips, , x) <body = b (int64 i, bool c, float[2] s)
+                => (bool go_on, float[2] moved, float[2] kept, float total) {
+                    go_on = Identity(c)  moved = Add(s, s)  kept = Identity(moved)
+                    total = ReduceSum<keepdims = 0>(moved)
+                }>
+        }"""
+    )
+    feed = {"x": np.array([1, 2], np.float32)}
+    found, wanted = oracle.Float64Oracle(model, {}).run(feed), Session(model).run(feed)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
