@@ -419,3 +419,18 @@ def test_outputs_that_were_left_out_are_asked_for(parse: Parse) -> None:
         mean = rewriter.ask_for_output(node, 1)
         assert [output.name for output in node.outputs] == ["y", mean.name, deviation.name]
     verify(model)
+
+
+def test_a_renamed_initializer_leaves_copies_and_the_proto_alone(parse: Parse) -> None:
+    proto = ir.to_proto(parse("g (float x) => (float y) <float w = {2}> { y = Mul(x, w) }"))
+    in_memory = parse("g (float x) => (float y) { y = Neg(x) }")
+    weight = ir.Value(name="w", const_value=ir.tensor(np.float32(2), name="w"))
+    in_memory.graph.register_initializer(weight)
+    for original in (ir.from_proto(proto), in_memory):
+        copy = original.clone()
+        rewriter = Rewriter(copy, "test")
+        with rewriter.step("rename"):
+            rewriter.rename(copy.graph.initializers["w"], "v")
+        assert [each.name for each in ir.to_proto(copy).graph.initializer] == ["v"]
+        assert [each.name for each in ir.to_proto(original).graph.initializer] == ["w"]
+    assert [each.name for each in proto.graph.initializer] == ["w"]
