@@ -516,8 +516,9 @@ def _set_name(value: ir.Value, name: str) -> None:
 def _set_name_apart(value: ir.Value, name: str) -> None:
     """Name a value whose tensor a copy of the model, or a proto, may share: theirs keeps its."""
     tensor = value.const_value
-    if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
-        value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
+    if isinstance(tensor, ir.TensorProtoTensor):
+        # As it was stored, so that what is renamed back is byte for byte what it was.
+        value.const_value = ir.TensorProtoTensor(copy.copy(tensor.raw))
     elif tensor is not None:
         value.const_value = copy.copy(tensor)
     value.name = name
