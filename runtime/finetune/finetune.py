@@ -37,6 +37,7 @@ from onnxfold.runtime.finetune.training_graph import (
     add_error,
     matched_outputs,
     only_loss,
+    relative,
 )
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.session import Session
@@ -192,7 +193,7 @@ class _Task:
         matched = matched_outputs(model, original)
         targets = {each.original: each.target for each in matched}
         samples = Samples.take(original, targets, feeds, limit=options.samples, seed=options.seed)
-        shared = [_relative(each, samples, len(matched)) for each in matched]
+        shared = [relative(each, samples.training, len(matched)) for each in matched]
         add_error(model, shared)
         return cls(model, samples, tuple(shared), "")
 
@@ -247,16 +248,6 @@ def _parameters(
     pairs = [] if original is None else paired_layers(original, quantized)
     wanted = wanted_weights([(each.quantized.node, each.original.node) for each in pairs])
     return Parameters(quantized, wanted, scales=options.scales, activations=options.activations)
-
-
-def _relative(matched: Matched, samples: Samples, count: int) -> Matched:
-    """``matched``, its error in proportion to its power, all outputs alike."""
-    powers = [
-        float(np.mean(np.square(each[matched.target], dtype=np.float64)))
-        for each in samples.training
-    ]
-    power = float(np.mean(powers))
-    return replace(matched, weight=1 / (power * count) if power > 0 else 1.0)
 
 
 def _effort(task: _Task, options: FinetuneOptions) -> tuple[int, int]:

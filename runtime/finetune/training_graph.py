@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
@@ -19,6 +20,7 @@ from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.runtime.finetune.parameters import Parameters
 from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.specs import Feed
 
 PREPARE = "inline-functions{which=all},upgrade-opset{to=21},infer-shapes"
 """What gradients need."""
@@ -93,6 +95,13 @@ def matched_outputs(quantized: ir.Model, original: ir.Model) -> list[Matched]:
     if not found:
         raise UsageError("the models have no output of float32 in common to compare")
     return found
+
+
+def relative(matched: Matched, samples: Iterable[Feed], count: int) -> Matched:
+    """``matched``, its error in proportion to its power on ``samples``, for one of ``count``."""
+    powers = [float(np.mean(np.square(each[matched.target], dtype=np.float64))) for each in samples]
+    power = float(np.mean(powers))
+    return replace(matched, weight=1 / (power * count) if power > 0 else 1.0)
 
 
 def only_loss(model: ir.Model) -> None:
