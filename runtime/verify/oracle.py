@@ -85,8 +85,7 @@ class Loop(_ReferenceLoop):
 
     def _run(self, trips: Any, condition: Any, *states: Any, **options: Any) -> tuple[Any, ...]:
         given: Any = np.array(True) if condition is None else condition
-        found: Any = super()._run(trips, given, *states, **options)
-        outputs: list[Any] = list(found)
+        outputs: list[Any] = list(_ReferenceLoop._run(self, trips, given, *states, **options))
         for index, shape in enumerate(self._shapes, self.N):
             outputs[index] = _restacked(outputs[index], shape)
         return tuple(outputs)
