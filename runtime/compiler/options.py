@@ -51,6 +51,8 @@ _RUNGS = (
     "round-weights",
     "finetune",
 )
+_DEAREST = "finetune"
+"""A minute, for 0.2 dB at 8 bits (measured, behind the others): there layers in float cost less."""
 _REACH_DB, _REACH_OF_4_BITS_DB = 6.0, 20.0
 """Dear rungs gain 1 to 3 dB each at 8 bits, and up to 8 at 4: what misses the budget by more needs
 layers in float."""
@@ -199,8 +201,10 @@ class CompileOptions:
     @property
     def ladder(self) -> Ladder:
         """The compensations to try, and which of them even where the budget is met."""
-        reach = _REACH_OF_4_BITS_DB if self.weights in ("s4", "u4") else _REACH_DB
-        return Ladder(_RUNGS, frozenset(_ALWAYS[self.preset]), reach)
+        few = self.weights in ("s4", "u4")
+        rungs = _RUNGS if few or self.preset == "best" else _RUNGS[: _RUNGS.index(_DEAREST)]
+        reach = _REACH_OF_4_BITS_DB if few else _REACH_DB
+        return Ladder(rungs, frozenset(_ALWAYS[self.preset]), reach)
 
     def starting_choices(self, family: Family) -> list[Choice]:
         """Where the search begins, the widest first.

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnxfold.runtime.specs import is_float
 from onnxfold.runtime.verify.budget import Budget
 
-IMAGE_SQNR_DB = 45.0
-"""For pictures. One that is restored at 40 dB of PSNR loses 0.4 dB by this noise (measured: 41.5 dB
-of SQNR cost a demosaicing network 0.8 dB)."""
+IMAGE_SQNR_DB = 46.0
+"""For pictures. A demosaicing network of 40.5 dB of PSNR lost 0.8 dB at 41.5 dB of SQNR and 0.4 at
+45.9 (measured on other photographs, where the noise was 1 dB more)."""
 _COLOURS = (1, 3, 4)
 _SMALLEST = 8
 _SHARES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax"})
