@@ -74,8 +74,11 @@ def _totals(found: Sensitivities) -> Array:
 
 
 def _rank_correlation(left: Array, right: Array) -> float:
-    first, second = (np.argsort(np.argsort(each)).astype(float) for each in (left, right))
-    return float(np.mean((first - first.mean()) * (second - second.mean())) / np.var(first))
+    """Spearman's, without ties."""
+    orders = [np.argsort(each).tolist() for each in (left, right)]
+    first, second = ({layer: rank for rank, layer in enumerate(each)} for each in orders)
+    squares = sum((first[layer] - second[layer]) ** 2 for layer in first)
+    return 1 - 6 * squares / (len(first) * (len(first) ** 2 - 1))
 
 
 def test_measured_changes_are_those_of_the_loss(parse: Parse) -> None:
