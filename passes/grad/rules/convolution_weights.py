@@ -13,6 +13,8 @@ from onnxfold.passes.grad.vjp import Call
 
 _FEW_CHANNELS = 8
 _WIDE = 128
+_MANY_TAPS = 64
+"""Above it, the nodes a tap would be more than a model should have."""
 
 
 def weight_gradient(
@@ -37,6 +39,9 @@ def weight_gradient(
         raise call.refusal(f"it has groups, but the shape of '{weight.name}' is not known")
     split = [] if outer is None or inner is None else [group, outer // group, inner]
     read = taps(b, x, window)
+    if math.prod(window.kernel) > _MANY_TAPS:
+        found = _swapped(b, x, gradient, window, split[0] if split else 1)
+        return b.reshape_like(found, weight)
     if group == 1 and _is_wide(split, gradient):
         return b.reshape_like(_flat(b, x, gradient, window), weight)
     read = list(taps(b, x, window))
@@ -114,6 +119,35 @@ def _flat(b: Builder, x: ir.Value, gradient: ir.Value, window: Window) -> ir.Val
         product = b.op("Gemm", rows, b.op("Flatten", tap), transB=1)
         products.append(b.unsqueeze(product, 0))
     return b.op("Transpose", _joined(b, products, 0), perm=[1, 2, 0])
+
+
+def _swapped(b: Builder, x: ir.Value, gradient: ir.Value, window: Window, group: int) -> ir.Value:
+    """[O, C / G, kernel ...]: X convolved with dY, where strides and dilations change places.
+
+    Half as fast as products of single taps, but one node however many there are.
+    """
+    apart, swapped = window.axes, [1, 0, *window.axes]
+    if group == 1:
+        images = b.op("Transpose", x, perm=swapped)
+    else:
+        space = b.op("Shape", x, start=2)
+        split = b.op("Reshape", x, b.op("Concat", b.ints(0, group, -1), space, axis=0))
+        turned = b.op("Transpose", split, perm=[2, 1, 0, *(axis + 1 for axis in apart)])
+        shape = b.op("Concat", b.op("Shape", turned, end=1), b.ints(-1), space, axis=0)
+        images = b.op("Reshape", turned, shape)
+    found = b.op(
+        "Conv",
+        images,
+        b.op("Transpose", gradient, perm=swapped),
+        group=group,
+        strides=window.dilations,
+        dilations=window.strides,
+        pads=window.pads,
+    )
+    # What no window covers behind the last one makes taps that the kernel has not.
+    zeros, axes = b.ints(*(0 for _ in apart)), b.ints(*apart)
+    kernel = b.op("Slice", found, zeros, b.ints(*window.kernel), axes)
+    return b.op("Transpose", kernel, perm=swapped)
 
 
 def _joined(b: Builder, values: Sequence[ir.Value], axis: int) -> ir.Value:
