@@ -24,7 +24,7 @@ _UNARY = (
     "Abs", "Atan", "Cos", "Elu", "HardSwish", "Identity", "LeakyRelu", "Mish",
     "Neg", "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Tanh",
 )  # fmt: skip
-_BINARY = ("Add", "Max", "Mean", "Min", "Mul", "PRelu", "Sub", "Sum")
+_BINARY = ("Add", "Max", "Min", "Mul", "PRelu", "Sub", "Sum")
 _REDUCTIONS = (
     "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
     "ReduceProd", "ReduceSum", "ReduceSumSquare",
