@@ -241,7 +241,7 @@ class Builder:
     def dim(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension of ``value`` as a vector of one int64; ``axis`` counts from the front."""
         known = None if value.shape is None else value.shape[axis]
-        if isinstance(known, int):
+        if isinstance(known, int) and known >= 0:
             return self.ints(known)
         return self.op("Shape", value, start=axis, end=axis + 1)
 

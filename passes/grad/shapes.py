@@ -32,10 +32,10 @@ def rank_of(value: ir.Value) -> int:
 
 
 def static_dims(value: ir.Value) -> tuple[int, ...] | None:
-    """The dimensions of ``value`` where all are known numbers."""
+    """The dimensions of ``value`` where all are known numbers; some write -1 for unknown ones."""
     if value.shape is None:
         return None
-    dims = [dim for dim in value.shape if isinstance(dim, int)]
+    dims = [dim for dim in value.shape if isinstance(dim, int) and dim >= 0]
     return tuple(dims) if len(dims) == len(value.shape) else None
 
 

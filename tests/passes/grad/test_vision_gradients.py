@@ -272,3 +272,23 @@ def test_dynamic_sizes_cost_nothing_where_the_stride_is_one() -> None:
     text = """g (float[N,3,H,W] x, float[4,3,3,3] w) => (float[N,4,H,W] y) {
         y = Conv<pads = [1,1,1,1]>(x, w) }"""
     assert "Slice" not in op_types(text, ["x"])
+
+
+def test_a_batch_of_minus_one_is_unknown() -> None:
+    text = """g (float[2,3,4,4] x, float[4,3,3,3] w) => (float[2,4] y) {
+        c = Conv(x, w) p = GlobalMaxPool(c) y = Flatten(p) }"""
+    model = parsed(text)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    lowered = lower(model, ["x", "w"], "y", check=False)
+    random = np.random.default_rng(0)
+    feeds = {
+        "x": random.standard_normal((5, 3, 4, 4)).astype(np.float32),
+        "w": random.standard_normal((4, 3, 3, 3)).astype(np.float32),
+    }
+    lowered.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    del lowered.graph.value_info[:]
+    found = Session(lowered).run(feeds)
+    expected = Session(lower(parsed(text.replace("[2,", "[5,")), ["x", "w"], "y")).run(feeds)
+    for name in ("grad_x", "grad_w"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
