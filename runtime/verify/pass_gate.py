@@ -168,8 +168,7 @@ class ContractGate(BaseInstrument):
         if pass_.contract is Contract.ADDITIVE and verdict.passed:
             with naming(f"after pass {pass_.name}"):
                 now = self._with_float_io(model)
-                added, judged = check_added(now, before.names, labelled(self._feeds))
-            verdict &= judged
+                added, verdict = check_added(now, before.names, labelled(self._feeds))
         regions = None
         checked = self._region_check is not None and pass_.contract is Contract.INTEGER
         if checked and self._region_check is not None and before.original is not None:

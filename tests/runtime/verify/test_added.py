@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import NotEquivalentError
+from onnxfold.passes.loss.inject_loss import InjectLoss
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.rewriter import Rewriter
@@ -94,6 +96,21 @@ def test_errors_of_the_model_itself_play_no_role(parse: Parse) -> None:
     (evidence,) = gated(model, *parse_passes("inject-loss{loss=mse}")).evidence
     assert evidence.verdict.passed
     assert [each.name for each in evidence.added] == ["loss_mse", "loss"]
+
+
+def test_what_has_no_float64_reference_says_so(parse: Parse, tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from onnxfold.passes.loss import loss\n"
+        "@loss('noisy')\n"
+        "def noisy(graph, predictions):\n"
+        "    noise = graph.op('RandomUniformLike', predictions, seed=1.0)\n"
+        "    return graph.reduce('ReduceMean', graph.op('Mul', predictions, noise))\n"
+    )
+    (evidence,) = gated(parse(NET), InjectLoss(loss=f"{path}:noisy")).evidence
+    assert evidence.verdict.passed
+    assert evidence.added == ()
+    assert "not held against float64: it is random" in evidence.verdict.reasons[0]
 
 
 def test_gradients_wait_for_the_pass_that_lowers_them(parse: Parse) -> None:
