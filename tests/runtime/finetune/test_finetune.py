@@ -19,8 +19,8 @@ from onnxfold.passes.quantize.schemes import Weights
 from onnxfold.passes.quantize.set_constants import SetConstants
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.finetune.finetune import FinetuneOptions, Tuned, finetune_constants
 from onnxfold.runtime.session import REFERENCE, Session
-from onnxfold.runtime.finetune.finetune import Tuned, FinetuneOptions, finetune_constants
 
 Array = npt.NDArray[np.float32]
 Feeds = list[dict[str, Array]]
@@ -108,9 +108,8 @@ def test_the_same_input_gives_the_same_constants(case: tuple[ir.Model, ir.Model,
     few = replace(OPTIONS, steps=10, activations=True)
     found = [finetune_constants(quantized, feeds, original=model, options=few) for _ in range(2)]
     assert found[0] == found[1]
-    assert (
-        finetune_constants(quantized, feeds, original=model, options=replace(few, seed=1)) != found[0]
-    )
+    other = replace(few, seed=1)
+    assert finetune_constants(quantized, feeds, original=model, options=other) != found[0]
 
 
 def test_it_is_never_worse_than_it_was(case: tuple[ir.Model, ir.Model, Feeds]) -> None:
@@ -175,4 +174,6 @@ def test_what_cannot_be_tuned(parse: Parse) -> None:
     with pytest.raises(UsageError, match="there is no data to tune on"):
         finetune_constants(quantized, [], original=model)
     with pytest.raises(UsageError, match="no weights or scales in Q/DQ pairs to tune"):
-        finetune_constants(parse("g (float[2] x) => (float[2] y) { y = Relu(x) }"), feeds, loss="mse")
+        finetune_constants(
+            parse("g (float[2] x) => (float[2] y) { y = Relu(x) }"), feeds, loss="mse"
+        )
