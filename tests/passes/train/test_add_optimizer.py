@@ -319,3 +319,22 @@ def test_float16_weights_are_refused(parse: Parse, apply_pass: Apply) -> None:
     )
     with pytest.raises(UsageError, match=r"'w' holds float16.*convert-float32"):
         apply_pass("add-optimizer", model)
+
+
+def test_a_weight_named_like_the_moment_of_another(
+    parse: Parse, apply_pass: Apply, evaluate: Evaluate
+) -> None:
+    model = parse(
+        """g (float x) => (float loss, float grad_w, float grad_w_mean)
+        <float w = {1}, float w_mean = {5}> {
+            loss = Mul(w, w_mean)  grad_w = Identity(x)  grad_w_mean = Mul(x, x)
+        }"""
+    )
+    apply_pass("add-optimizer{kind=adam learning-rate=1}", model)
+    states = {(each.tensor, each.slot): each for each in read_manifest(model).states}
+    assert len({each.input for each in states.values()}) == len(states) == 6
+    found = evaluate(model, {"x": np.array(2, np.float32)})
+    assert found[states["w", ""].output] == pytest.approx(0, abs=1e-6)
+    assert found[states["w_mean", ""].output] == pytest.approx(4, abs=1e-6)
+    assert found[states["w", "mean"].output] == pytest.approx(0.2)
+    assert found[states["w_mean", "mean"].output] == pytest.approx(0.4)
