@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxfold.adversary import DEFAULT_STEPS, attack
 from onnxfold.compiling import compile
-from onnxfold.exporting import export
+from onnxfold.exporting import export, open_model
 from onnxfold.finetuning import finetune
 from onnxfold.loss_graphs import inject_loss
 from onnxfold.loss_verdicts import NO_LIMITS, judged_by_loss, loss_request
@@ -89,7 +89,7 @@ def optimize(model: Model, *, data: object = None, progress: Progress | None = N
         InvalidModelError: The model is missing, broken or hostile.
     """
     bar = progress or Silent()
-    original = load_model(model)
+    original = open_model(model, progress)
     feeds = feeds_for(original, data)
     run, kept = run_tolerant(original, parse_passes(OPTIMIZE), feeds, bar)
     try:
@@ -148,7 +148,7 @@ def fold(
         raise UsageError("reduced weights do not go with measuring, relaxing or a plan")
     if float_biases and (target != "qdq" or plan is not None):
         raise UsageError("float biases are for target qdq, and not for a plan, which holds them")
-    original = load_model(model)
+    original = open_model(model, progress)
     if not has_codes(original):
         raise UsageError(_nothing_to_fold(original))
     feeds = feeds_for(original, data)
@@ -246,7 +246,7 @@ def run_passes(
         PassError: A pass failed.
     """
     pipeline = parse_passes(passes) if isinstance(passes, str) else tuple(passes)
-    original = load_model(model)
+    original = open_model(model, progress)
     feeds = feeds_for(original, data) if gates else None
     bar = progress or Silent()
     run = run_verified(original, pipeline, feeds, bar, instruments=instruments)
@@ -344,7 +344,7 @@ def explain(
         InvalidModelError: The model is missing, broken or hostile.
         ExecutionError: It does not run.
     """
-    loaded = load_model(model)
+    loaded = open_model(model, progress)
     (progress or Silent()).stage("folding and timing")
     return explain_model(loaded, feeds_for(loaded, data), target)
 

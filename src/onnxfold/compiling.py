@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxfold.exporting import open_model
 from onnxfold.loss_verdicts import loss_request
 from onnxfold.outcome import Model, Outcome, fold_target, source_facts
 from onnxfold.passes.errors import UsageError
@@ -26,7 +27,6 @@ from onnxfold.runtime.compiler.quality import Metric
 from onnxfold.runtime.compiler.verified import model_facts
 from onnxfold.runtime.explain import explain_islands
 from onnxfold.runtime.feeds import FeedSource
-from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.trial import feeds_for
@@ -110,7 +110,7 @@ def compile(
     """
     if data is None and plan is None:
         raise UsageError("compile needs data to calibrate on: give --data")
-    original = load_model(model)
+    original = open_model(model, progress)
     by_loss = loss_request(loss, on, labels)
     if by_loss is not None and metric is not None:
         raise UsageError("compile measures by a metric or by losses, not by both")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxfold.outcome import Outcome
+from onnxfold.outcome import Model, Outcome, measure_files
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.presets import EXPORTED
 from onnxfold.passes.registry import parse_passes
@@ -22,12 +21,14 @@ from onnxfold.runtime.export.proof import prove
 from onnxfold.runtime.export.sources import FRAMEWORKS, Source, recognise
 from onnxfold.runtime.export.workers.protocol import Request
 from onnxfold.runtime.feeds import FeedSource, open_feeds
+from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.report.report import ModelFacts, Report
 from onnxfold.runtime.specs import Feed, input_specs
 
 DEFAULT_OPSET = 18
 """The newest that tf2onnx writes."""
+PYTHON_VARIABLE = "ONNXFOLD_PYTHON"
 _OPSETS = range(13, 22)
 _SAMPLES = 16
 
@@ -50,7 +51,8 @@ def export(
         data: What to run in both; made up from the shapes if None.
         opset: The version of ai.onnx to write.
         signature: Of a SavedModel; ``serving_default`` if None.
-        python: The interpreter that has the framework; the one that runs this if None.
+        python: The interpreter that has the framework; if None, the one that the environment
+            variable ``ONNXFOLD_PYTHON`` names, or else the one that runs this.
         progress: Told how far it is.
 
     Returns:
@@ -71,6 +73,7 @@ def export(
     options: Mapping[str, Any] = {} if signature is None else {"signature": signature}
     request = Request(found.kind, str(found.path), opset, options=options)
     bar.stage(f"exporting with {found.framework}")
+    python = python or os.environ.get(PYTHON_VARIABLE)
     exported = run_front_end(found, request, python=python)
     model = _model(exported)
     feeds = None
@@ -85,11 +88,12 @@ def export(
     if not comparison.verdict.passed:
         raise NotEquivalentError(f"{source}: {'; '.join(comparison.verdict.reasons)}")
     document = comparison.to_json() | {"candidate": run.model.graph.name or "model"}
+    size, digest = measure_files(found.path)
     report = Report(
         command="export",
         passed=True,
         reasons=exported.answer.notes,
-        source=_facts(found.path),
+        source=ModelFacts(str(found.path), digest, size, {}),
         result=model_facts(run.model),
         data={} if feeds is None else feeds.to_json(),
         passes=run.rows,
@@ -99,6 +103,27 @@ def export(
     return Outcome(run.model, report)
 
 
+def open_model(model: Model, progress: Progress | None = None) -> ir.Model:
+    """``load_model``, of a framework's own model too: it is exported and proven on the way.
+
+    Raises:
+        InvalidModelError: The model is missing, broken or hostile.
+        UsageError: Its framework is missing.
+        NotEquivalentError: The exported model computes something else than the framework.
+    """
+    if not isinstance(model, str | os.PathLike) or not _is_foreign(Path(model)):
+        return load_model(model)
+    return export(model, progress=progress).model
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a framework saved it, in a form that can be read without trusting it."""
+    try:
+        return recognise(path).kind not in ("onnx", "pickle")
+    except UsageError:
+        return False
+
+
 def _source(path: Path, kind: str) -> Source:
     if kind == "auto":
         return recognise(path)
@@ -106,17 +131,6 @@ def _source(path: Path, kind: str) -> Source:
         raise UsageError(f"no kind of model '{kind}'{did_you_mean(kind, FRAMEWORKS)}")
     found = recognise(path)
     return found if found.kind == kind else replace(found, kind=kind)
-
-
-def _facts(path: Path) -> ModelFacts:
-    """Size and digest of a file, or of all files of a folder."""
-    digest, size = hashlib.sha256(), 0
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    for file in files:
-        content = file.read_bytes()
-        digest.update(content)
-        size += len(content)
-    return ModelFacts(str(path), digest.hexdigest(), size, {})
 
 
 def _model(exported: Exported) -> ir.Model:

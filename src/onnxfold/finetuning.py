@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxfold.exporting import open_model
 from onnxfold.loss_verdicts import NO_LIMITS
 from onnxfold.outcome import COMPARISON_FEEDS, Model, Outcome, source_facts
 from onnxfold.passes.base import Contract
@@ -64,7 +65,7 @@ def finetune(
         InvalidModelError: A model is missing, broken or hostile.
     """
     bar = progress or Silent()
-    original = load_model(model)
+    original = open_model(model, progress)
     wanted = None if reference is None else load_model(reference)
     text = loss if isinstance(loss, str) else ",".join(loss)
     if wanted is None and not text:

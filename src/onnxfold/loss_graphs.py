@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxfold.exporting import open_model
 from onnxfold.outcome import Model, Outcome, Work, compared
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import UsageError
@@ -16,7 +17,6 @@ from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.registry import parse_pass
 from onnxfold.passes.spec import PassSpec, parse_pipeline
 from onnxfold.runtime.compiler.verified import run_verified
-from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.trial import feeds_for
 
@@ -67,7 +67,7 @@ def inject_loss(
         NotEquivalentError: An output changed, or a loss is not what float64 says.
         InvalidModelError: The model is missing, broken or hostile.
     """
-    original = load_model(model)
+    original = open_model(model, progress)
     text = loss if isinstance(loss, str) else ",".join(loss)
     if trainable and train is None:
         raise UsageError("trainable is for train: say which optimizer")

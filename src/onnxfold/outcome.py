@@ -152,10 +152,19 @@ def source_facts(model: Model, loaded: ir.Model) -> Any:
     """Hash, size and census of a model as it was given: of the file, where it is one."""
     if not isinstance(model, str | os.PathLike):
         return model_facts(loaded)
-    path = Path(model)
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    return replace(model_facts(loaded), path=str(path), sha256=digest, size=len(data))
+    size, digest = measure_files(Path(model))
+    return replace(model_facts(loaded), path=str(model), sha256=digest, size=size)
+
+
+def measure_files(path: Path) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file, or of all files of a folder one after the other."""
+    digest, size = hashlib.sha256(), 0
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    for file in files:
+        content = file.read_bytes()
+        digest.update(content)
+        size += len(content)
+    return size, digest.hexdigest()
 
 
 def display_name(model: Model, otherwise: str) -> str:

@@ -85,6 +85,19 @@ def test_the_framework_runs_the_users_data(source: Path, tmp_path: Path) -> None
     assert found.report.equivalence["samples"] == 1
 
 
+def test_other_commands_export_by_themselves(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXFOLD_PYTHON", str(_interpreter(tmp_path)))
+    found = onnxfold.optimize(source)
+    assert [node.op_type for node in found.model.graph] == ["Neg"]
+    assert found.report.source.path == str(source)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(b"12345")
+    assert onnxfold.optimize(folder).report.source.size == 5
+
+
 def test_onnx_is_sent_elsewhere(tmp_path: Path) -> None:
     onnx.save(parser.parse_model(_MODEL), tmp_path / "model.onnx")
     with pytest.raises(UsageError, match="ONNX already"):
