@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxfold.passes.constants import constant_tensor
 from onnxfold.passes.grad.bodies import copied_body
 from onnxfold.passes.grad.builder import Builder
+from onnxfold.passes.grad.compositions import gradients_through
 from onnxfold.passes.grad.vjp import Call, Gradients
 from onnxfold.passes.literals import AttributeValue
 from onnxfold.passes.walk import nested_graphs
@@ -42,18 +43,7 @@ def expand_function(call: Call, b: Builder) -> Gradients:
     for inner in body:
         _write(b, inner, values)
     named = {value.name: copy for value, copy in values.items()}
-    seeds = {
-        named[output]: gradient
-        for output, gradient in zip(function.output, call.gradients, strict=False)
-        if output in named and gradient is not None
-    }
-    inputs = [value for value in node.inputs if value is not None]
-    wanted = [v for v, need in zip(node.inputs, call.needed, strict=True) if v is not None and need]
-    found = dict(
-        zip(wanted, call.differentiator.gradients(b, seeds, wanted, until=inputs), strict=True)
-    )
-    # An input that is read twice has one gradient, which holds both parts.
-    return [None if value is None else found.pop(value, None) for value in node.inputs]
+    return gradients_through(call, b, [named.get(output) for output in function.output])
 
 
 def _write(b: Builder, inner: ir.Node, values: dict[ir.Value, ir.Value]) -> None:
