@@ -30,7 +30,7 @@ class GatedLayer:
     """A layer with a gate.
 
     Attributes:
-        name: Of its node in the quantized model.
+        name: Of its node in the quantized model; ``output <name>`` for a rounded output.
         gate: Name of the input; float32, one number.
         bits: Of its weights' codes; 0 where they are not quantized.
     """
@@ -54,7 +54,7 @@ class GatedModel:
 
 
 def gated(original: ir.Model, quantized: ir.Model) -> GatedModel:
-    """The quantized model with a gate for each linear operator, and for what else reads codes.
+    """The quantized model with a gate for each node that reads codes, and each rounded output.
 
     Args:
         original: The float model; not changed.
@@ -81,6 +81,14 @@ def gated(original: ir.Model, quantized: ir.Model) -> GatedModel:
             for each in errors:
                 each.insert(gate, rewriter)
             layers.append(GatedLayer(node_name(node), gate.name or name, bits))
+        for output in list(quantized.graph.outputs):
+            exact = _before_pair(output)
+            if exact is None:
+                continue
+            output_name = f"output {output.name}"
+            gate = rewriter.add_input(f"{GATE}{len(layers)}", ir.DataType.FLOAT, ())
+            _gate_output(output, exact, gate, rewriter)
+            layers.append(GatedLayer(output_name, gate.name or "", 0))
     if not layers:
         raise UsageError("nothing in the quantized model reads what was quantized")
     return GatedModel(quantized, tuple(layers))
@@ -132,15 +140,45 @@ def _errors(node: ir.Node, pair: LayerPair | None) -> list[_Error]:
 
 def _activation(node: ir.Node, index: int) -> _Error | None:
     """The error of an input behind a Q/DQ pair."""
-    value = node.inputs[index]
+    exact = _before_pair(node.inputs[index])
+    return None if exact is None else _Error(node, index, exact)
+
+
+def _before_pair(value: ir.Value | None) -> ir.Value | None:
+    """What a Q/DQ pair was given that puts out ``value``; None where there is no such pair."""
     dequantize = None if value is None else value.producer()
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         return None
     codes = dequantize.inputs[0]
     quantize = None if codes is None else codes.producer()
-    if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
+    if quantize is None or quantize.op_type != "QuantizeLinear":
         return None
-    return _Error(node, index, quantize.inputs[0])
+    return quantize.inputs[0]
+
+
+def _gate_output(output: ir.Value, exact: ir.Value, gate: ir.Value, rewriter: Rewriter) -> None:
+    """Let the model put out ``exact + gate * (output - exact)``."""
+    anchor = output.producer()
+    assert anchor is not None
+    made: list[ir.Node] = []
+
+    def op(op_type: str, left: ir.Value, right: ir.Value) -> ir.Value:
+        result = rewriter.insert(
+            made[-1] if made else anchor,
+            op_type,
+            [left, right],
+            name=f"{output.name}_gated",
+            dtype=output.dtype,
+            shape=output.shape,
+            after=True,
+        )
+        producer = result.producer()
+        assert producer is not None
+        made.append(producer)
+        return result
+
+    mixed = op("Add", exact, op("Mul", op("Sub", output, exact), gate))
+    rewriter.replace_value(output, mixed, keep=made)
 
 
 def _weight(pair: LayerPair) -> _Error | None:

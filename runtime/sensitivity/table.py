@@ -19,7 +19,7 @@ class Sensitivity:
     """What quantizing one layer is expected to add to the loss.
 
     Attributes:
-        layer: Name of its node.
+        layer: Name of its node; ``output <name>`` for an output that is rounded.
         bits: Of its weights' codes; 0 where it has none.
         first: g.d: what the gradient says.
         second: d^T H d / 2: what the curvature says.

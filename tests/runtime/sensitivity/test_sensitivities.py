@@ -87,6 +87,7 @@ def test_measured_changes_are_those_of_the_loss(parse: Parse) -> None:
     quantized = _quantized(model, feeds)
     found = sensitivities(model, quantized, feeds, method="measured")
     assert set(found) >= LAYERS
+    assert all(row.total > 0 for row in found.values())
     assert [found[name].bits for name in sorted(LAYERS)] == [4, 4, 4]
     # Where nothing else is quantized, it is the error of the model.
     ranges = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds)
@@ -159,6 +160,22 @@ def test_the_table_survives_a_file(tmp_path: Path) -> None:
         Sensitivities.load(tmp_path / "other.json")
     with pytest.raises(UsageError, match="no such file; measure sensitivities first"):
         Sensitivities.load(tmp_path / "none.json")
+
+
+def test_an_output_that_is_rounded_counts_for_itself(parse: Parse) -> None:
+    constants = "float[2,2] w = {1.1, 2.2, 3.3, 4.4}, float s = {0.5}, uint8 z = {128}"
+    head = f"g (float[2,2] x) => (float[2,2] y) <{constants}>"
+    model = parse(f"{head} {{ y = MatMul(x, w) }}")
+    rounded = "m = MatMul(x, w)  q = QuantizeLinear(m, s, z)  y = DequantizeLinear(q, s, z)"
+    quantized = parse(f"{head} {{ {rounded} }}")
+    feed = {"x": np.array([[0.3, -0.7], [1.2, 0.4]], np.float32)}
+    found = sensitivities(model, quantized, [feed], method="measured")
+    wanted = Session(model, REFERENCE).run(feed)["y"]
+    error = _mean_square(Session(quantized, REFERENCE).run(feed)["y"] - wanted)
+    assert list(found) == ["output y"]
+    assert found["output y"].total == pytest.approx(error / _mean_square(wanted), rel=1e-4)
+    foretold = sensitivities(model, quantized, [feed], probes=400)
+    assert foretold["output y"].total == pytest.approx(found["output y"].total, rel=0.3)
 
 
 def test_what_has_no_sensitivities(parse: Parse) -> None:
