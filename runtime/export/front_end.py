@@ -145,7 +145,8 @@ def _error(source: Source, fault: str, message: str) -> OnnxfoldError:
         extra = EXTRAS[source.framework]
         return UsageError(
             f"{source.path} needs {source.framework}, which is not installed ({message}): "
-            f"pip install 'onnxfold[{extra}]', or name an interpreter that has it in $ONNXFOLD_PYTHON"
+            f"pip install 'onnxfold[{extra}]', or name an interpreter that has it in "
+            "$ONNXFOLD_PYTHON"
         )
     if fault == "usage":
         return UsageError(f"{source.path}: {message}")

@@ -51,12 +51,37 @@ class FrameworkGate(Gate):
         return Verdict(not reasons, tuple(reasons))
 
 
+@dataclass(frozen=True)
+class EstimatorGate(FrameworkGate):
+    """What an export of an estimator promises: its scores as others, its labels exactly.
+
+    A label is a name, not a quantity: none is near another. Estimators compare and add in float64,
+    so that one whose features lie within float32's rounding of a threshold may be labelled
+    otherwise; that is refused too, and the sample is named.
+    """
+
+    def judge_output(self, metrics: OutputMetrics) -> Verdict:
+        """See ``Gate``."""
+        if metrics.dtype.startswith(("float", "bfloat")):
+            return super().judge_output(metrics)
+        if not metrics.different:
+            return Verdict(True, ())
+        return Verdict(
+            False,
+            (
+                f"output '{metrics.name}': {metrics.different} of {metrics.elements} labels are "
+                f"others than the framework's ({metrics.worst})",
+            ),
+        )
+
+
 def prove(
     model: ir.Model,
     name: str,
     feeds: Sequence[Feed],
     expected: Sequence[Feed],
     others: Sequence[Feed] = (),
+    gate: Gate | None = None,
 ) -> Comparison:
     """Compare what ONNX Runtime makes of ``model`` with what the framework computed.
 
@@ -66,6 +91,7 @@ def prove(
         feeds: What the framework was fed, by the model's names.
         expected: What it computed.
         others: What other kernels of it computed: an output may differ as far as they do.
+        gate: What judges; ``FrameworkGate`` if None.
 
     Raises:
         InconclusiveError: There is nothing to compare.
@@ -81,7 +107,7 @@ def prove(
             comparer.add(wanted, session.run(feed))
         if others:
             drift.add(wanted, others[index])
-    gate = FrameworkGate()
+    gate = gate or FrameworkGate()
     excuse = drift.metrics if others else None
     verdict = plain.judge(gate, excuse) & deployed.judge(gate, excuse)
     return Comparison(

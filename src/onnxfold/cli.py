@@ -317,12 +317,44 @@ def _export(parser: argparse.ArgumentParser) -> None:
         "--signature", metavar="NAME", help="of a SavedModel (default: serving_default)"
     )
     parser.add_argument(
+        "--input",
+        action="append",
+        dest="inputs",
+        metavar="NAME=SHAPE",
+        help="shape of an input of TorchScript: x=1x3x224x224, or with a type, ids=int64:1x16",
+    )
+    parser.add_argument(
+        "--dynamic-batch",
+        action="store_true",
+        help="leave the first dimension open where the source fixed it (PyTorch)",
+    )
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="read a pickle of scikit-learn, which can run any program: only your own",
+    )
+    parser.add_argument(
         "--python",
         type=Path,
         metavar="PYTHON",
         help="an interpreter that has the framework (default: the one that runs onnxfold)",
     )
     _report(parser)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "frameworks",
+        nargs="*",
+        metavar="FRAMEWORK",
+        help="tensorflow, torch or sklearn: exit code 2 if it cannot export (default: show all)",
+    )
+    parser.add_argument(
+        "--python",
+        type=Path,
+        metavar="PYTHON",
+        help="the interpreter to look into (default: $ONNXFOLD_PYTHON, or the one that runs this)",
+    )
 
 
 def _fold(parser: argparse.ArgumentParser) -> None:
@@ -453,6 +485,7 @@ def _explain(parser: argparse.ArgumentParser) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "compile": ("quantize a float model to integers, keep what is faster, prove it", _compile),
     "export": ("turn a framework's model into ONNX, proven against the framework", _export),
+    "doctor": ("what is installed to export with, and what to install", _doctor),
     "fold": ("fold an already fake-quantized model to integer arithmetic", _fold),
     "finetune": ("tune the constants of a fake-quantized model by gradients", _finetune),
     "tune": ("measure kernels on this machine, for --costs of fold and compile", _tune),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxfold import api
 from onnxfold.console import ProgressBars, print_json, print_line, print_table
+from onnxfold.doctoring import diagnose
 from onnxfold.explaining import print_explanation, print_islands, print_remarks
 from onnxfold.loss_printing import print_loss_differences, print_losses
 from onnxfold.passes.base import Contract
@@ -141,10 +143,47 @@ def export(options: argparse.Namespace) -> int:
             data=options.data,
             opset=options.opset,
             signature=options.signature,
+            inputs=_shapes(options.inputs or ()),
+            dynamic_batch=options.dynamic_batch,
+            trust_pickle=options.trust_pickle,
             python=options.python,
             progress=progress,
         )
     return _finish(options, outcome)
+
+
+def _shapes(words: Sequence[str]) -> dict[str, str]:
+    """``NAME=SHAPE`` of every ``--input``."""
+    pairs = [word.partition("=") for word in words]
+    for name, equals, shape in pairs:
+        if not (name and equals and shape):
+            raise UsageError(f"--input {name}: write NAME=SHAPE, as in x=1x3x224x224")
+    return {name: shape for name, _, shape in pairs}
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """``onnxfold doctor``."""
+    findings = diagnose(options.frameworks, options.python)
+    if options.json:
+        print_json([each.to_json() for each in findings])
+    else:
+        print_table(
+            f"to export with {findings[0].python}",
+            ("framework", "installed", "works", "exports", "fix"),
+            (
+                (
+                    each.framework,
+                    ", ".join(f"{name} {version}" for name, version in each.installed.items())
+                    or "-",
+                    "yes" if each.works else "no",
+                    ", ".join(each.kinds),
+                    each.fix or "-",
+                )
+                for each in findings
+            ),
+        )
+    missing = bool(options.frameworks) and not all(each.works for each in findings)
+    return UsageError.exit_code if missing else 0
 
 
 def optimize(options: argparse.Namespace) -> int:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 
+from onnxfold.live_models import save_live
 from onnxfold.outcome import Model, Outcome, measure_files
-from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.errors import (
+    ExecutionError,
+    InvalidModelError,
+    NotEquivalentError,
+    UsageError,
+)
 from onnxfold.passes.presets import EXPORTED
 from onnxfold.passes.registry import parse_passes
 from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.compiler.verified import model_facts, run_tolerant
 from onnxfold.runtime.export.front_end import Exported, run_front_end
-from onnxfold.runtime.export.proof import prove
+from onnxfold.runtime.export.proof import EstimatorGate, FrameworkGate, prove
 from onnxfold.runtime.export.sources import FRAMEWORKS, Source, recognise
 from onnxfold.runtime.export.workers.protocol import Request
 from onnxfold.runtime.feeds import FeedSource, open_feeds
@@ -34,25 +41,37 @@ _SAMPLES = 16
 
 
 def export(
-    source: str | os.PathLike[str],
+    source: object,
     *,
     kind: str = "auto",
     data: object = None,
     opset: int = DEFAULT_OPSET,
     signature: str | None = None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    dynamic_batch: bool = False,
+    trust_pickle: bool = False,
     python: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Export a framework's model to ONNX, and prove the result against the framework.
 
     Args:
-        source: A SavedModel folder, a .keras, .h5 or .tflite file.
+        source: A SavedModel folder, a .keras, .h5, .tflite, .pt2 or TorchScript file, a pickle of
+            scikit-learn; or a live object: a module of torch, an ``ExportedProgram``, an estimator
+            or pipeline of scikit-learn, LightGBM or XGBoost.
         kind: What it is; ``auto`` looks inside.
         data: What to run in both; made up from the shapes if None.
         opset: The version of ai.onnx to write.
         signature: Of a SavedModel; ``serving_default`` if None.
+        example_inputs: Of a live module of torch: its arguments, by position or by name.
+        inputs: Shapes of the inputs of TorchScript, which keeps none: ``1x3x224x224``, or with a
+            type, ``int64:1x16``.
+        dynamic_batch: Leave the first dimension open where the source fixed it (PyTorch).
+        trust_pickle: Read a pickle, which can run any program.
         python: The interpreter that has the framework; if None, the one that the environment
-            variable ``ONNXFOLD_PYTHON`` names, or else the one that runs this.
+            variable ``ONNXFOLD_PYTHON`` names, or else the one that runs this. Live objects always
+            take the latter.
         progress: Told how far it is.
 
     Returns:
@@ -66,14 +85,42 @@ def export(
     """
     if opset not in _OPSETS:
         raise UsageError(f"opset {opset} is not in {_OPSETS.start}..{_OPSETS.stop - 1}")
-    found = _source(Path(source), kind)
+    options: dict[str, Any] = {
+        "signature": signature,
+        "inputs": dict(inputs) if inputs else None,
+        "dynamic_batch": dynamic_batch,
+        "trust_pickle": trust_pickle,
+    }
+    options = {name: value for name, value in options.items() if value}
+    if isinstance(source, str | os.PathLike):
+        if example_inputs is not None:
+            raise UsageError("example_inputs are for live modules: a file brings its own")
+        found = _source(Path(cast("str | os.PathLike[str]", source)), kind)
+        place = python or os.environ.get(PYTHON_VARIABLE)
+        return _export(
+            found, data, Request(found.kind, "", opset, options=options), place, progress
+        )
+    with tempfile.TemporaryDirectory(prefix="onnxfold-live-") as folder:
+        live = save_live(source, Path(folder), example_inputs, dynamic_batch=dynamic_batch)
+        request = Request(live.source.kind, "", opset, options={**options, **live.options})
+        outcome = _export(live.source, data, request, None, progress)
+    facts = replace(outcome.report.source, path=live.name) if outcome.report.source else None
+    notes = (*live.notes, *outcome.report.reasons)
+    return replace(outcome, report=replace(outcome.report, source=facts, reasons=notes))
+
+
+def _export(
+    found: Source,
+    data: object,
+    request: Request,
+    python: str | os.PathLike[str] | None,
+    progress: Progress | None,
+) -> Outcome:
     if found.framework == "onnx":
-        raise UsageError(f"{source} is ONNX already: use optimize, compile or fold")
+        raise UsageError(f"{found.path} is ONNX already: use optimize, compile or fold")
     bar = progress or Silent()
-    options: Mapping[str, Any] = {} if signature is None else {"signature": signature}
-    request = Request(found.kind, str(found.path), opset, options=options)
+    request = replace(request, path=str(found.path))
     bar.stage(f"exporting with {found.framework}")
-    python = python or os.environ.get(PYTHON_VARIABLE)
     exported = run_front_end(found, request, python=python)
     model = _model(exported)
     feeds = None
@@ -81,12 +128,23 @@ def export(
         bar.stage(f"running {found.framework} on the data")
         feeds = open_feeds(data, input_specs(model), limit=_SAMPLES)
         exported = _run_again(found, request, exported, list(feeds), python)
-    run, _ = run_tolerant(model, parse_passes(EXPORTED), _feeds(model, exported.feeds), bar)
     bar.stage("comparing with the framework")
     name = f"{found.path} ({_versions(exported)})"
-    comparison = prove(run.model, name, exported.feeds, exported.expected, exported.others)
+    gate = EstimatorGate() if found.framework == "sklearn" else FrameworkGate()
+    try:
+        run, _ = run_tolerant(model, parse_passes(EXPORTED), _feeds(model, exported.feeds), bar)
+        comparison = prove(
+            run.model, name, exported.feeds, exported.expected, exported.others, gate=gate
+        )
+    except ExecutionError as error:
+        if not request.options.get("dynamic_batch"):
+            raise
+        raise InvalidModelError(
+            f"{found.path}: its batch cannot be left open, because it holds the size in constants: "
+            "save it with torch.export.export(..., dynamic_shapes=...), or export the live module"
+        ) from error
     if not comparison.verdict.passed:
-        raise NotEquivalentError(f"{source}: {'; '.join(comparison.verdict.reasons)}")
+        raise NotEquivalentError(f"{found.path}: {'; '.join(comparison.verdict.reasons)}")
     document = comparison.to_json() | {"candidate": run.model.graph.name or "model"}
     size, digest = measure_files(found.path)
     report = Report(

@@ -1,0 +1,254 @@
+"""scikit-learn's front end: pickled estimators and pipelines, LightGBM and XGBoost too."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxfold.runtime.export.workers.protocol import (
+    FEEDS,
+    MODEL,
+    Answer,
+    Array,
+    Feed,
+    FrontEndError,
+    Request,
+    serve,
+    write_samples,
+)
+from onnxfold.runtime.export.workers.samples import Port, samples
+
+_INPUT = "features"
+_ROWS = 64
+_IR_VERSION = 10
+_OPSET_ML = 3
+"""Of ai.onnx.ml: what every ONNX Runtime that is supported here has kernels for."""
+_PACKAGES = ("sklearn", "skl2onnx", "lightgbm", "xgboost", "onnxmltools", "onnx")
+_TRUST = (
+    "a pickle runs whatever program it holds as soon as it is read: if you made this one yourself, "
+    "say --trust-pickle"
+)
+
+
+def export(request: Request, folder: Path) -> Answer:
+    """Load the estimator, convert it, and have it predict."""
+    if request.kind != "pickle":
+        raise FrontEndError(f"scikit-learn does not read models of kind {request.kind}", "usage")
+    if not request.options.get("trust_pickle"):
+        raise FrontEndError(_TRUST, "usage")
+    importlib.import_module("sklearn")
+    estimator = _load(request.path)
+    width = _width(estimator)
+    feeds = samples(request, folder, [Port(_INPUT, np.dtype(np.float32), (None, width))])
+    if not (folder / FEEDS).is_file():
+        rng = np.random.default_rng(request.seed)
+        feeds = [{_INPUT: rows(rng, width)} for _ in range(request.samples)]
+    found = [_run(estimator, np.asarray(feed[_INPUT], np.float32)) for feed in feeds]
+    if not request.runs_only:
+        model = _converted(estimator, width, request)
+        _name_outputs(model, list(found[0]))
+        onnx: Any = importlib.import_module("onnx")
+        versions = {"": request.opset}
+        versions |= {each.domain: each.version for each in model.opset_import}
+        del model.opset_import[:]
+        model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
+        model.ir_version = min(model.ir_version, _IR_VERSION)
+        onnx.checker.check_model(model)
+        (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+    write_samples(folder, feeds, found)
+    return Answer((_INPUT,), tuple(found[0]), _versions(), count=len(feeds))
+
+
+def rows(rng: np.random.Generator, width: int) -> Array:
+    """Made-up samples, float32 [64, width]: of three magnitudes, every other one whole numbers."""
+    scales = rng.choice([1.0, 10.0, 100.0], size=(_ROWS, 1))
+    found = rng.standard_normal((_ROWS, width)) * scales
+    found[::2] = np.rint(found[::2])
+    return found.astype(np.float32)
+
+
+def _load(path: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read(path)
+    except ImportError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:300]
+        advice = (
+            "; it holds objects of the program that made it: export the live object there"
+            if isinstance(error, AttributeError)
+            else ""
+        )
+        raise FrontEndError(f"it cannot be unpickled: {words}{advice}") from error
+
+
+def _read(path: str) -> Any:
+    with suppress(ImportError):
+        # joblib's files hold arrays beside the pickle, which pickle alone cannot read.
+        return importlib.import_module("joblib").load(path)
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+
+def _width(estimator: Any) -> int:
+    """The number of features.
+
+    Raises:
+        FrontEndError: It is no estimator, or was not fitted.
+    """
+    name = type(estimator).__name__
+    if not hasattr(estimator, "predict") and not hasattr(estimator, "transform"):
+        raise FrontEndError(f"it holds a {name}, which neither predicts nor transforms")
+    if type(estimator).__module__.partition(".")[0] in ("lightgbm", "xgboost"):
+        for field in ("n_features_in_", "num_feature", "num_features"):
+            found: Any = getattr(estimator, field, None)
+            if found is not None:
+                number: Any = found() if callable(found) else found
+                return int(number)
+    if not hasattr(estimator, "n_features_in_"):
+        raise FrontEndError(f"{name} was not fitted: it does not know how many features it takes")
+    return int(estimator.n_features_in_)
+
+
+def _run(estimator: Any, x: Array) -> Feed:
+    """What it computes in its own arithmetic, mostly float64, by the names of the outputs."""
+    package = type(estimator).__module__.partition(".")[0]
+    given: Any = x
+    if package == "xgboost" and type(estimator).__name__ == "Booster":
+        given = importlib.import_module("xgboost").DMatrix(x)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if hasattr(estimator, "predict_proba"):
+                return {
+                    "label": _labels(estimator.predict(given)),
+                    "probabilities": np.asarray(estimator.predict_proba(given), np.float32),
+                }
+            if not hasattr(estimator, "predict"):
+                return {"transformed": np.asarray(estimator.transform(given), np.float32)}
+            predicted = np.asarray(estimator.predict(given))
+    except (ValueError, TypeError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise FrontEndError(f"it does not predict the samples: {words}", "usage") from error
+    if hasattr(estimator, "classes_"):
+        scores = np.asarray(estimator.decision_function(given), np.float32)
+        return {"label": _labels(predicted), "scores": scores}
+    if hasattr(estimator, "cluster_centers_"):
+        distances = np.asarray(estimator.transform(given), np.float32)
+        return {"label": _labels(predicted), "scores": distances}
+    return {"prediction": np.asarray(predicted, np.float32).reshape(len(x), -1)}
+
+
+def _labels(found: Any) -> Array:
+    labels = np.asarray(found)
+    return labels.astype(np.int64) if labels.dtype.kind in "biu" else labels.astype(np.str_)
+
+
+def _converted(estimator: Any, width: int, request: Request) -> Any:
+    package = type(estimator).__module__.partition(".")[0]
+    opset = {"": request.opset, "ai.onnx.ml": _OPSET_ML}
+    skl2onnx: Any = importlib.import_module("skl2onnx")
+    types: Any = importlib.import_module("skl2onnx.common.data_types")
+    inputs = [(_INPUT, types.FloatTensorType([None, width]))]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if package in ("lightgbm", "xgboost") and "Booster" in type(estimator).__name__:
+                return _booster(estimator, package, width, request)
+            _register()
+            options = {id(estimator): {"zipmap": False}} if _has_zipmap(estimator) else None
+            return skl2onnx.convert_sklearn(
+                estimator, "model", inputs, options=options, target_opset=opset
+            )
+    except ImportError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:300]
+        raise FrontEndError(f"skl2onnx cannot convert it: {words}", "unsupported") from error
+
+
+def _has_zipmap(estimator: Any) -> bool:
+    return hasattr(estimator, "classes_")
+
+
+def _booster(estimator: Any, package: str, width: int, request: Request) -> Any:
+    onnxmltools: Any = importlib.import_module("onnxmltools")
+    types: Any = importlib.import_module("onnxmltools.convert.common.data_types")
+    convert = getattr(onnxmltools, f"convert_{package}")
+    more = {"zipmap": False} if package == "lightgbm" else {}
+    return convert(
+        estimator,
+        "model",
+        [(_INPUT, types.FloatTensorType([None, width]))],
+        target_opset=min(request.opset, 15),
+        **more,
+    )
+
+
+def _register() -> None:
+    """Tell skl2onnx how LightGBM's and XGBoost's estimators are converted, where they are."""
+    skl2onnx: Any = importlib.import_module("skl2onnx")
+    shapes: Any = importlib.import_module("skl2onnx.common.shape_calculator")
+    classifier = shapes.calculate_linear_classifier_output_shapes
+    regressor = shapes.calculate_linear_regressor_output_shapes
+    place = "onnxmltools.convert"
+    known = (
+        ("lightgbm", "LGBMClassifier", classifier, "LightGbm", "convert_lightgbm"),
+        ("lightgbm", "LGBMRegressor", regressor, "LightGbm", "convert_lightgbm"),
+        ("xgboost", "XGBClassifier", classifier, "XGBoost", "convert_xgboost"),
+        ("xgboost", "XGBRegressor", regressor, "XGBoost", "convert_xgboost"),
+    )
+    for package, name, shape, converter, function in known:
+        with suppress(ImportError, AttributeError):
+            kind = getattr(importlib.import_module(package), name)
+            where = f"{place}.{package}.operator_converters.{converter}"
+            convert = getattr(importlib.import_module(where), function)
+            options: Any = {"zipmap": [True, False, "columns"], "nocl": [True, False]}
+            if shape is regressor:
+                options = {"split": None} if package == "lightgbm" else None
+            skl2onnx.update_registered_converter(
+                kind, f"Onnxfold{name}", shape, convert, options=options, overwrite=True
+            )
+
+
+def _name_outputs(model: Any, names: Sequence[str]) -> None:
+    """Give the outputs their names; those that a converter adds beyond them are left out.
+
+    Raises:
+        FrontEndError: The converter kept fewer.
+    """
+    outputs = list(model.graph.output)
+    if len(outputs) < len(names):
+        raise FrontEndError(f"skl2onnx wrote {len(outputs)} outputs, wanted {', '.join(names)}")
+    del model.graph.output[len(names) :]
+    table = {each.name: name for each, name in zip(outputs, names, strict=False)}
+    taken = {name for node in model.graph.node for name in node.output} - set(table)
+    table |= {name: f"{name}_inner" for name in names if name in taken}
+    for node in model.graph.node:
+        for field in (node.input, node.output):
+            field[:] = [table.get(name, name) for name in field]
+    for each in (*model.graph.output, *model.graph.value_info):
+        each.name = table.get(each.name, each.name)
+
+
+def _versions() -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = str(importlib.import_module(name).__version__)
+        except ImportError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    serve(export)
