@@ -47,8 +47,10 @@ _CHECKS = 10
 _PATIENCE = 6
 """Checks in a row without a gain after which there is none to come: most comes late, when steps
 are small."""
-_WORK = 1.5e12
-"""Multiply-accumulates at most, forward and backward: some 30 seconds on two cores."""
+_WORK = 1e12
+"""Multiply-accumulates at most, forward and backward: half a minute on two cores."""
+_A_PARAMETER = 2000
+"""Multiply-accumulates that take as long as moving a parameter."""
 _BACKWARD = 3
 """What a step costs, in forward passes."""
 _ROWS = 128
@@ -144,7 +146,7 @@ def finetune_constants(
         start = _better_rounded(quantized, reference, task, before)
     parameters = _parameters(start, reference, options)
     graph = TrainingGraph(task.model.clone(), parameters)
-    size, steps = _effort(task, options)
+    size, steps = _effort(task, parameters, options)
     bar.stage("fine-tuning", steps)
     chosen = replace(options, steps=steps, batch=size)
     found, done = _descend(graph, parameters, task.samples, chosen, bar)
@@ -250,11 +252,12 @@ def _parameters(
     return Parameters(quantized, wanted, scales=options.scales, activations=options.activations)
 
 
-def _effort(task: _Task, options: FinetuneOptions) -> tuple[int, int]:
+def _effort(task: _Task, parameters: Parameters, options: FinetuneOptions) -> tuple[int, int]:
     """Samples in a step, and steps: by the work, not by the clock, to be the same everywhere."""
     macs = _macs(task.model, task.samples.training[0])
     size = 1 if macs > _LARGE else options.batch
-    steps = int(_WORK / max(_BACKWARD * macs * size, 1))
+    work = _BACKWARD * macs * size + _A_PARAMETER * parameters.count
+    steps = int(_WORK / max(work, 1))
     return size, max(min(steps, options.steps), min(_CHECKS, options.steps))
 
 

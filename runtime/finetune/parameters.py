@@ -69,7 +69,7 @@ class Parameters:
             activations: Whether scales of activations do.
         """
         graph = quantized.graph
-        matches = (QuantizedWeight.match(node) for node in graph)
+        matches = (QuantizedWeight.match(node) for node in graph if not _is_table(node))
         self._weights = [each for each in matches if each is not None]
         found = (Bias.match(node) for node in graph)
         self._biases = [each for each in found if each is not None]
@@ -94,6 +94,11 @@ class Parameters:
     def __len__(self) -> int:
         """How many tensors are fed."""
         return len(self._weights) + len(self._biases) + len(self._activations)
+
+    @property
+    def count(self) -> int:
+        """How many numbers move."""
+        return sum(each.array.size for each in self._moved)
 
     def fed(self) -> dict[str, Array]:
         """What the model is fed: the parameters, rounded as they will be stored."""
@@ -182,6 +187,12 @@ def wanted_weights(pairs: Sequence[tuple[ir.Node, ir.Node]]) -> dict[ir.Node, Ar
         if producer is not None and array is not None:
             found[producer] = array
     return found
+
+
+def _is_table(node: ir.Node) -> bool:
+    """Whether rows are only looked up: a step would move all for the few that a batch reads."""
+    readers = [reader for reader, _ in node.outputs[0].uses()]
+    return bool(readers) and all(reader.op_type == "Gather" for reader in readers)
 
 
 def _scale(weight: QuantizedWeight) -> _Moved:

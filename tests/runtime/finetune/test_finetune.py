@@ -20,6 +20,7 @@ from onnxfold.passes.quantize.set_constants import SetConstants
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.calibrate import calibrate
 from onnxfold.runtime.finetune.finetune import FinetuneOptions, Tuned, finetune_constants
+from onnxfold.runtime.finetune.parameters import Parameters
 from onnxfold.runtime.session import REFERENCE, Session
 
 Array = npt.NDArray[np.float32]
@@ -177,3 +178,13 @@ def test_what_cannot_be_tuned(parse: Parse) -> None:
         finetune_constants(
             parse("g (float[2] x) => (float[2] y) { y = Relu(x) }"), feeds, loss="mse"
         )
+
+
+def test_rows_of_tables_stay(parse: Parse) -> None:
+    text = """g (int64[N] i) => (float[N,2] y)
+     <int8[3,2] t = {1, 2, 3, 4, 5, 6}, int8[2,2] m = {1, 2, 3, 4}, float s = {0.5}> {
+     r = DequantizeLinear(t, s)  w = DequantizeLinear(m, s)
+     h = Gather(r, i)  y = MatMul(h, w) }"""
+    parameters = Parameters(parse(text), {})
+    assert sorted(parameters.values) == ["w"]
+    assert parameters.count == 4 + 1
