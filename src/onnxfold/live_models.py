@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,10 @@ def _save_module(
         {"example_kwarg_inputs": kwargs} if kwargs else {"example_inputs": args}
     )
     try:
-        script = torch.jit.trace(model, check_trace=False, strict=False, **examples)
+        with warnings.catch_warnings():
+            # A trace holds one branch of an "if" on values: wrong for other inputs, so no export.
+            warnings.simplefilter("error", torch.jit.TracerWarning)
+            script = torch.jit.trace(model, check_trace=False, strict=False, **examples)
         torch.jit.save(script, traced)
     except Exception as error:
         raise InvalidModelError(f"{name}: torch.export cannot export it: {reason[:300]}") from error

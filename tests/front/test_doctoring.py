@@ -1,0 +1,63 @@
+"""doctor: what is installed, what works, and what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxfold.cli import main
+from onnxfold.doctoring import diagnose
+from onnxfold.passes.errors import UsageError
+
+
+def _interpreter(folder: Path, found: dict[str, str], version: str = "3.11.7") -> Path:
+    script = folder / "python"
+    document: dict[str, Any] = {"version": version, "found": found, "broken": {}}
+    script.write_text(f"#!{sys.executable}\nprint('noise')\nprint({json.dumps(document)!r})\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_what_is_there_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    versions = {"torch": "2.13.0", "onnxscript": "0.7.2", "onnx": "1.23.2"}
+    python = _interpreter(tmp_path, versions)
+    assert main(["doctor", "torch", "--python", str(python), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["works"]
+    assert found["installed"] == versions
+    assert found["kinds"] == ["torch-export", "torchscript"]
+    assert found["fix"] == ""
+
+
+def test_what_is_missing_has_a_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    python = _interpreter(tmp_path, {"torch": "2.13.0", "onnx": "1.23.2"})
+    assert main(["doctor", "torch", "--python", str(python)]) == 2
+    assert "onnxscript==" in capsys.readouterr().out
+    # Nothing in particular was asked for.
+    assert main(["doctor", "--python", str(python)]) == 0
+
+
+def test_other_versions_of_python_are_named(tmp_path: Path) -> None:
+    (found,) = diagnose(["sklearn"], _interpreter(tmp_path, {}, "3.9.1"))
+    assert "3.10-3.13" in found.fix
+
+
+def test_this_interpreter_is_asked_for_extras() -> None:
+    (found,) = diagnose(["sklearn"], sys.executable)
+    assert found.works or found.fix
+
+
+def test_unknown_frameworks_and_interpreters(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'torch'"):
+        diagnose(["torhc"])
+    with pytest.raises(UsageError, match="cannot run"):
+        diagnose(["torch"], tmp_path / "none")
+    broken = tmp_path / "broken"
+    broken.write_text(f"#!{sys.executable}\n")
+    broken.chmod(0o755)
+    with pytest.raises(UsageError, match="no Python that works"):
+        diagnose(["torch"], broken)
