@@ -58,6 +58,7 @@ def test_a_model_and_samples_come_back(tmp_path: Path) -> None:
     )
     python = _interpreter(tmp_path, body)
     found = run_front_end(_source(tmp_path), Request("tflite", "p", 18), python=python)
+    assert found.model is not None
     assert found.model.graph.name == "g"
     assert found.answer.notes == ("tflite",)
     assert found.feeds == ()
