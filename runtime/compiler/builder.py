@@ -91,7 +91,12 @@ class Builder:
     """
 
     def __init__(
-        self, optimized: ir.Model, feeds: FeedSource, options: CompileOptions, progress: Progress
+        self,
+        optimized: ir.Model,
+        feeds: FeedSource,
+        options: CompileOptions,
+        progress: Progress,
+        judging: FeedSource | None = None,
     ) -> None:
         """Open the calibration cache, where there is one.
 
@@ -100,12 +105,15 @@ class Builder:
             feeds: What ranges and errors are taken from.
             options: What the user asked for.
             progress: Told of each run over the data.
+            judging: What the result is proven on: rungs that change the float model have to keep
+                their contracts there too.
 
         Raises:
             UsageError: The calibration cache belongs to another model or other data.
         """
         self.optimized = optimized
         self.feeds = feeds
+        self._gates = [each.first(GATE_FEEDS) for each in (feeds, judging) if each is not None]
         fold = folding(options.target, costs=options.costs, reduce_range=options.reduce_range)
         finish = f",{FINISH}" if options.target == "ort" else ""
         self._fold = parse_passes(f"{fold}{finish}")
@@ -233,9 +241,9 @@ class Builder:
         pass_ = PREPARING[rungs[-1]](self._lesson(before.model, before.model))
         done = Pipeline((pass_,)).run(before.model.clone())
         # No oracle is asked, as the proof of the result does: a rung is not worth that.
-        few = self.feeds.first(GATE_FEEDS)
-        kept = done.modified and (
+        kept = done.modified and all(
             compare_models(before.model, done.model, few, pass_.contract).verdict.passed
+            for few in self._gates
         )
         stage = before.then(rungs[-1], done.model, pass_, modified=kept)
         self._prepared[rungs] = stage

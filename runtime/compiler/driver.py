@@ -135,7 +135,7 @@ def compile_model(
     check_repeatable(model, next(iter(data.evaluation)))
     float_run, float_passes = run_tolerant(model, parse_passes(_PREPARE), data.evaluation, progress)
     optimized = float_run.model
-    builder = Builder(optimized, data.calibration, options, progress)
+    builder = Builder(optimized, data.calibration, options, progress, data.evaluation)
     finish = parse_passes(FINISH) if options.target == "ort" else ()
     lean = Pipeline(finish).run(optimized.clone()).model
     selection = _choose(model, lean, data, options, choices, builder, progress)

@@ -46,6 +46,8 @@ from onnxfold.runtime.compiler.ladder import climb
 from onnxfold.runtime.compiler.repair import repair
 
 _MOST_REPAIRED = 2
+_FEW_LAYERS = 0.25
+"""Of all: whoever needs no more in float is hardly beaten by what was slower with none."""
 _WORTH_TIME_DB = 0.5
 """Accuracy beyond the budget that gains less is not worth any time."""
 
@@ -89,10 +91,10 @@ def search(
 def _within_budget(
     subject: Subject[ModelT], tried: Sequence[Candidate[ModelT]], log: Log
 ) -> list[Candidate[ModelT]]:
-    """What can be made of ``tried``, the fastest first, until one needs no layer in float for it.
+    """What can be made of ``tried``, the fastest first, until one needs few layers in float for it.
 
     Compensations cost no time: what is slower need not be looked at after that. Two that do need
-    layers in float are enough to choose from: repairs take long, and dear compensations longer,
+    more in float are enough to choose from: repairs take long, and dear compensations longer,
     which only the fastest is worth.
     """
     accepted: list[Candidate[ModelT]] = []
@@ -102,7 +104,8 @@ def _within_budget(
         if found is None:
             continue
         accepted.append(found)
-        if found.choice.in_float == each.choice.in_float or len(accepted) == _MOST_REPAIRED:
+        moved = len(found.choice.in_float) - len(each.choice.in_float)
+        if moved <= _FEW_LAYERS * len(subject.layers) or len(accepted) == _MOST_REPAIRED:
             break
     return accepted
 
