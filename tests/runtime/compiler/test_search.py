@@ -380,3 +380,20 @@ def test_a_repair_keeps_what_was_learned_and_learns_anew_once() -> None:
     repairs = {each.name: each.lessons for each in built if "sensitive" in each.name}
     assert list(repairs.values()) == [(), None]
     assert [name.endswith("compensated anew") for name in repairs] == [False, True]
+
+
+@pytest.mark.parametrize(("damaging", "looked_at"), [(1, False), (3, True)])
+def test_few_layers_in_float_end_the_search(damaging: int, looked_at: bool) -> None:
+    names = [f"layer {number}" for number in range(8)]
+
+    def build_of(choice: Choice) -> Model | None:
+        layers = {name for name in names if name not in choice.skip}
+        return frozenset(layers | ({"Add"} if "Add" in choice.op_types else set()))
+
+    damages = dict.fromkeys(names[:damaging], 2.0)
+    base = subject({**dict.fromkeys(names, -0.5), "Add": 0.5}, damages)
+    world = replace(base, build=build_of, layers=dict.fromkeys(names, "Conv"))
+    found = outcomes(search(world, [WIDE, LINEAR]))
+    # The narrower choice is the faster one: the wider need not be repaired after it.
+    assert any(name.startswith("linear, ") for name in found)
+    assert any(name.startswith("everything, ") for name in found) is looked_at
