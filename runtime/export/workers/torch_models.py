@@ -31,6 +31,7 @@ from onnxfold.runtime.export.workers.torch_onnx import (
     write,
 )
 
+_NUDGE = 2e-6
 _PACKAGES = ("torch", "onnxscript", "onnx")
 
 
@@ -65,6 +66,8 @@ class TorchModel:
         arguments: Example arguments and named arguments, nested as the module takes them.
         notes: What the user should know.
         unsupported: Names the layer that uses an operator.
+        is_quantized: Whether it rounds to codes inside, so that the order of sums may move values
+            by whole steps.
     """
 
     call: Callable[[Sequence[Any]], Any]
@@ -74,6 +77,7 @@ class TorchModel:
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]]
     notes: tuple[str, ...] = ()
     unsupported: Callable[[Unsupported], str] = _no_layer
+    is_quantized: bool = False
 
 
 def export_model(model: TorchModel, request: Request, folder: Path) -> Answer:
@@ -109,7 +113,8 @@ def export_model(model: TorchModel, request: Request, folder: Path) -> Answer:
             found = [*found, *(dict(zip(outputs, x.values(), strict=True)) for x in several[1])]
         name_dimensions(result.model)
         write(result.model, folder)
-    write_samples(folder, feeds, found)
+    others = _nudged(torch, model, feeds, outputs) if model.is_quantized else []
+    write_samples(folder, feeds, found, others)
     return Answer(tuple(inputs), tuple(outputs), _versions(), layers, notes, len(feeds))
 
 
@@ -206,6 +211,20 @@ def _run(torch: Any, model: TorchModel, feed: Feed) -> Feed:
     if not outputs:
         raise FrontEndError("it returns no tensor")
     return outputs
+
+
+def _nudged(
+    torch: Any, model: TorchModel, feeds: Sequence[Feed], outputs: Sequence[str]
+) -> list[Feed]:
+    """What it computes of inputs moved by less than the order of sums moves what is inside."""
+    found: list[Feed] = []
+    for feed in feeds:
+        moved = {
+            name: (x * (1 + _NUDGE)).astype(x.dtype) if x.dtype.kind == "f" else x
+            for name, x in feed.items()
+        }
+        found.append(dict(zip(outputs, _run(torch, model, moved).values(), strict=True)))
+    return found
 
 
 def _with_open_batch(

@@ -73,6 +73,7 @@ def _model(torch: Any, program: Any, trained: Sequence[str]) -> TorchModel:
         arguments=(tuple(args), dict(kwargs)),
         notes=notes,
         unsupported=lambda found: _named(program, found),
+        is_quantized=any("quantized" in str(node.target) for node in program.graph.nodes),
     )
 
 
