@@ -353,7 +353,10 @@ def test_dear_rungs_are_not_climbed_where_the_budget_is_out_of_reach() -> None:
 
 
 def test_choices_that_come_to_the_same_model_are_worked_on_once() -> None:
-    world = replace(subject({"body": -6.0}), alike=lambda one, other: one == other - {"Add"})
+    def alike(one: Model, other: Model) -> bool:
+        return one == other - {"Add"}
+
+    world = replace(subject({"body": -6.0}), alike=alike)
     found = outcomes(search(world, [WIDE, LINEAR]))
     assert found["linear"] == "the same as everything"
     assert found["everything"] == "chosen"
