@@ -31,7 +31,8 @@ from onnxfold.runtime.export.workers.torch_onnx import (
     write,
 )
 
-_NUDGE = 2e-6
+_NUDGE = 1e-3
+"""A quarter of a step at the largest of 256 codes: some values are rounded the other way."""
 _PACKAGES = ("torch", "onnxscript", "onnx")
 
 
@@ -216,7 +217,7 @@ def _run(torch: Any, model: TorchModel, feed: Feed) -> Feed:
 def _nudged(
     torch: Any, model: TorchModel, feeds: Sequence[Feed], outputs: Sequence[str]
 ) -> list[Feed]:
-    """What it computes of inputs moved by less than the order of sums moves what is inside."""
+    """What it computes of inputs that are a little larger, so that other values are rounded up."""
     found: list[Feed] = []
     for feed in feeds:
         moved = {
