@@ -19,6 +19,10 @@ from onnxfold.passes.suggest import did_you_mean
 from onnxfold.passes.type_inference import infer_model_types
 
 _DOMAIN = "ai.onnx.preview.training"
+_NOTHING = {
+    "weights": "the model has no float weights to train: name tensors, or match their names",
+    "inputs": "the model has no real inputs to differentiate by",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class AddGradient(Pass):
             if not matches:
                 real = [value.name or "" for value in named if _is_real(value)]
                 hint = _codes_hint(pattern, named) or did_you_mean(pattern, real)
-                raise UsageError(f"no real tensor matches '{pattern}'{hint}")
+                problem = _NOTHING.get(pattern, f"no real tensor matches '{pattern}'")
+                raise UsageError(f"{problem}{hint}")
             found.update(dict.fromkeys(matches))
         return list(found)
 

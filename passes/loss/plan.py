@@ -100,7 +100,9 @@ def plan_losses(
         inputs = {name: each.labels if name in _ANSWERS else name for name in built.data}
         share = weight if each.weight is None else each.weight
         if not math.isfinite(share) or share == 0:
-            raise UsageError(f"the weight of loss {built.name} is {share}; it must not be 0")
+            raise UsageError(
+                f"the weight of loss {built.name} is {share}: give a finite number, not 0"
+            )
         planned.append(PlannedLoss(built, attachments, inputs, share))
     return tuple(planned)
 

@@ -97,7 +97,8 @@ def find_worst_input(
         progress: Told how far it is.
 
     Raises:
-        UsageError: There is no data, no real input, or no real output.
+        UsageError: There is no data, no real input or output, or the models do not take the
+            same inputs.
         ExecutionError: A model does not run.
     """
     pair = _Pair(reference, candidate)
@@ -148,6 +149,7 @@ class _Pair:
         self._outputs = [each.name for each in self._old.outputs if _is_real(each)]
         if not self._outputs:
             raise UsageError(f"{self._old.label} has no real output to compare")
+        _check_alike(self._old, self._new, self._outputs)
         self._scales: dict[str, float] = {}
         self.reason = ""
         self._jacobians: tuple[Session, Session] | None = None
@@ -292,6 +294,25 @@ def _of(inputs: Sequence[TensorSpec], feed: Mapping[str, Array]) -> Feed:
 def _mean_square(array: Any) -> float:
     values = np.asarray(array, np.float64)
     return float(np.mean(values * values)) if values.size else 0.0
+
+
+def _check_alike(old: Session, new: Session, outputs: Sequence[str]) -> None:
+    """Refuse a candidate that the feeds of the reference do not fit, or that lacks its outputs."""
+    known = {each.name: each for each in old.inputs}
+    for each in new.inputs:
+        if each.name not in known:
+            raise UsageError(
+                f"input '{each.name}' of the candidate is not in the reference: nothing can be "
+                "searched where the models take different inputs"
+            )
+        if each.dtype != known[each.name].dtype:
+            raise UsageError(
+                f"input '{each.name}' is {each} in the candidate and {known[each.name]} in the "
+                "reference: search with a candidate that takes the reference's inputs"
+            )
+    for name in outputs:
+        if name not in {each.name for each in new.outputs}:
+            raise UsageError(f"output '{name}' of the reference is not in the candidate")
 
 
 def _is_real(spec: TensorSpec) -> bool:

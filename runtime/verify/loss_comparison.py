@@ -83,6 +83,8 @@ class LossDifference:
         least, most = sorted((sign * self.low, sign * self.high))
         rounding = _RELATIVE_ROUNDING * abs(self.reference) + _ABSOLUTE_ROUNDING
         limit = rounding if self.limit is None else self.limit
+        if math.isnan(self.candidate):
+            return Verdict(False, (f"{self.loss}: that of the candidate is not a number",))
         interval = f"{self.confidence:.0%} interval {least:.4g} to {most:.4g}"
         text = f"{self.loss}: the candidate is worse by {worse:.4g} ({interval})"
         if least > limit:
@@ -117,7 +119,7 @@ def compare_losses(
         limit: By how much the candidate may be worse.
 
     Raises:
-        UsageError: A loss, a tensor or labels are unknown or do not fit.
+        UsageError: A loss, a tensor or labels are unknown or do not fit; a label is no class.
         ExecutionError: A model does not run.
     """
     specs = parse_losses(request.loss)
@@ -138,6 +140,8 @@ def compare_losses(
         known = list(_pairs(sides, feeds))
         separable = by_sample is not None and _is_separable(sides[0], [old for old, _ in known])
         measured = _sampled(sides, known) if separable else _whole(sides, known)
+        if math.isnan(measured["reference"]):
+            raise UsageError(_not_a_number(sides[0], [old for old, _ in known], feeds))
         found.append(
             LossDifference(
                 loss=print_spec(without_place(spec)),
@@ -324,6 +328,17 @@ def _whole(
 
     interval = statistic_interval(difference, samples, CONFIDENCE) if samples > 1 else _UNKNOWN
     return _measured(samples, *values(np.arange(samples)), interval, _AS_A_WHOLE)
+
+
+def _not_a_number(side: _Side, known: Sequence[Mapping[str, Array]], feeds: FeedSource) -> str:
+    """Says that the loss of the reference is NaN, and of which feed where one alone has such."""
+    nans = (number for number, each in enumerate(known) if np.isnan(side.value(each)).any())
+    number = next(nans, None)
+    place = feeds.description if number is None else f"{feeds.description}, sample {number}"
+    return (
+        f"{place}: loss {side.planned.built.name} of the reference is not a number: labels have to "
+        "be classes that it has (or ignore-index), and numbers finite"
+    )
 
 
 def _measured(

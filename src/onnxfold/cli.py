@@ -412,7 +412,6 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="?",
         const=40,
-        default=0,
         metavar="STEPS",
         help="search for the input on which the two differ most, inside the ranges of the data, "
         "and hold the contract there too (default: 40 steps)",

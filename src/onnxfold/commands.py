@@ -242,6 +242,8 @@ def opt(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """``onnxfold verify``."""
     _check_places(options)
+    if options.adversarial is not None and options.adversarial < 1:
+        raise UsageError(f"a search of {options.adversarial} steps finds nothing: give 1 or more")
     with ProgressBars(enabled=not options.quiet) as progress:
         comparison = api.verify(
             options.reference,
@@ -249,7 +251,7 @@ def verify(options: argparse.Namespace) -> int:
             data=options.data,
             contract=options.contract,
             budget=options.budget,
-            adversarial=options.adversarial,
+            adversarial=options.adversarial or 0,
             keep=options.keep,
             loss=options.loss,
             on=options.on,

@@ -19,6 +19,7 @@ from onnxfold.passes.spec import PassSpec, parse_pipeline
 from onnxfold.runtime.compiler.verified import run_verified
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.trial import feeds_for
+from onnxfold.runtime.verify.labels import check_labels
 
 _GRADIENT_OPSET = 18
 _WEIGHTS = "weights"
@@ -63,7 +64,7 @@ def inject_loss(
 
     Raises:
         UsageError: A loss, an option or a tensor is unknown or does not fit, the model has a loss
-            already, or an operator has no gradient.
+            already, an operator has no gradient, or a label in the data is no class.
         NotEquivalentError: An output changed, or a loss is not what float64 says.
         InvalidModelError: The model is missing, broken or hostile.
     """
@@ -91,6 +92,7 @@ def inject_loss(
     bar = progress or Silent()
     feeds = feeds_for(original, data, batch=_BATCH)
     run = run_verified(original, passes, feeds, bar)
+    check_labels(run.model, feeds)
     return compared(Work("loss", model, original, run, passes), feeds, bar)
 
 

@@ -86,3 +86,27 @@ def test_no_steps_are_an_error() -> None:
 def test_a_place_that_is_no_folder_is_an_error(data: Path) -> None:
     with pytest.raises(UsageError, match="cannot write into"):
         onnxfold.verify(_model(1), _model(1), data=data, adversarial=1, keep=data)
+
+
+def test_no_steps_are_an_error_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(_model(1), path)
+    assert main(["verify", str(path), str(path), "--adversarial", "0", "--quiet"]) == 2
+    assert "a search of 0 steps finds nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("float[N, 3] x, float[N, 3] z", "input 'z' of the candidate is not in the reference"),
+        ("double[N, 3] x", "input 'x' is float64.* in the candidate and float32"),
+    ],
+)
+def test_models_of_other_inputs_are_an_error(declared: str, message: str) -> None:
+    text = _TEXT.replace("FACTOR", "1").replace("float[N, 3] x", declared)
+    if "double" in declared:
+        text = text.replace("float", "double")
+    with pytest.raises(UsageError, match=message):
+        onnxfold.verify(_model(1), parser.parse_model(text), adversarial=1)

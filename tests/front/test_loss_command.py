@@ -193,6 +193,23 @@ def test_labels_of_another_type_are_named(
     assert not (tmp_path / "o.onnx").exists()
 
 
+def test_labels_that_are_no_classes_are_named(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.zeros((4, 3, 32, 32), np.float32)
+    data = tmp_path / "samples.npz"
+    np.savez(data, image=images, labels=np.array([0, 1, 2, 10]))
+    command = ("loss", net, "-o", tmp_path / "o.onnx", "--data", data)
+    code, _, err = run(capsys, *command, "--loss", CE)
+    assert code == 2
+    assert "sample 3: 'labels' holds 10, and the classes are 0 to 9" in err
+    assert not (tmp_path / "o.onnx").exists()
+    code, _, err = run(capsys, "verify", net, net, "--data", data, "--loss", CE)
+    assert code == 2
+    assert f"sample 3: loss {CE} of the reference is not a number" in err
+    assert run(capsys, *command, "--loss", f"{CE}{{ignore-index=10}}")[0] == 0
+
+
 def test_a_quantized_model_says_what_to_do(
     fixtures_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

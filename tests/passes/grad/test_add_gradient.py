@@ -87,3 +87,13 @@ def test_a_model_without_weights(parse: Parse) -> None:
     model = parse("g (float[N,3] x) => (float[N,3] y) { y = Tanh(x) }")
     with pytest.raises(UsageError, match="weights"):
         apply("add-gradient{of=y}", model)
+
+
+@pytest.mark.parametrize(
+    ("wrt", "message"),
+    [("weights", "the model has no float weights"), ("inputs", "the model has no real inputs")],
+)
+def test_a_model_without_any_says_so(parse: Parse, wrt: str, message: str) -> None:
+    model = parse("g (int64[N,3] x) => (float[N,3] y) { y = Cast <to=1> (x) }")
+    with pytest.raises(UsageError, match=message):
+        apply(f"add-gradient{{of=y wrt={wrt}}}", model)

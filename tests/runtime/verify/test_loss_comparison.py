@@ -205,3 +205,9 @@ def test_a_score_of_the_whole_set_is_one_of_the_whole_set(parse: Parse) -> None:
     wanted = 1 - np.square(0.1 * x).sum(axis=0) / spread
     assert found.candidate == pytest.approx(float(wanted.mean()), rel=1e-5)
     assert found.verdict.status == "failed", "higher is better"
+
+
+def test_a_candidate_that_is_not_a_number_fails(parse: Parse) -> None:
+    found = compared(parse, float("nan"))
+    assert not found.verdict.passed
+    assert "that of the candidate is not a number" in found.verdict.reasons[0]

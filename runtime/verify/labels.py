@@ -1,0 +1,58 @@
+"""Finds labels in the data that make an injected loss NaN: class numbers that are no classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.constants import Array
+from onnxfold.passes.errors import UsageError
+from onnxfold.passes.loss.record import LossRecord, read_record
+from onnxfold.runtime.feeds import FeedSource
+from onnxfold.runtime.session import REFERENCE, Session
+from onnxfold.runtime.specs import Feed, is_integer
+from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, reduced
+
+
+def check_labels(model: ir.Model, feeds: FeedSource) -> None:
+    """Refuse data of which a label is no class, unless the loss leaves such labels out.
+
+    Args:
+        model: A model with losses; others are not looked at.
+        feeds: Feeds of the model as it was, with labels beside them.
+
+    Raises:
+        UsageError: A label is no class and makes the loss NaN.
+        ExecutionError: The model does not run.
+    """
+    record = read_record(model)
+    if record is None:
+        return
+    counts = {name: each.classes for name, each in record.data.items() if each.classes is not None}
+    if not counts:
+        return
+    for number, (feed, labels) in enumerate(feeds.with_labels()):
+        for name, count in counts.items():
+            outside = _outside(labels.get(name), count)
+            if outside is not None and _is_nan(model, record, feed, labels):
+                raise UsageError(
+                    f"{feeds.description}, sample {number}: '{name}' holds {outside}, and the "
+                    f"classes are 0 to {count - 1}: correct the labels, or name the one to leave "
+                    "out with ignore-index where the loss has it"
+                )
+
+
+def _outside(labels: Array | None, count: int) -> int | None:
+    """The first label that is none of ``count`` classes."""
+    if labels is None or not is_integer(np.asarray(labels).dtype):
+        return None
+    values = np.asarray(labels).ravel()
+    found = values[(values < 0) | (values >= count)]
+    return int(found[0]) if found.size else None
+
+
+def _is_nan(model: ir.Model, record: LossRecord, feed: Feed, labels: Feed) -> bool:
+    """Whether the sum of the losses of one feed is NaN."""
+    session = Session(reduced(model, [record.total], ()), REFERENCE)
+    full = complete_feed(feed, labels, session.inputs, MadeUpLabels(model))
+    return bool(np.isnan(session.run(full)[record.total]).any())
