@@ -82,4 +82,4 @@ def read_checkpoint(path: Path) -> Checkpoint:
         }
         return Checkpoint(int(arrays["step"]), str(arrays["graph"]), states)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: not a checkpoint: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}: not a checkpoint that Trainer.save wrote, or damaged") from error

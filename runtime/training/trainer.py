@@ -222,9 +222,14 @@ class Trainer:
 
     def _scheduled(self, rate: float | Schedule) -> float:
         found = rate(self.steps) if callable(rate) else rate
-        if not math.isfinite(found):
-            raise UsageError(f"the learning rate of step {self.steps + 1} is {found}")
-        return found
+        try:
+            number = float(found)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 <= number < math.inf:
+            place = f"the learning rate of step {self.steps + 1}"
+            raise UsageError(f"{place} is {found!r}: it has to be a number, 0 or more")
+        return number
 
     def _why_not_finite(self, loss: float) -> str:
         largest = max(

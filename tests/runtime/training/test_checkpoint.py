@@ -49,7 +49,8 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoints(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"state\.npz: not a checkpoint"):
+    # numpy would advise to unpickle such a file.
+    with pytest.raises(UsageError, match=r"state\.npz: not a checkpoint.*or damaged$"):
         read_checkpoint(path)
 
 

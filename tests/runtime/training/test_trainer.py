@@ -255,3 +255,15 @@ def test_a_loss_of_many_numbers(linear: ir.Model) -> None:
     model = with_optimizer(linear, "kind=sgd loss=y")
     with pytest.raises(InvalidModelError, match=r"loss 'y' is float32\[N,2\], wanted one number"):
         Trainer(model, config=DEPLOYMENT)
+
+
+@pytest.mark.parametrize("rate", [-0.1, float("inf"), "fast"])
+def test_a_learning_rate_is_a_number_that_is_not_negative(
+    linear: ir.Model, rate: float | str
+) -> None:
+    def schedule(_: int) -> float:
+        return rate  # type: ignore[return-value]
+
+    trainer = Trainer(with_optimizer(linear, "kind=sgd"), learning_rate=schedule)
+    with pytest.raises(UsageError, match=r"learning rate of step 1 is .*: it has to be a number"):
+        trainer.step(batch(2))
