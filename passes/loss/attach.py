@@ -94,7 +94,7 @@ class Attacher:
                 return list(loss.tensors)
             raise UsageError(
                 f"loss {loss.name} takes {len(loss.tensors)} tensors ({', '.join(loss.tensors)}): "
-                f"name them with on, in this order (outputs: {_quoted(names)})"
+                f"name them with on (--on), in this order (outputs: {_quoted(names)})"
             )
         real = [name for name in names if _is_real(self._by_name.get(name))]
         found = real or [name for name in names if self._hides_real(name)]
@@ -103,7 +103,7 @@ class Attacher:
         if found:
             raise UsageError(
                 f"the model has {len(found)} outputs of real numbers ({_quoted(found)}): "
-                f"say which one loss {loss.name} is about with on"
+                f"say which one loss {loss.name} is about with on (--on)"
             )
         raise UsageError(f"the model has no output of real numbers for a loss: {self._advice()}")
 
@@ -126,7 +126,7 @@ class Attacher:
         listed = ", ".join(f"'{each.name}' {_dtype(each)}" for each in self._outputs)
         return (
             f"{listed}; use the float model, put a DequantizeLinear behind its output, or name a "
-            "tensor inside with on"
+            "tensor inside with on (--on)"
         )
 
     def _attached(self, name: str, loss: LossDescription) -> Attachment:

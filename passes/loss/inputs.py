@@ -44,7 +44,8 @@ class DataInputs:
             if own is not None and not _fits(own, wanted):
                 raise UsageError(
                     f"the model has an input '{name}' already, {_text(own)}, and loss "
-                    f"{planned.built.name} wants {_text(wanted)}: name the new input with labels"
+                    f"{planned.built.name} wants {_text(wanted)}: name the new input with "
+                    "labels (--labels)"
                 )
 
     def bind(self, planned: PlannedLoss, rewriter: Rewriter) -> dict[str, ir.Value]:

@@ -253,7 +253,7 @@ def _label(
         there = ", ".join(f"'{each}'" for each in known)
         raise UsageError(
             f"{place}: no array '{name}' ({spec}) for the loss; there is {there}; give data with "
-            "labels, and their name with labels"
+            "labels, and their name with labels (--labels)"
         )
     found = complete_feed({}, {spec.name: known[name]}, [spec])[spec.name]
     problem = mismatch(spec, found)

@@ -152,6 +152,7 @@ def test_gradients_by_inputs(fixtures_dir: Path, tmp_path: Path) -> None:
     [
         (("--loss", "msee"), "unknown loss 'msee'; did you mean 'mse'?"),
         (("--loss", "mse", "--on", "probabilitys"), "did you mean 'probabilities'?"),
+        (("--loss", "triplet"), "name them with on (--on), in this order"),
         (("--loss", "mse", "--grad", "nothing"), "no real tensor matches 'nothing'"),
         (("--loss", "mse", "--train", "adamm"), "'adamm' is not one of sgd, momentum, adam"),
         (("--loss", "mse", "--train", "adam,sgd"), "train is one optimizer"),
