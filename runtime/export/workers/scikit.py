@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -208,7 +209,8 @@ def _register() -> None:
         ("xgboost", "XGBRegressor", regressor, "XGBoost", "convert_xgboost"),
     )
     for package, name, shape, converter, function in known:
-        with suppress(ImportError, AttributeError):
+        # Where it was not imported, the estimator cannot be one of it.
+        if package in sys.modules:
             kind = getattr(importlib.import_module(package), name)
             where = f"{place}.{package}.operator_converters.{converter}"
             convert = getattr(importlib.import_module(where), function)

@@ -104,6 +104,7 @@ def export_model(model: TorchModel, request: Request, folder: Path) -> Answer:
             tensors=tuple(leaf.value for leaf in tensors),
             call=lambda values: _call_with_tensors(model, values),
             layer=model.unsupported,
+            axes=_open_axes(tensors),
         )
         result = converted(torch, source, request)
         name_outputs(result.model, outputs)
@@ -179,6 +180,18 @@ def other_sizes(
             return None
         found.append(tuple(int(dim) for dim in dims))
     return found if values else None
+
+
+def _open_axes(tensors: Sequence[Leaf]) -> dict[str, dict[int, str]]:
+    found = {
+        leaf.name: {
+            axis: f"{leaf.name}_{axis}" if axis else "batch"
+            for axis, dim in enumerate(leaf.shape if leaf.shape is not None else [])
+            if not isinstance(dim, int)
+        }
+        for leaf in tensors
+    }
+    return {name: axes for name, axes in found.items() if axes}
 
 
 def _call_with_tensors(model: TorchModel, values: Sequence[Any]) -> Any:

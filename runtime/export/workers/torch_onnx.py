@@ -47,6 +47,7 @@ class Convertible:
         tensors: The tensors among the example arguments, one after the other.
         call: Runs the model on such tensors.
         layer: Names the layer that uses an operator.
+        axes: Open dimensions of inputs, by axis, with names.
     """
 
     program: Any
@@ -56,6 +57,7 @@ class Convertible:
     tensors: tuple[Any, ...]
     call: Callable[[Sequence[Any]], Any]
     layer: Callable[[Unsupported], str]
+    axes: Mapping[str, Mapping[int, str]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def converted(torch: Any, source: Convertible, request: Request) -> Converted:
 def _legacy(torch: Any, source: Convertible, request: Request) -> Any:
     onnx: Any = importlib.import_module("onnx")
     args, kwargs = source.arguments[0], dict(source.arguments[1])
-    is_open = source.program is None and request.options.get("dynamic_batch")
+    axes = {name: dict(names) for name, names in source.axes.items()}
+    if source.program is None and request.options.get("dynamic_batch"):
+        axes = {name: {0: "batch"} for name in source.inputs}
     content = io.BytesIO()
     module = source.module
     if source.program is not None:
@@ -110,7 +114,7 @@ def _legacy(torch: Any, source: Convertible, request: Request) -> Any:
             kwargs=kwargs or None,
             dynamo=False,
             input_names=list(source.inputs),
-            dynamic_axes={name: {0: "batch"} for name in source.inputs} if is_open else None,
+            dynamic_axes=axes or None,
             opset_version=min(request.opset, _NEWEST_OF_LEGACY),
         )
     except ImportError:
