@@ -55,7 +55,9 @@ def paired_layers(original: ir.Model, quantized: ir.Model) -> list[LayerPair]:
         if names[node_name(each.node)] == 1
     ]
     if not layers:
-        raise UsageError("the quantized model has no linear operator of the original's")
+        raise UsageError(
+            "the quantized model has no linear operator of the float model's: was it made of it?"
+        )
     return layers
 
 

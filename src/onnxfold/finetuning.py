@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import onnx_ir as ir
@@ -15,7 +16,11 @@ from onnxfold.outcome import COMPARISON_FEEDS, Model, Outcome, source_facts
 from onnxfold.passes.base import Contract
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.loss.inject_loss import InjectLoss
+from onnxfold.passes.pipeline import Pipeline
+from onnxfold.passes.presets import OPTIMIZE
 from onnxfold.passes.quantize.set_constants import SetConstants
+from onnxfold.passes.registry import parse_passes
+from onnxfold.runtime.calibrate.counterparts import paired_layers, typed
 from onnxfold.runtime.compiler.choice import Log, Quality
 from onnxfold.runtime.compiler.verified import model_facts, run_verified
 from onnxfold.runtime.feeds import FeedSource
@@ -66,7 +71,7 @@ def finetune(
     """
     bar = progress or Silent()
     original = open_model(model, progress)
-    wanted = None if reference is None else load_model(reference)
+    wanted = None if reference is None else _matching(load_model(reference), original)
     text = loss if isinstance(loss, str) else ",".join(loss)
     if wanted is None and not text:
         raise UsageError("fine-tuning needs the float model to stay near to, or a loss: say which")
@@ -83,6 +88,10 @@ def finetune(
         original, learning, original=wanted, loss=text, options=options, progress=bar
     )
     seconds = time.perf_counter() - started
+    if not math.isfinite(tuned.before):
+        raise UsageError(
+            f"what is to fall is {tuned.before} as the model came: look at labels and data"
+        )
     run = run_verified(original, (SetConstants(tuned.constants),), None, bar)
     comparison = None
     if wanted is not None:
@@ -101,6 +110,24 @@ def finetune(
         remarks=run.remarks,
     )
     return Outcome(run.model, report)
+
+
+def _matching(reference: ir.Model, quantized: ir.Model) -> ir.Model:
+    """The float model in the form that was quantized: as it came, or as ``compile`` fuses it.
+
+    Raises:
+        UsageError: It takes other inputs, or has none of the quantized model's layers.
+    """
+    inputs = [{value.name for value in model.graph.inputs} for model in (reference, quantized)]
+    other = sorted(str(name) for name in inputs[0] - inputs[1])
+    if other:
+        raise UsageError(f"the reference takes an input '{other[0]}', the quantized model does not")
+    with suppress(UsageError):
+        paired_layers(typed(reference), quantized)
+        return reference
+    fused = Pipeline(parse_passes(OPTIMIZE)).run(reference.clone()).model
+    paired_layers(fused, quantized)
+    return fused
 
 
 def _feeds(model: ir.Model, loss: str, data: object) -> FeedSource:

@@ -108,3 +108,37 @@ def test_a_budget_that_is_missed(files: Path) -> None:
             budget="sqnr=60",
             steps=2,
         )
+
+
+def test_the_reference_may_be_what_compile_fused(parse: Parse, tmp_path: Path) -> None:
+    # compile makes one Gemm of MatMul and Add before it quantizes: names and operators differ.
+    random = np.random.default_rng(3)
+    texts = [", ".join(map(str, random.normal(size=36).astype(np.float32))) for _ in "ab"]
+    constants = (
+        f"float[6,6] a = {{{texts[0]}}}, float[6,6] b = {{{texts[1]}}}, "
+        "float[6] c = {1, 2, 3, 4, 5, 6}"
+    )
+    body = "m = MatMul(x, a)  h = Add(m, c)  r = Relu(h)  y = MatMul(r, b)"
+    model = parse(f"g (float[N,6] x) => (float[N,6] y) <{constants}> {{ {body} }}")
+    x = random.normal(size=(64, 6)).astype(np.float32)
+    made = onnxfold.compile(
+        model.clone(), data={"x": x}, target="qdq", keep_slower=True, budget="sqnr=1"
+    )
+    assert "DequantizeLinear" in {node.op_type for node in made.model.graph}
+    found = onnxfold.finetune(made.model, reference=model, data={"x": x}, steps=5)
+    assert found.report.passed
+
+
+def test_a_reference_of_other_inputs_is_an_error(files: Path, parse: Parse) -> None:
+    other = parse("g (float[N,6] z) => (float[N,6] y) { y = Relu(z) }")
+    with pytest.raises(UsageError, match="the reference takes an input 'z'"):
+        onnxfold.finetune(files / "quantized.onnx", reference=other, data=files / "data.npz")
+
+
+def test_labels_that_are_no_classes_are_an_error(files: Path) -> None:
+    data = dict(np.load(files / "labelled.npz"))
+    data["labels"][:] = 17
+    with pytest.raises(UsageError, match="labels and data"):
+        onnxfold.finetune(
+            files / "quantized.onnx", loss="sparse-softmax-cross-entropy", data=data, steps=2
+        )
