@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_FLOAT_COMMANDS = frozenset({"export", "loss"})
+"""Commands that nobody expects integers of."""
+
 
 @dataclass(frozen=True)
 class PassSummary:
@@ -58,7 +61,8 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
     source, result = report["source"], report["result"]
     yield f"size: {source['bytes']:,} -> {result['bytes']:,} bytes"
     share = result["census"]["integer_share"]
-    yield f"in integer operators: {share:.1%} of the multiply-accumulates{_form(result, share)}"
+    if share or report.get("command") not in _FLOAT_COMMANDS:
+        yield _integers(result, share)
     yield from _operator_by_operator(report)
     if report["data"].get("generated"):
         yield "inputs were generated: give --data for evidence on your own"
@@ -67,6 +71,10 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
     verdict = report["verdict"]
     yield f"{state(report)}: {result['path']}"
     yield from (f"  {reason}" for reason in verdict["reasons"])
+
+
+def _integers(result: dict[str, Any], share: float) -> str:
+    return f"in integer operators: {share:.1%} of the multiply-accumulates{_form(result, share)}"
 
 
 def state(report: dict[str, Any]) -> str:

@@ -61,6 +61,12 @@ ACTIVATIONS = ("u8", "s8", "u16", "s16")
 WEIGHTS = ("s8", "u8", "s4", "u4", "s16")
 """Types that values can be quantized to."""
 
+KINDS = (
+    *("savedmodel", "keras", "keras-h5", "tflite", "frozen-graph", "tfjs-layers", "tfjs-graph"),
+    *("torch-export", "torchscript", "pickle"),
+)
+"""What can be exported."""
+
 CALIBRATIONS = (
     *("search", "min-max", "moving-average", "percentile", "standard-deviation"),
     *("winsorized", "entropy", "mse", "auto"),
@@ -299,7 +305,11 @@ def _compile(parser: argparse.ArgumentParser) -> None:
 
 def _export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=Path, metavar="SOURCE", help="a SavedModel folder, a .keras, .h5 or .tflite"
+        "model",
+        type=Path,
+        metavar="SOURCE",
+        help="a SavedModel or TensorFlow.js folder, a .keras, .h5, .tflite or frozen .pb, "
+        "a .pt2 or TorchScript, or a pickle of scikit-learn",
     )
     _output(parser)
     parser.add_argument(
@@ -307,7 +317,7 @@ def _export(parser: argparse.ArgumentParser) -> None:
         dest="kind",
         default="auto",
         metavar="KIND",
-        help="what SOURCE is: savedmodel, keras, keras-h5 or tflite (default: look inside)",
+        help=f"what SOURCE is: {', '.join(KINDS)} (default: look inside)",
     )
     _data(parser, "; run in the framework too; without it inputs are generated")
     parser.add_argument(

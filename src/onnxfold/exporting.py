@@ -186,7 +186,8 @@ def _source(path: Path, kind: str) -> Source:
     if kind == "auto":
         return recognise(path)
     if kind not in FRAMEWORKS:
-        raise UsageError(f"no kind of model '{kind}'{did_you_mean(kind, FRAMEWORKS)}")
+        hint = did_you_mean(kind, FRAMEWORKS) or f"; there are {', '.join(FRAMEWORKS)}"
+        raise UsageError(f"no kind of model '{kind}'{hint}")
     found = recognise(path)
     return found if found.kind == kind else replace(found, kind=kind)
 
