@@ -39,8 +39,9 @@ def expected_modules() -> list[str]:
 
 
 def run(*command: str | Path) -> None:
-    """Run a command in an empty folder's stead of the repository; stop at the first failure."""
-    subprocess.run([str(each) for each in command], check=True, cwd=tempfile.gettempdir())
+    """Run a command in an empty folder, where no file can be taken for a module."""
+    with tempfile.TemporaryDirectory() as empty:
+        subprocess.run([str(each) for each in command], check=True, cwd=empty)
 
 
 def main() -> None:
