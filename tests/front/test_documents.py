@@ -42,11 +42,9 @@ def test_the_commands_of_the_readme_run(workplace: Path) -> None:
         words = [sys.executable, "-m", *shlex.split(command)]
         done = subprocess.run(words, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert {path.name for path in (workplace / "report").iterdir()} == {
-        "plan.json",
-        "report.json",
-        "report.md",
-    }
+    # A picture too, where more than one candidate was measured: what is faster decides.
+    written = {path.name for path in (workplace / "report").iterdir()}
+    assert written - {"frontier.svg"} == {"plan.json", "report.json", "report.md"}
 
 
 @pytest.mark.slow
