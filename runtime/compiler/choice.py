@@ -139,6 +139,8 @@ class Subject(Generic[ModelT]):
         allowance: What share of the time may be given for accuracy beyond the budget.
         slowest: The largest ratio to the original's latency that the user will have; of what is
             faster the most accurate is chosen. None chooses the fastest.
+        confirm: A second clock, by processor time of one thread, that the chosen model must not be
+            slower by: what else the machine does can make any model look fast by the first.
     """
 
     build: Callable[[Choice], ModelT | None]
@@ -155,6 +157,7 @@ class Subject(Generic[ModelT]):
     share: Callable[[str], float] = lambda _: 0.0
     allowance: float = 0.0
     slowest: float | None = None
+    confirm: Callable[[Mapping[str, ModelT]], Mapping[str, Latency]] | None = None
 
     def candidate(self, choice: Choice) -> Candidate[ModelT] | None:
         """``choice``, built and judged; None where there is nothing to build."""

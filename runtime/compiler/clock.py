@@ -23,33 +23,52 @@ Clock = Callable[[Mapping[str, ir.Model]], Mapping[str, Latency]]
 _TIMING_FEEDS = 4
 _TIMING_ROUNDS = 24
 _TIMING_SECONDS = 10.0
+_ONE_THREAD = " by processor time of one thread"
 
 
 def make_clock(feeds: FeedSource, progress: Progress) -> Clock:
-    """A clock that runs models on the first of ``feeds``."""
+    """A clock that runs models as they are deployed, on the first of ``feeds``."""
     samples = list(feeds.first(_TIMING_FEEDS))
 
     def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
-        busy = is_machine_busy()
-        how = " by processor time of one thread, for the machine is busy" if busy else ""
-        progress.stage(f"timing {len(models)} models{how}")
-        config = replace(DEPLOYMENT, threads=1) if busy else DEPLOYMENT
-        edges = float_edges(next(iter(models.values())))
-        sessions: dict[str, Session] = {}
-        for name, model in models.items():
-            session = _started(with_float_io(model, edges), config, samples)
-            if session is not None:
-                sessions[name] = session
-        timings = measure_interleaved(
-            sessions,
-            samples,
-            rounds=_TIMING_ROUNDS,
-            max_seconds=_TIMING_SECONDS,
-            clock=time.thread_time if busy else time.perf_counter,
-        )
-        return {name: Latency(each.median_ms, each.relative_best) for name, each in timings.items()}
+        if is_machine_busy():
+            progress.stage(f"timing {len(models)} models{_ONE_THREAD}, for the machine is busy")
+            return _timed(models, samples, one_thread=True)
+        progress.stage(f"timing {len(models)} models")
+        return _timed(models, samples, one_thread=False)
 
     return clock
+
+
+def make_one_thread_clock(feeds: FeedSource, progress: Progress) -> Clock:
+    """A clock by processor time of one thread: what other processes take does not count."""
+    samples = list(feeds.first(_TIMING_FEEDS))
+
+    def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
+        progress.stage(f"timing {len(models)} models{_ONE_THREAD}")
+        return _timed(models, samples, one_thread=True)
+
+    return clock
+
+
+def _timed(
+    models: Mapping[str, ir.Model], samples: Sequence[Feed], *, one_thread: bool
+) -> Mapping[str, Latency]:
+    config = replace(DEPLOYMENT, threads=1) if one_thread else DEPLOYMENT
+    edges = float_edges(next(iter(models.values())))
+    sessions: dict[str, Session] = {}
+    for name, model in models.items():
+        session = _started(with_float_io(model, edges), config, samples)
+        if session is not None:
+            sessions[name] = session
+    timings = measure_interleaved(
+        sessions,
+        samples,
+        rounds=_TIMING_ROUNDS,
+        max_seconds=_TIMING_SECONDS,
+        clock=time.thread_time if one_thread else time.perf_counter,
+    )
+    return {name: Latency(each.median_ms, each.relative_best) for name, each in timings.items()}
 
 
 def _started(model: ir.Model, config: SessionConfig, samples: Sequence[Feed]) -> Session | None:

@@ -28,7 +28,7 @@ from onnxfold.runtime.compiler.choice import (
     Selection,
     Subject,
 )
-from onnxfold.runtime.compiler.clock import make_clock
+from onnxfold.runtime.compiler.clock import make_clock, make_one_thread_clock
 from onnxfold.runtime.compiler.damage import Damage
 from onnxfold.runtime.compiler.families import family_of
 from onnxfold.runtime.compiler.layers import linear_layers
@@ -266,6 +266,7 @@ def _choose(
         share=damage.share,
         allowance=0.0 if options.preset == "fast" else _ALLOWANCE,
         slowest=None if options.budget.faster is None else 1.0 / options.budget.faster,
+        confirm=make_one_thread_clock(data.evaluation, progress),
     )
     return search(subject, choices, keep_slower=options.takes_first)
 

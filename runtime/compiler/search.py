@@ -18,7 +18,8 @@ that it can be tested without either. What it does:
 8. A little time buys accuracy: the layers that make most noise for the time they save go to float
    as long as that costs a few per cent. Where asked, the whole curve of what accuracy costs is
    measured; where so much speed is asked for, the most accurate point that has it is taken.
-9. Nothing is chosen that is slower than the original.
+9. Nothing is chosen that is slower than the original, nor slower than float by a second
+   measurement of another kind.
 """
 
 from __future__ import annotations
@@ -85,7 +86,20 @@ def search(
     if not _gains(latency[best.choice.name], latency):
         log.add(best.choice.name, best.quality, latency[best.choice.name], "not faster than float")
         return _float(subject, latency, log)
+    if not _is_confirmed(subject, best, log):
+        return _float(subject, latency, log)
     return _select(best, latency, log, "chosen")
+
+
+def _is_confirmed(subject: Subject[ModelT], best: Candidate[ModelT], log: Log) -> bool:
+    if subject.confirm is None:
+        return True
+    name = best.choice.name
+    latency = subject.confirm({FLOAT: subject.optimized, name: best.model})
+    if latency[name].relative <= 1.0:
+        return True
+    log.add(name, best.quality, latency[name], "slower than float on one thread")
+    return False
 
 
 def _within_budget(

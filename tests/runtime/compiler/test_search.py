@@ -400,3 +400,17 @@ def test_few_layers_in_float_end_the_search(damaging: int, looked_at: bool) -> N
     # The narrower choice is the faster one: the wider need not be repaired after it.
     assert any(name.startswith("linear, ") for name in found)
     assert any(name.startswith("everything, ") for name in found) is looked_at
+
+
+@pytest.mark.parametrize(
+    ("relative", "chosen"), [(0.9, {"stem", "body", "head"}), (1.1, {"float"})]
+)
+def test_the_chosen_must_be_confirmed_on_one_thread(relative: float, chosen: set[str]) -> None:
+    def one_thread(models: Mapping[str, Model]) -> dict[str, Latency]:
+        assert list(models) == [FLOAT, "linear"]
+        return {FLOAT: Latency(10.0, 1.0), "linear": Latency(10.0 * relative, relative)}
+
+    world = replace(subject({"body": -6.0}), confirm=one_thread)
+    selection = search(world, [LINEAR])
+    assert selection.model == chosen
+    assert ("slower than float on one thread" in outcomes(selection).values()) == (relative > 1)
