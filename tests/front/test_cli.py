@@ -13,8 +13,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxfold.cli import TARGETS, build_parser, main
+from onnxfold.cli import build_parser, main
 from onnxfold.console import print_item
+from onnxfold.options.shared import TARGETS
 from onnxfold.passes.errors import InvalidModelError
 from onnxfold.runtime.compiler.options import Target
 from onnxfold.runtime.report.markdown import escape

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxfold.cli import CALIBRATIONS
+from onnxfold.options.compile import CALIBRATIONS
 from onnxfold.passes.affine import affine_from_range
 from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.calibrate.method import Range

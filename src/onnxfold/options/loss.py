@@ -1,8 +1,10 @@
-"""The options of the command line that are about losses."""
+"""The options of ``onnxfold loss``, and of the commands that measure by losses."""
 
 from __future__ import annotations
 
 import argparse
+
+from onnxfold.options.shared import add_data, add_model, add_output, add_report
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adagrad")
 """What a training graph can step with."""
@@ -37,6 +39,8 @@ def add_loss_choice(parser: argparse.ArgumentParser, *, required: bool = False) 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which losses go into a model, and what becomes of them."""
+    add_model(parser)
+    add_output(parser)
     add_loss_choice(parser, required=True)
     parser.add_argument(
         "--weight",
@@ -66,3 +70,5 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         help="the weights to train, by name (default: all)",
     )
+    add_data(parser)
+    add_report(parser)

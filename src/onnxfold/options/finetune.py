@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from onnxfold.options.shared import (
+    add_budget,
+    add_data,
+    add_model,
+    add_output,
+    add_report,
+)
+
 
 def add_finetune_options(parser: argparse.ArgumentParser) -> None:
     """Add what says what a model is to stay near to, and how carefully."""
+    add_model(parser)
+    add_output(parser)
+    add_data(parser, "; half of it is learned from, the other half judges")
     parser.add_argument(
         "--reference",
         type=Path,
@@ -42,3 +53,5 @@ def add_finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="decides the order of samples"
     )
+    add_budget(parser)
+    add_report(parser)
