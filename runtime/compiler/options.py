@@ -137,8 +137,7 @@ class CompileOptions:
                 hint = did_you_mean(str(value), known)
                 raise UsageError(f"{name}: '{value}' is not one of {', '.join(known)}{hint}")
         values = {name: value for name, value in named.items() if name != OVERRIDES}
-        budget = values.get("budget", Budget())
-        values["budget"] = budget if isinstance(budget, Budget) else Budget.from_text(str(budget))
+        values["budget"] = Budget.of(values.get("budget"))
         for name in ("op_types", "skip", "only"):
             values[name] = tuple(values.get(name, ()))
         if "calibration_cache" in values:

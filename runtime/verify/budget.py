@@ -47,6 +47,17 @@ class Budget:
     loss: float | None = None
 
     @classmethod
+    def of(cls, limits: Budget | str | float | None) -> Budget:
+        """A budget from whatever users give: the default limits for None, else see ``from_text``.
+
+        Raises:
+            UsageError: As by ``from_text``.
+        """
+        if limits is None:
+            return cls()
+        return limits if isinstance(limits, Budget) else cls.from_text(str(limits))
+
+    @classmethod
     def from_text(cls, text: str) -> Budget:
         """Parse ``0.01`` (a flip rate) or limits by name: ``flips=0.01,sqnr=30,cosine=0.999``.
 

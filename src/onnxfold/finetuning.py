@@ -145,8 +145,7 @@ def _compared(
     progress: Progress,
 ) -> Comparison:
     progress.stage("comparing with the reference")
-    limits = NO_LIMITS if budget is None else budget
-    limits = limits if isinstance(limits, Budget) else Budget.from_text(str(limits))
+    limits = NO_LIMITS if budget is None else Budget.of(budget)
     names = {value.name for value in reference.graph.inputs}
     extra = {spec.name for spec in feeds.inputs} - names
     few = (feeds.without(extra) if extra else feeds).first(COMPARISON_FEEDS)
