@@ -17,7 +17,12 @@ from onnxfold.runtime.export.workers.protocol import (
     write_samples,
 )
 from onnxfold.runtime.export.workers.samples import Port, renamed, samples
-from onnxfold.runtime.export.workers.tf2onnx_models import load_tf2onnx, versions, write_model
+from onnxfold.runtime.export.workers.tf2onnx_models import (
+    load_tf2onnx,
+    rename_tensors,
+    versions,
+    write_model,
+)
 
 _REFERENCE, _DEFAULT = "BUILTIN_REF", "AUTO"
 """The plain kernels, which define what a model means; and those that applications get."""
@@ -32,12 +37,18 @@ def export(request: Request, folder: Path) -> Answer:
     names: tuple[Sequence[str], Sequence[str]] = request.inputs, request.outputs
     if not request.runs_only:
         model = _converted(request)
-        write_model(model, folder)
         # tf2onnx may sort them: by name where it kept the names.
-        names = (
-            _in_order(inputs, [each.name for each in model.graph.input]),
-            _in_order(outputs, [each.name for each in model.graph.output]),
+        written = (
+            *_in_order(inputs, [each.name for each in model.graph.input]),
+            *_in_order(outputs, [each.name for each in model.graph.output]),
         )
+        known = _names_of_signature(interpreter)
+        wanted = [known.get(name, name) for name in (*inputs, *outputs)]
+        if len(set(wanted)) < len(wanted):
+            wanted = list(written)
+        rename_tensors(model, dict(zip(written, wanted, strict=True)))
+        write_model(model, folder)
+        names = (wanted[: len(inputs)], wanted[len(inputs) :])
     feeds = samples(request, folder, [_port(each) for each in details])
     runs = [
         [_run(each, feed) for feed in feeds]
@@ -72,6 +83,19 @@ def _interpreter(path: str, kernels: str) -> Any:
     except (ValueError, RuntimeError) as error:
         raise FrontEndError(f"TensorFlow Lite cannot load it: {error}") from error
     return interpreter
+
+
+def _names_of_signature(interpreter: Any) -> Mapping[str, str]:
+    """Tensors to what the file's signature calls them: 'serving_default_image:0' is its 'image'.
+
+    Several signatures may be about several graphs, so that only a single one is taken.
+    """
+    signatures = list(interpreter.get_signature_list())
+    if len(signatures) != 1:
+        return {}
+    runner = interpreter.get_signature_runner(signatures[0])
+    details = (runner.get_input_details(), runner.get_output_details())
+    return {str(each["name"]): name for group in details for name, each in group.items()}
 
 
 def _port(detail: Mapping[str, Any]) -> Port:
