@@ -10,8 +10,13 @@ A row of onnxfold is flagged where it breaks a limit: no valid model; a metric b
 float's, or an accuracy more than half a point below it; a speed-up below 0.97; less than 3 dB above
 the best SQNR of another tool whose model is valid and quantized, or slower than that model.
 
-``--only NAME`` measures one model (may be repeated), ``--tool`` some of the tools, ``--keep DIR``
-keeps the models, ``--json`` prints the figures for machines.
+``onnxfold.compile`` is given the labels of its feeds, where a model's task is to name classes.
+
+The figures are written to a file from model to model: a run that ends early leaves what it has, and
+``--resume`` goes on with the rest, at the same commit. A model that cannot be measured is named at
+the end. ``--only NAME`` measures one model (may be repeated), ``--tool`` some of the tools,
+``--no-nncf`` all but the largest to install, ``--keep DIR`` keeps the models, ``--json`` prints
+the figures for machines.
 """
 
 from __future__ import annotations
@@ -19,7 +24,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import resource
 import signal
@@ -28,66 +32,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.quantization_table import (
+    FLOAT,
+    Row,
+    Table,
+    checkout,
+    flags_of,
+    print_head,
+    print_rows,
+    print_summary,
+)
 from benchmarks.quantize_worker import TOOLS, write_feeds
 from fixtures.environments import environment, last_line
 from fixtures.evaluators.protocol import Evaluator, Feed, sqnr_db
 from fixtures.evaluators.registry import EVALUATORS, evaluator
-from fixtures.fetch import DownloadError, FetchError
 from onnxfold.runtime.session import DEPLOYMENT, Session
 from onnxfold.runtime.timing import is_machine_busy, measure_interleaved
 
-OURS, FLOAT = "onnxfold", "float"
 NNCF_PINS = ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0")
 WORKER = Path(__file__).with_name("quantize_worker.py")
 MOST_SECONDS = 600
 """Of the processor, for each model and tool; four times that on the clock."""
-
-LEAST_SPEED = 0.97
-LEAST_GAIN_DB = 3.0
-UNTOUCHED_DB = 100.0
-"""From here on a model was left in float."""
+MINUTES = 45.0
+"""After so many on the clock no other model is begun."""
+FILE = Path(".onnxfold", "bench_quantization.json")
 
 _ROUNDS, _MOST_SECONDS, _TIMED_FEEDS = 21, 8.0, 4
 _ONE_THREAD = dataclasses.replace(DEPLOYMENT, name="one thread", threads=1)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model of one tool; NaN where there is no figure.
-
-    Attributes:
-        tool: what made it; "float" for the original.
-        problem: why there is no valid model; empty if there is one.
-        seconds: what making it took, of the processor's time in all threads.
-        metric: the task metric.
-        kept: whether the metric is within the limits.
-        speed: speed-up over float on one thread.
-        deployed: speed-up over float as deployed; NaN where other work keeps the machine busy.
-        sqnr: dB, of the worst output.
-        size: bytes.
-        note: what else the tool said.
-        flags: the limits broken; of onnxfold's rows only.
-    """
-
-    tool: str
-    problem: str = ""
-    seconds: float = math.nan
-    metric: float = math.nan
-    kept: bool = False
-    speed: float = math.nan
-    deployed: float = math.nan
-    sqnr: float = math.nan
-    size: int = 0
-    note: str = ""
-    flags: tuple[str, ...] = ()
 
 
 def quantize(tool: str, model: Path, data: Path, target: Path) -> Row:
@@ -152,7 +128,7 @@ def rows_of(name: str, tools: Sequence[str], folder: Path) -> list[Row]:
     """All rows of one model, float's first."""
     judge = evaluator(name)
     data = folder / "feeds.npz"
-    write_feeds(data, judge.calibration())
+    write_feeds(data, judge.calibration(), judge.labels() if judge.labels else ())
     made = [Row(FLOAT, note=judge.metric)]
     models = {FLOAT: judge.model}
     for tool in tools:
@@ -187,30 +163,6 @@ def _filled(
     if row.tool not in figures:
         return dataclasses.replace(row, problem=f"invalid: {wrong.get(row.tool, 'does not run')}")
     return dataclasses.replace(row, size=models[row.tool].stat().st_size, **figures[row.tool])
-
-
-def flags_of(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    """The limits that a row breaks, given all rows of its model."""
-    if row.tool != OURS:
-        return ()
-    if row.problem:
-        return ("no valid model",)
-    flags: list[str] = []
-    if not row.kept:
-        flags.append("metric")
-    if row.speed < LEAST_SPEED or row.deployed < LEAST_SPEED:
-        flags.append("slower than float")
-    others = [each for each in rows if each.tool not in (OURS, FLOAT) and not each.problem]
-    best = max(
-        (each for each in others if each.sqnr < UNTOUCHED_DB),
-        key=lambda each: each.sqnr,
-        default=None,
-    )
-    if best is not None and row.sqnr < best.sqnr + LEAST_GAIN_DB:
-        flags.append(f"SQNR: {best.tool} {best.sqnr:.1f}")
-    if best is not None and best.kept and row.speed < LEAST_SPEED * best.speed:
-        flags.append(f"speed: {best.tool} {best.speed:.2f}")
-    return tuple(flags)
 
 
 def _note(said: Mapping[str, Any]) -> str:
@@ -253,49 +205,21 @@ def _children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def print_rows(name: str, rows: Sequence[Row]) -> None:
-    """One model's part of the table."""
-    print(f"{name}: {rows[0].note}")
-    for row in rows:
-        head = f"  {row.tool:12s}{_figure(row.seconds, '7.1f')}"
-        if row.problem:
-            print(f"{head}  {row.problem[:110]}")
-            continue
-        flags = "  ".join(f"[{each}]" for each in row.flags)
-        note = "" if row.tool == FLOAT else row.note[:100]
-        speeds = f"{row.speed:7.2f} {_figure(row.deployed, '9.2f')}"
-        figures = f"{row.metric:9.4f} {speeds} {row.sqnr:7.1f} {row.size / 1e6:8.2f}"
-        print(f"{head} {figures}  {flags}  {note}".rstrip())
-    sys.stdout.flush()
-
-
-def _figure(value: float, form: str) -> str:
-    return " " * int(form.partition(".")[0]) if math.isnan(value) else format(value, form)
-
-
-def print_summary(table: Mapping[str, Sequence[Row]]) -> None:
-    """What holds over all models."""
-    tools = dict.fromkeys(row.tool for rows in table.values() for row in rows)
-    for tool in tools:
-        mine = [row for rows in table.values() for row in rows if row.tool == tool]
-        valid = [row for row in mine if not row.problem]
-        good = [row for row in valid if row.kept and row.speed >= LEAST_SPEED]
-        speed = float(np.exp(np.mean(np.log([row.speed for row in valid])))) if valid else math.nan
-        print(
-            f"{tool:12s} valid {len(valid)}/{len(mine)}, metric kept and not slower "
-            f"{len(good)}/{len(mine)}, geometric mean of the speed-ups {speed:.2f}"
-        )
-    flagged = sum(1 for rows in table.values() for row in rows if row.flags)
-    print(f"rows of {OURS} with a flag: {flagged}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure all models and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     parser.add_argument("--only", action="append", choices=list(EVALUATORS), help="one model")
     parser.add_argument("--tool", action="append", choices=list(TOOLS), help="one tool")
+    parser.add_argument("--no-nncf", action="store_true", help="all tools but NNCF")
     parser.add_argument("--keep", type=Path, help="a folder for the models made")
+    parser.add_argument("--file", type=Path, default=FILE, help="of figures (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="measure what the file lacks")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="begin no model after (default: %(default)s)"
+    )
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
@@ -303,32 +227,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models = {tool: Path(path) for tool, _, path in (each.partition("=") for each in told)}
         print(json.dumps(measure(name, models)))
         return 0
+    left_out = ("nncf",) if options.no_nncf else ()
+    tools = [tool for tool in options.tool or TOOLS if tool not in left_out]
+    table = Table(checkout(), tuple(tools), options.file)
+    if options.resume:
+        table.resume()
     if not options.json:
-        print(
-            f"  {'tool':12s}{'CPU s':>7s} {'metric':>7s} {'speed':>7s} {'deployed':>9s} "
-            f"{'SQNR dB':>7s} {'MB':>8s}"
-        )
-    table: dict[str, list[Row]] = {}
-    for name in options.only or EVALUATORS:
-        print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory() as made:
-            folder = (options.keep or Path(made)).resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                table[name] = rows_of(name, options.tool or list(TOOLS), folder)
-            except DownloadError as error:
-                print(f"{name} SKIPPED: {error}", file=sys.stderr, flush=True)
-                continue
-            except FetchError as error:
-                raise SystemExit(str(error)) from error
-        if not options.json:
-            print_rows(name, table[name])
+        print_head(table.commit)
+    missing = _fill(table, options.only or list(EVALUATORS), options)
     if options.json:
-        rows = {name: [asdict(row) for row in rows] for name, rows in table.items()}
-        print(json.dumps({"benchmark": "quantization", "rows": rows}, indent=1))
-        return 0
-    print_summary(table)
+        print(json.dumps(table.to_json(), indent=1))
+    else:
+        print_summary(table.rows)
+    for name, reason in missing.items():
+        print(f"{name} NOT MEASURED: {reason}", file=sys.stderr, flush=True)
     return 0
+
+
+def _fill(table: Table, names: Sequence[str], options: argparse.Namespace) -> dict[str, str]:
+    """Measure what the table lacks; return which models could not be, and why."""
+    missing: dict[str, str] = {}
+    end = time.monotonic() + 60 * options.minutes
+    for name in names:
+        if name not in table.rows:
+            if time.monotonic() > end:
+                missing[name] = "the time is up; --resume goes on"
+                continue
+            print(f"measuring {name} ...", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory() as made:
+                folder = (options.keep or Path(made)).resolve()
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    table.add(name, rows_of(name, table.tools, folder))
+                except Exception as error:  # noqa: BLE001 - the other models are to be measured
+                    missing[name] = " ".join(f"{type(error).__name__}: {error}".split())
+                    continue
+        if not options.json:
+            print_rows(name, table.rows[name])
+    return missing
 
 
 if __name__ == "__main__":

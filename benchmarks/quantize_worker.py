@@ -2,8 +2,9 @@
 
     python quantize_worker.py TOOL MODEL.onnx FEEDS.npz TARGET.onnx
 
-FEEDS.npz holds each array as NUMBER/INPUT. Prints one line of JSON: what the tool has to say. Runs
-in other environments, too: imports nothing but numpy, onnx and the tool.
+FEEDS.npz holds each array as NUMBER/INPUT, and for onnxfold the class as NUMBER/labels. Prints one
+line of JSON: what the tool has to say. Runs in other environments, too: imports nothing but numpy,
+onnx and the tool.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import numpy as np
 import onnx
 
 Feed = dict[str, Any]
+
+LABELS = "labels"
 
 
 def read_feeds(path: Path) -> list[Feed]:
@@ -32,13 +35,15 @@ def read_feeds(path: Path) -> list[Feed]:
     return [feeds[number] for number in sorted(feeds)]
 
 
-def write_feeds(path: Path, feeds: list[Feed]) -> None:
-    """Write feeds as ``read_feeds`` reads them."""
+def write_feeds(path: Path, feeds: Sequence[Feed], labels: Sequence[int] = ()) -> None:
+    """Write feeds, and the class of each where there are any, as ``read_feeds`` reads them."""
     arrays: Feed = {
         f"{number}/{name}": array
         for number, feed in enumerate(feeds)
         for name, array in feed.items()
     }
+    for number, label in enumerate(labels):
+        arrays[f"{number}/{LABELS}"] = np.array([label])
     with path.open("wb") as stream:
         np.savez(stream, **arrays)
 
@@ -107,7 +112,10 @@ def main() -> None:
     """Quantize with the tool named."""
     tool, *paths = sys.argv[1:]
     model, data, target = map(Path, paths)
-    print(json.dumps(TOOLS[tool](model, read_feeds(data), target)))
+    feeds = read_feeds(data)
+    if tool != "onnxfold":
+        feeds = [{name: feed[name] for name in feed if name != LABELS} for feed in feeds]
+    print(json.dumps(TOOLS[tool](model, feeds, target)))
 
 
 if __name__ == "__main__":
