@@ -85,7 +85,7 @@ def _run(example: Example, folder: Path, *, as_json: bool) -> int:
         print(json.dumps({"model": str(compiled), **measured.to_json()}, indent=2))
         return 0
     print_table(example.title, measured)
-    print(f"{compiled} and {folder / 'report' / 'report.md'} written")
+    print(f"{compiled} and {folder / 'report' / 'report.html'} written")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Evidence for people and machines: report.json (versioned schema) and report.md."""
+"""Evidence for people and machines: report.json (versioned schema), report.html, report.md."""

@@ -1,32 +1,40 @@
-"""Writing a report into a folder: for machines, for people, and its picture."""
+"""Writing a report into a folder: for machines, for people, and its pictures."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.places import check_kind
-from onnxfold.runtime.report.frontier import draw, points
-from onnxfold.runtime.report.markdown import FRONTIER, to_markdown
+from onnxfold.runtime.report.blocks import Block, Picture
+from onnxfold.runtime.report.markdown import to_markdown
+from onnxfold.runtime.report.page import to_html
 
 
-def write_report(report: dict[str, Any], directory: Path) -> None:
-    """Write ``report.json``, ``report.md`` and, where there are trades, ``frontier.svg``.
+def write_report(document: dict[str, Any], blocks: Sequence[Block], directory: Path) -> None:
+    """Write ``report.json``, ``report.md`` with its pictures beside it, and ``report.html``.
 
     Each is written all at once.
+
+    Args:
+        document: What machines read.
+        blocks: What it says to people.
+        directory: Made where it is not there.
 
     Raises:
         UsageError: The folder cannot be made or written to.
     """
-    write_text(directory / "report.json", json.dumps(report, indent=2, allow_nan=True) + "\n")
-    write_text(directory / "report.md", to_markdown(report))
-    candidates = points(report["decisions"])
-    if len(candidates) > 1:
-        write_text(directory / FRONTIER, draw(candidates))
+    write_text(directory / "report.json", json.dumps(document, indent=2, allow_nan=True) + "\n")
+    for block in blocks:
+        if isinstance(block, Picture):
+            write_text(directory / block.file, block.svg)
+    write_text(directory / "report.md", to_markdown(blocks))
+    write_text(directory / "report.html", to_html(blocks))
 
 
 def write_text(path: Path, text: str) -> None:

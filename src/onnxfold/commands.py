@@ -16,8 +16,9 @@ from onnxfold.passes.errors import InconclusiveError, UsageError
 from onnxfold.pipeline_commands import bisect_pipeline, instruments_for, list_passes
 from onnxfold.printing import print_comparison, print_findings, print_kernel_costs, print_report
 from onnxfold.runtime.places import check_file, check_folder
-from onnxfold.runtime.report.markdown import comparison_to_markdown
-from onnxfold.runtime.report.write import write_text
+from onnxfold.runtime.report.comparison import comparison_blocks
+from onnxfold.runtime.report.formats import VERDICT_FORMATS
+from onnxfold.runtime.report.write import write_report, write_text
 
 
 def compile(options: argparse.Namespace) -> int:
@@ -220,12 +221,11 @@ def verify(options: argparse.Namespace) -> int:
         )
     document = comparison.to_json()
     if options.report is not None:
-        write_text(options.report / "report.json", json.dumps(document, indent=2) + "\n")
-        write_text(options.report / "report.md", comparison_to_markdown(document))
+        write_report(document, comparison_blocks(document), options.report)
     if options.json or options.format == "json":
         print_json(document)
-    elif options.format == "markdown":
-        print_line(comparison_to_markdown(document))
+    elif options.format != "text":
+        print_line(VERDICT_FORMATS[options.format](document).rstrip())
     else:
         print_comparison(comparison)
         if comparison.contract is Contract.INTEGER and options.contract is None:

@@ -23,6 +23,7 @@ from onnxfold.runtime.explain import explain_islands
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.loading import save_model
 from onnxfold.runtime.progress import Progress
+from onnxfold.runtime.report.content import report_blocks
 from onnxfold.runtime.report.losses import loss_facts
 from onnxfold.runtime.report.report import Report
 from onnxfold.runtime.report.write import write_report
@@ -69,7 +70,7 @@ class Outcome:
     def save_report(
         self, directory: str | os.PathLike[str], *, result_path: str | os.PathLike[str] = ""
     ) -> None:
-        """Write report.json, report.md and, where there is one, plan.json.
+        """Write report.json, report.md, report.html and, where there is one, plan.json.
 
         Args:
             directory: The folder; made where it is missing.
@@ -80,7 +81,7 @@ class Outcome:
         """
         document = self.report.to_json()
         document["result"]["path"] = str(result_path)
-        write_report(document, Path(directory))
+        write_report(document, report_blocks(document), Path(directory))
         if self.plan is not None:
             self.plan.save(Path(directory) / "plan.json")
 

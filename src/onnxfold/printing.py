@@ -9,8 +9,8 @@ from onnxfold.console import print_line, print_table
 from onnxfold.doctoring import Finding
 from onnxfold.explaining import print_islands, print_remarks
 from onnxfold.loss_printing import print_loss_differences, print_losses
+from onnxfold.runtime.report.comparison import worst_input_in_words
 from onnxfold.runtime.report.groups import other_remarks
-from onnxfold.runtime.report.markdown import worst_input_in_words
 from onnxfold.runtime.report.summary import passes_that_changed, summary
 from onnxfold.runtime.verify.compare import Comparison
 

@@ -44,7 +44,8 @@ def test_the_commands_of_the_readme_run(workplace: Path) -> None:
         assert done.returncode == 0, done.stderr
     # A picture too, where more than one candidate was measured: what is faster decides.
     written = {path.name for path in (workplace / "report").iterdir()}
-    assert written - {"frontier.svg"} == {"plan.json", "report.json", "report.md"}
+    pictures = {"frontier.svg", "changes.svg"}
+    assert written - pictures == {"plan.json", "report.html", "report.json", "report.md"}
 
 
 @pytest.mark.slow

@@ -41,7 +41,10 @@ def add_data(parser: argparse.ArgumentParser, more: str = _WITHOUT) -> None:
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add where the report goes."""
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write report.json and report.md there"
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write report.json, report.md and report.html there",
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnxfold.options.loss import add_loss_choice
 from onnxfold.options.shared import add_budget, add_data, add_report
+from onnxfold.runtime.report.formats import VERDICT_FORMATS
 
 
 def add_verify_options(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +38,9 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
     add_loss_choice(parser)
     parser.add_argument(
         "--format",
-        choices=("text", "json", "markdown"),
+        choices=("text", *VERDICT_FORMATS),
         default="text",
-        help="how to print the verdict (default: text)",
+        help="how to print the verdict (default: text); junit and sarif are what continuous "
+        "integration and code hosts read",
     )
     add_report(parser)

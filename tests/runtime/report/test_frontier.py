@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxfold
+from onnxfold.runtime.report.content import report_blocks
 from onnxfold.runtime.report.frontier import Point, draw, frontier, points
 from onnxfold.runtime.report.write import write_report
 
@@ -56,9 +57,10 @@ def test_faster_is_to_the_left_and_nearer_is_up() -> None:
 
 def test_the_picture_lies_beside_the_report(fixtures_dir: Path, tmp_path: Path) -> None:
     report = onnxfold.optimize(fixtures_dir / "conv_net.onnx").report.to_json()
-    write_report(report, tmp_path / "none")
+    write_report(report, report_blocks(report), tmp_path / "none")
     assert not (tmp_path / "none" / "frontier.svg").exists()
     rows = [{"quality": "", "median_ms": 1.0, **each} for each in ROWS]
-    write_report({**report, "decisions": rows}, tmp_path / "some")
+    report = {**report, "decisions": rows}
+    write_report(report, report_blocks(report), tmp_path / "some")
     assert (tmp_path / "some" / "frontier.svg").read_text(encoding="utf-8").startswith("<svg")
     assert "](frontier.svg)" in (tmp_path / "some" / "report.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from onnxfold.passes.errors import UsageError
 from onnxfold.passes.island_reasons import Cause, Reason
 from onnxfold.passes.islands import Island
 from onnxfold.passes.remark import Remark
+from onnxfold.runtime.report.content import report_blocks
 from onnxfold.runtime.report.markdown import escape, table, to_markdown
 from onnxfold.runtime.report.report import ModelFacts, PassRow, Report, distinct_remarks
 from onnxfold.runtime.report.write import write_report, write_text
@@ -55,8 +56,12 @@ def report() -> Report:
     )
 
 
+def markdown(document: dict[str, Any]) -> str:
+    return to_markdown(report_blocks(document))
+
+
 def test_every_part_of_the_report_is_rendered() -> None:
-    text = to_markdown(report().to_json())
+    text = markdown(report().to_json())
     for heading in ("Models", "Latency", "Passes", "What was measured", "Left in float"):
         assert f"## {heading}" in text
     assert "| fold-qdq | integer | conv x2 | 0.500 |  |" in text
@@ -65,7 +70,7 @@ def test_every_part_of_the_report_is_rendered() -> None:
 
 
 def test_an_island_says_what_it_costs_and_what_would_change_it() -> None:
-    text = to_markdown(report().to_json())
+    text = markdown(report().to_json())
     assert "## Left in float: 1 island, 1 float operator, 12.5% of the run time" in text
     assert "| 12.5% | can be changed | Conv, with QuantizeLinear |" in text
     assert "| Conv: no output scale | add a Q |" in text
@@ -74,7 +79,7 @@ def test_an_island_says_what_it_costs_and_what_would_change_it() -> None:
 
 
 def test_names_from_the_model_cannot_act_as_markup() -> None:
-    text = to_markdown(report().to_json())
+    text = markdown(report().to_json())
     assert "a\\|b&lt;script>" in text
     assert "<script>" not in text
     assert escape("a\nb `c` [d](e)") == "a b \\`c\\` \\[d\\](e)"
@@ -83,7 +88,7 @@ def test_names_from_the_model_cannot_act_as_markup() -> None:
 def test_a_page_of_options_is_left_to_the_json() -> None:
     document = report().to_json()
     document["passes"][0]["pass"] = f"insert-qdq{{ranges={'x' * 200}}}"
-    text = to_markdown(document)
+    text = markdown(document)
     assert "| insert-qdq{...} | integer |" in text
     assert "xxx" not in text
 
@@ -91,14 +96,14 @@ def test_a_page_of_options_is_left_to_the_json() -> None:
 def test_the_data_are_named_and_counted() -> None:
     document = report().to_json()
     document["data"] = {"description": "d.npz", "count": 12, "sha256": "ab"}
-    assert to_markdown(document).endswith("Data: d.npz, 12 feeds, sha256 ab.\n")
+    assert markdown(document).endswith("Data: d.npz, 12 feeds, sha256 ab.\n")
 
 
 def test_the_title_says_what_the_evidence_is_worth() -> None:
     document = report().to_json()
-    assert to_markdown(document).startswith("# onnxfold compile: numbers not checked\n")
+    assert markdown(document).startswith("# onnxfold compile: numbers not checked\n")
     document["verdict"]["passed"] = False
-    assert to_markdown(document).startswith("# onnxfold compile: inconclusive\n")
+    assert markdown(document).startswith("# onnxfold compile: inconclusive\n")
 
 
 def test_a_table_ends_with_an_empty_line() -> None:
@@ -111,8 +116,10 @@ def test_the_last_word_on_a_node_wins() -> None:
 
 
 def test_reports_are_written_whole(tmp_path: Path) -> None:
-    write_report(report().to_json(), tmp_path / "new" / "folder")
+    document = report().to_json()
+    write_report(document, report_blocks(document), tmp_path / "new" / "folder")
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
+        "report.html",
         "report.json",
         "report.md",
     ]
@@ -136,6 +143,6 @@ def test_integer_passes_show_what_was_seen_region_by_region() -> None:
     evidence = {"verdict": {"status": "passed"}, "regions": regions}
     document = report().to_json()
     document["passes"][0]["evidence"] = evidence
-    assert "| passed; 7 of 8 regions, 900 numbers: 1 differ, 20 more by ties |" in to_markdown(
+    assert "| passed; 7 of 8 regions, 900 numbers: 1 differ, 20 more by ties |" in markdown(
         document
     )
