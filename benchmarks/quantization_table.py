@@ -98,7 +98,9 @@ class Table:
 
 
 def _row(figures: Mapping[str, Any]) -> Row:
-    return Row(**{**figures, "flags": tuple(figures["flags"])})
+    values = dict(figures)
+    values["flags"] = tuple(figures["flags"])
+    return Row(**values)
 
 
 def checkout() -> str:
