@@ -23,14 +23,16 @@ from onnxfold.runtime.export.workers.tf2onnx_models import (
     versions,
     write_model,
 )
+from onnxfold.runtime.export.workers.tflite_means import round_means_of_codes
 
-_REFERENCE, _DEFAULT = "BUILTIN_REF", "AUTO"
-"""The plain kernels, which define what a model means; and those that applications get."""
+_DEFAULT, _REFERENCE = "AUTO", "BUILTIN_REF"
+"""The kernels that applications get (XNNPACK), which round a sum once, as QuantizeLinear does; and
+the plain ones, which round it twice."""
 
 
 def export(request: Request, folder: Path) -> Answer:
     """Convert a .tflite file, and run TensorFlow Lite's kernels on it."""
-    interpreter = _interpreter(request.path, _REFERENCE)
+    interpreter = _interpreter(request.path, _DEFAULT)
     details = interpreter.get_input_details()
     inputs = [str(each["name"]) for each in details]
     outputs = [str(each["name"]) for each in interpreter.get_output_details()]
@@ -52,7 +54,7 @@ def export(request: Request, folder: Path) -> Answer:
     feeds = samples(request, folder, [_port(each) for each in details])
     runs = [
         [_run(each, feed) for feed in feeds]
-        for each in (interpreter, _interpreter(request.path, _DEFAULT))
+        for each in (interpreter, _interpreter(request.path, _REFERENCE))
     ]
     write_samples(
         folder,
@@ -69,6 +71,7 @@ def _converted(request: Request) -> Any:
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         words = str(error) or type(error).__name__
         raise FrontEndError(f"tf2onnx cannot convert it: {words}", "unsupported") from error
+    round_means_of_codes(model)
     return model
 
 
