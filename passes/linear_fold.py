@@ -63,7 +63,7 @@ def fold_into_consumer(node: ir.Node, rewriter: Rewriter) -> None:
     biased = BiasedLinear.around(linear)
     if affine is None or biased is None:
         return
-    if affine.shifts and not _shift_folds(biased, producer):
+    if affine.shifts and not shift_folds(biased, producer):
         return
     bias = biased.bias + linear.response_to(affine.shift) if affine.shifts else biased.bias
     result = refold(rewriter, biased, linear.scale_inputs(affine.scale), bias)
@@ -190,7 +190,8 @@ def _data_rank(linear: LinearOp, producer: ir.Node) -> int | None:
     return None
 
 
-def _shift_folds(biased: BiasedLinear, producer: ir.Node) -> bool:
+def shift_folds(biased: BiasedLinear, producer: ir.Node) -> bool:
+    """Whether a shift of what ``producer`` hands on may go into the bias of the operator behind."""
     node = biased.linear.node
     match node.op_type:
         case "Conv":

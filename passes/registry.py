@@ -14,6 +14,8 @@ PASSES: dict[str, str] = {
     # simplify: float, exact
     "capture-invariants": "simplify.capture_invariants:CaptureInvariants",
     "deduplicate-initializers": "simplify.deduplicate_initializers:DeduplicateInitializers",
+    "drop-unused-inputs": "simplify.drop_unused_inputs:DropUnusedInputs",
+    "dynamic-batch": "simplify.dynamic_batch:DynamicBatch",
     "eliminate-common-subexpressions": (
         "simplify.eliminate_common_subexpressions:EliminateCommonSubexpressions"
     ),
@@ -23,10 +25,14 @@ PASSES: dict[str, str] = {
     "lift-constants": "simplify.lift_constants:LiftConstants",
     "merge-reshapes": "simplify.merge_reshapes:MergeReshapes",
     "merge-transposes": "simplify.merge_transposes:MergeTransposes",
+    "move-transposes": "simplify.move_transposes:MoveTransposes",
+    "name-dimensions": "simplify.name_dimensions:NameDimensions",
+    "readable-names": "simplify.readable_names:ReadableNames",
     "remove-dead-code": "simplify.remove_dead_code:RemoveDeadCode",
     "remove-identity": "simplify.remove_identity:RemoveIdentity",
     "upgrade-opset": "simplify.upgrade_opset:UpgradeOpset",
     # fuse: float, reassociated
+    "absorb-transposes": "fuse.absorb_transposes:AbsorbTransposes",
     "einsum-to-matmul": "fuse.einsum_matmul:EinsumToMatMul",
     "fold-batch-norm": "fuse.batch_norm:FoldBatchNorm",
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
@@ -41,6 +47,7 @@ PASSES: dict[str, str] = {
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
     "sum-before-layer-norm": "fuse.sum_before_layer_norm:SumBeforeLayerNorm",
     # quantize
+    "align-concat": "quantize.align_concat:AlignConcat",
     "convert-float16": "quantize.convert_float16:ConvertFloat16",
     "convert-float32": "quantize.convert_float32:ConvertFloat32",
     "correct-bias": "quantize.correct_bias:CorrectBias",
