@@ -80,25 +80,11 @@ def run_verified(
         NotEquivalentError: A pass broke its contract.
         PassError: A pass failed or left an invalid model.
     """
-    clock = _PassClock(progress)
-    watchers: list[Instrument] = [*instruments]
-    gate: ContractGate | None = None
-    if feeds is not None:
-        first = feeds.first(gate_feeds)
-        gate = ContractGate(first, budget=budget, region_check=check_integer_contract)
-        watchers.append(gate)
-    watchers += [VerifyEach(), clock]
+    watch = _Watch.over(feeds, progress, budget, gate_feeds)
     progress.stage("rewriting", len(passes))
-    outcome = Pipeline(tuple(passes), tuple(watchers)).run(model.clone())
-    # One row of evidence for each pass that changed something, in order.
-    evidence = iter(gate.evidence if gate else ())
-    rows: list[PassRow] = []
-    for (pass_, result), seconds in zip(outcome.results, clock.seconds, strict=True):
-        found = next(evidence, None) if result.modified else None
-        proof = found.to_json() if found else {}
-        rows.append(PassRow.of(describe_pass(pass_), pass_.contract, result, seconds, proof))
-    remarks = [remark for _, result in outcome.results for remark in result.remarks]
-    return VerifiedRun(outcome.model, tuple(rows), distinct_remarks(remarks))
+    instruments = (*instruments, *watch.instruments)
+    outcome = Pipeline(tuple(passes), instruments).run(model.clone())
+    return _verified(outcome.model, watch.rows(outcome.results), outcome.results)
 
 
 def run_tolerant(
@@ -121,15 +107,40 @@ def run_tolerant(
         PassError: A pass failed or left an invalid model.
     """
     kept, left_out = _computed_rightly(model, passes)
+    progress.stage("rewriting", len(kept))
+    rows: list[PassRow] = []
+    results: list[tuple[Pass, PassResult]] = []
+    waiting = kept
     while True:
+        watch = _Watch.over(feeds, progress, None, gate_feeds)
+        path = _Checkpoints()
         try:
-            run = run_verified(model, kept, feeds, progress, gate_feeds=gate_feeds)
+            outcome = Pipeline(waiting, (path, *watch.instruments)).run(model.clone())
         except BrokenContractError as error:
             advice = "check the model's conditioning, or report the pass if it is wrong"
-            left_out.append(Remark(error.pass_name, "(whole model)", "", str(error), advice))
-            kept = tuple(each for each in kept if each.name != error.pass_name)
+            name = error.pass_name
+            left_out.append(Remark(name, "(whole model)", "", str(error), advice))
+            # What ran before any pass of that name changed something stays as it is.
+            count, model = path.before(name)
+            stays = path.results[:count]
+            ran = zip(stays, watch.rows(stays), strict=True)
+            rows += [row for (pass_, _), row in ran if pass_.name != name]
+            results += [each for each in stays if each[0].name != name]
+            kept, waiting = (
+                tuple(each for each in passes if each.name != name)
+                for passes in (kept, waiting[count:])
+            )
         else:
+            rows += watch.rows(outcome.results)
+            run = _verified(outcome.model, rows, (*results, *outcome.results))
             return replace(run, remarks=(*run.remarks, *left_out)), kept
+
+
+def _verified(
+    model: ir.Model, rows: Sequence[PassRow], results: Sequence[tuple[Pass, PassResult]]
+) -> VerifiedRun:
+    remarks = [remark for _, result in results for remark in result.remarks]
+    return VerifiedRun(model, tuple(rows), distinct_remarks(remarks))
 
 
 def _computed_rightly(
@@ -158,6 +169,74 @@ def model_facts(model: ir.Model, path: str = "") -> ModelFacts:
     known = Pipeline(parse_passes("infer-shapes")).run(model.clone()).model
     digest = hashlib.sha256(data).hexdigest()
     return ModelFacts(path, digest, len(data), take_census(known).to_json())
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """What proves the passes of one run, and times them.
+
+    Attributes:
+        clock: How long each pass took.
+        gate: Holds each to its contract; None where there is no data.
+    """
+
+    clock: _PassClock
+    gate: ContractGate | None
+
+    @classmethod
+    def over(
+        cls, feeds: FeedSource | None, progress: Progress, budget: Budget | None, gate_feeds: int
+    ) -> _Watch:
+        """For a run on data, or on none."""
+        gate: ContractGate | None = None
+        if feeds is not None:
+            first = feeds.first(gate_feeds)
+            gate = ContractGate(first, budget=budget, region_check=check_integer_contract)
+        return cls(_PassClock(progress), gate)
+
+    @property
+    def instruments(self) -> tuple[Instrument, ...]:
+        """In the order in which they watch."""
+        return (*(() if self.gate is None else (self.gate,)), VerifyEach(), self.clock)
+
+    def rows(self, results: Sequence[tuple[Pass, PassResult]]) -> list[PassRow]:
+        """One row for each of the first passes of the run."""
+        # One row of evidence for each pass that changed something, in order.
+        evidence = iter(self.gate.evidence if self.gate else ())
+        rows: list[PassRow] = []
+        for (pass_, result), seconds in zip(results, self.clock.seconds, strict=False):
+            found = next(evidence, None) if result.modified else None
+            proof = found.to_json() if found else {}
+            rows.append(PassRow.of(describe_pass(pass_), pass_.contract, result, seconds, proof))
+        return rows
+
+
+@dataclass
+class _Checkpoints(BaseInstrument):
+    """What the model was before each kind of pass changed it: from where to go on without it.
+
+    Attributes:
+        results: Of the passes that kept their contracts, in order.
+    """
+
+    results: list[tuple[Pass, PassResult]] = field(default_factory=list[tuple[Pass, PassResult]])
+    _now: ir.Model | None = None
+    _first: dict[str, tuple[int, ir.Model]] = field(default_factory=dict[str, tuple[int, ir.Model]])
+
+    def before_pass(self, pass_: Pass, model: ir.Model) -> None:
+        """See ``Instrument``."""
+        self._now = model.clone()
+
+    def after_pass(self, pass_: Pass, model: ir.Model, result: PassResult) -> None:
+        """See ``Instrument``."""
+        if result.modified and self._now is not None:
+            self._first.setdefault(pass_.name, (len(self.results), self._now))
+        self.results.append((pass_, result))
+
+    def before(self, name: str) -> tuple[int, ir.Model]:
+        """How many passes ran before the first ``name`` that changed something, and the model."""
+        assert self._now is not None
+        return self._first.get(name, (len(self.results), self._now))
 
 
 @dataclass

@@ -25,6 +25,7 @@ from onnxfold.runtime.verify.comparer import Comparer
 from onnxfold.runtime.verify.gates import PASSED, Verdict
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.softmax import before_softmax, exposed
+from onnxfold.runtime.verify.window_ops import AveragePool, Conv
 
 MOST_MACS = 1 << 30
 """Multiply-accumulates of one run above which a model is not evaluated in float64."""
@@ -121,7 +122,7 @@ class Float64Oracle:
         self._names = dict(softmaxes)
         try:
             self._evaluator = ReferenceEvaluator(
-                to_proto(copy), new_ops=[GlobalMaxPool, GatherElements, Loop]
+                to_proto(copy), new_ops=[AveragePool, Conv, GatherElements, GlobalMaxPool, Loop]
             )
         except Exception as error:  # no implementation of an operator at this version
             raise NoOracleError from error

@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxfold.passes.base import Contract
+from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import BrokenContractError
 from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.rewriter import Rewriter
 from onnxfold.runtime.compiler import verified
 from onnxfold.runtime.compiler.verified import (
     model_facts,
@@ -57,6 +58,42 @@ def test_a_tolerant_run_does_without_the_pass_and_says_so(
     (remark,) = run.remarks
     assert remark.pass_name == "surgeon"
     assert "broke its contract" in remark.reason
+
+
+def test_what_came_before_a_pass_left_out_is_not_run_again(
+    model: ir.Model, feeds: FeedSource, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = parse_passes("remove-identity")[0]
+    runs: list[int] = []
+    apply = type(identity).apply
+
+    def counted(self: Pass, graph: ir.Model, rewriter: Rewriter) -> None:
+        runs.append(1)
+        apply(self, graph, rewriter)
+
+    monkeypatch.setattr(type(identity), "apply", counted)
+    passes = parse_passes(f"remove-identity,{broken},remove-dead-code")
+    run, kept = run_tolerant(model, passes, feeds, Silent())
+    assert len(runs) == 1
+    assert kept == (passes[0], passes[2])
+    assert [row.rules for row in run.rows] == [{"drop-identity": 1}, {}]
+    assert [node.op_type for node in run.model.graph] == ["Relu"]
+
+
+def test_all_passes_of_the_name_are_left_out(
+    model: ir.Model, feeds: FeedSource, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.py").write_text(
+        "def negate(graph):\n    last = graph.nodes[-1]\n"
+        "    last.op = 'Neg' if last.op == 'Abs' else 'Abs'\n"
+    )
+    surgeon = f"surgeon{{script={tmp_path / 'bad.py'}:negate}}"
+    passes = parse_passes(f"{surgeon},remove-identity,{surgeon}")
+    positive = open_feeds([{"x": np.array([1, 2], np.float32)}], input_specs(model))
+    run, kept = run_tolerant(model, passes, positive, Silent())
+    assert kept == (passes[1],)
+    assert [row.rules for row in run.rows] == [{"drop-identity": 1}]
+    assert [node.op_type for node in run.model.graph] == ["Relu"]
 
 
 def normalization(parse: Callable[..., ir.Model]) -> ir.Model:
