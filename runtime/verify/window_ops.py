@@ -46,8 +46,9 @@ class Conv(_ReferenceConv):
         batch, places = x.shape[0], windows.shape[2 : 2 + rank]
         split = windows.reshape(batch, groups, -1, *places, *kernel)
         rows = np.moveaxis(split, 2, 2 + rank).reshape(batch, groups, math.prod(places), -1)
-        columns: Array = w.reshape(groups, w.shape[0] // groups, -1).swapaxes(1, 2)
-        outputs: Array = (rows @ columns).swapaxes(2, 3).reshape(batch, w.shape[0], *places)
+        columns = np.swapaxes(w.reshape(groups, w.shape[0] // groups, -1), 1, 2)
+        products: Array = np.matmul(rows, columns)
+        outputs: Array = np.swapaxes(products, 2, 3).reshape(batch, w.shape[0], *places)
         bias = 0.0 if b is None else b.reshape(-1, *(1,) * rank)
         return ((outputs + bias).astype(x.dtype),)
 
