@@ -1,0 +1,28 @@
+"""absorb-transposes: transposes move past sums too, and into the weights of products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnxfold.passes.base import Contract
+from onnxfold.passes.layouts.carry import Handler
+from onnxfold.passes.layouts.operators import ROUNDING
+from onnxfold.passes.layouts.rules import TransposeMover
+
+
+@dataclass(frozen=True)
+class AbsorbTransposes(TransposeMover):
+    """Do what ``move-transposes`` does also where the order of additions changes with the layout.
+
+    Beyond its operators: sums and means, Softmax, transcendental functions, normalizations whose
+    channels stay second, and MatMul and Gemm behind a Reshape that flattens channels-last data for
+    them (the rows of their constant weights, quantized or not, are put into the other order).
+    """
+
+    name: ClassVar[str] = "absorb-transposes"
+    contract: ClassVar[Contract] = Contract.REASSOCIATED
+
+    def handlers(self) -> dict[str, Handler]:
+        """What computes the same but for rounding."""
+        return ROUNDING

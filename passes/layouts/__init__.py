@@ -1,0 +1,1 @@
+"""Where transposes stand: layouts of tensors, how operators carry them, the cheapest choice."""

@@ -1,0 +1,74 @@
+"""The rules of the passes that move transposes, over a table of what carries layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxfold.passes.base import Pass
+from onnxfold.passes.constants import constant_array
+from onnxfold.passes.layouts.carry import Handler
+from onnxfold.passes.layouts.materialize import materialize, pick_sizes
+from onnxfold.passes.layouts.operators import OLDEST_OPSET
+from onnxfold.passes.layouts.permutation import permutation_of
+from onnxfold.passes.layouts.region import cheapest_moves
+from onnxfold.passes.patterns import Rule, apply_rules, rule
+from onnxfold.passes.rewriter import Rewriter
+from onnxfold.passes.walk import use_count
+
+
+@rule("transpose-constant", "Transpose")
+def transpose_constant(node: ir.Node, rewriter: Rewriter) -> None:
+    """Transpose of a constant: another constant."""
+    source, output = node.inputs[0], node.outputs[0]
+    array, perm = constant_array(source), permutation_of(node)
+    if source is None or array is None or perm is None or output.is_graph_output():
+        return
+    turned = rewriter.constant(node, np.transpose(array, perm), name=f"{output.name}_folded")
+    rewriter.replace_node(node, [turned])
+
+
+@rule("shape-of-transpose", "Transpose")
+def shape_of_transpose(node: ir.Node, rewriter: Rewriter) -> None:
+    """Transpose of which only the shape is read: what is read is picked out of the shape before."""
+    source, output, perm = node.inputs[0], node.outputs[0], permutation_of(node)
+    readers = [use.node for use in output.uses()]
+    if source is None or perm is None or not readers or output.is_graph_output():
+        return
+    if any(each.op_type != "Shape" or each.domain or _is_open(each) for each in readers):
+        return
+    for reader in dict.fromkeys(readers):
+        pick_sizes(rewriter, reader, source, np.array(perm, dtype=np.int64))
+    rewriter.erase(node)
+
+
+@dataclass(frozen=True)
+class TransposeMover(Pass):
+    """A pass that moves transposes past the operators of a table."""
+
+    def handlers(self) -> dict[str, Handler]:
+        """The table; subclasses return theirs."""
+        raise NotImplementedError
+
+    def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
+        """Move transposes until nothing gets cheaper."""
+        move = Rule("move-transposes", ("Transpose",), self._move)
+        rules = (transpose_constant, shape_of_transpose, move)
+        applied = -1
+        # What moved at one place may make a move at another worth while.
+        while applied != rewriter.rules.total() and not rewriter.refused:
+            applied = rewriter.rules.total()
+            apply_rules(rewriter, rules)
+
+    def _move(self, node: ir.Node, rewriter: Rewriter) -> None:
+        if rewriter.opset(node) < OLDEST_OPSET or not use_count(node.outputs[0]):
+            return
+        moves = cheapest_moves(node, self.handlers())
+        if moves:
+            materialize(moves, rewriter)
+
+
+def _is_open(node: ir.Node) -> bool:
+    return any(attribute.is_ref() for attribute in node.attributes.values())
