@@ -74,7 +74,7 @@ def _reference_kernel(node: ir.Node) -> Callable[[Call], tuple[ArrayLike, ...]]:
 def _run_reference(node: ir.Node, call: Call, arrays: Sequence[Array]) -> tuple[Any, ...]:
     names = [f"input_{index}" for index in range(len(arrays))]
     proto = onnx.NodeProto(op_type=node.op_type, input=names, output=["output"])
-    proto.attribute.extend(ir.to_proto(attribute) for attribute in node.attributes.values())
+    proto.attribute.extend(ir.serde.serialize_attribute(each) for each in node.attributes.values())
     inputs = [onnx.ValueInfoProto(name=name) for name in names]
     graph = onnx.helper.make_graph([proto], "node", inputs, [onnx.ValueInfoProto(name="output")])
     opsets = [onnx.helper.make_opsetid("", call.opset)]

@@ -96,7 +96,8 @@ def _fill_attribute(proto: onnx.AttributeProto, attribute: ir.Attr) -> None:
             for graph in attribute.as_graphs():
                 _fill_graph(proto.graphs.add(), graph)
         case ir.AttributeType.TENSOR:
-            tensor = attribute.as_tensor()
+            # as_tensor() would look through the whole protocol of tensors, every time.
+            tensor = cast(ir.TensorProtocol, attribute.value)
             _fill_tensor(proto.t, tensor, tensor.name or "")
         case _:
             ir.serde.serialize_attribute_into(proto, attribute)

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, Union, cast, runtime_checkable
 
@@ -146,7 +147,7 @@ def build(kind: str, made_class: type[MadeT], spec: PassSpec) -> MadeT:
     """
     made: Any = made_class
     fields = {each.name: each for each in dataclasses.fields(made)}
-    hints = typing.get_type_hints(made_class)
+    hints = _hints(made_class)
     arguments: dict[str, Any] = {}
     for option, values in spec.options.items():
         field = option.replace("-", "_")
@@ -169,6 +170,12 @@ def build(kind: str, made_class: type[MadeT], spec: PassSpec) -> MadeT:
     if missing:
         raise UsageError(f"{kind} {spec.name} needs the option {missing[0].replace('_', '-')}")
     return made_class(**arguments)
+
+
+@cache
+def _hints(made_class: type) -> dict[str, Any]:
+    """The types of its fields; evaluating them takes longer than most passes do."""
+    return typing.get_type_hints(made_class)
 
 
 def _parse_value(hint: Any, values: tuple[str, ...]) -> Any:

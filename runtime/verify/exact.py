@@ -129,7 +129,8 @@ class ExactRegion:
 
     def _results(self, node: ir.Node, inputs: list[Array | None]) -> list[Array]:
         proto = onnx.NodeProto(op_type=node.op_type, output=[""] * len(node.outputs))
-        proto.attribute.extend(ir.to_proto(each) for each in node.attributes.values())
+        attributes = node.attributes.values()
+        proto.attribute.extend(ir.serde.serialize_attribute(each) for each in attributes)
         try:
             return evaluate_node(proto, inputs, self._opset)
         except NotEvaluatedError as error:
