@@ -33,10 +33,12 @@ FOLD = (
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 
 EXPORTED = (
-    "lift-constants,infer-shapes,remove-identity,merge-transposes,merge-reshapes,remove-identity,"
+    "lift-constants,infer-shapes,fold-constants,remove-identity,resolve-shapes,merge-casts,"
+    "remove-identity,remove-dead-code,infer-shapes,resolve-shapes,move-transposes,"
+    "absorb-transposes,merge-transposes,infer-shapes,merge-reshapes,fold-constants,remove-identity,"
     "deduplicate-initializers,eliminate-common-subexpressions,remove-dead-code,infer-shapes"
 )
-"""What ``export`` cleans up after an exporter: keeps every bit, and every Q/DQ pair."""
+"""What ``export`` cleans up after an exporter: shapes, casts, transposes; keeps every Q/DQ pair."""
 
 TIDY = "deduplicate-initializers,remove-dead-code,infer-shapes"
 """What runs after quantizing or folding."""

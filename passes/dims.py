@@ -1,0 +1,169 @@
+"""Sizes of axes as far as they are known without running: numbers, or axes that they equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from onnxfold.passes.op_kinds import is_dequantize, is_quantize
+from onnxfold.passes.shapes import axes_of, reshape_target
+
+_FAR = 64
+"""How many nodes are followed."""
+
+_SAME_SHAPE = frozenset(
+    {"Abs", "BatchNormalization", "Cast", "Ceil", "Clip", "Cos", "CumSum", "Dropout", "Elu", "Erf"}
+    | {"Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization"}
+    | {"IsInf", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "Mish"}
+    | {"Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softmax"}
+    | {"Softplus", "Softsign", "Sqrt", "Tanh"}
+)
+"""Their first result has the shape of their first operand."""
+
+_BATCHED = frozenset(
+    {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"}
+)
+"""Their first axis is their first operand's."""
+
+_BROADCASTING = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Where"})
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The size of an axis that is not known before the model runs."""
+
+    value: ir.Value
+    axis: int
+
+
+Size: TypeAlias = int | Axis
+
+
+def size_of(value: ir.Value, axis: int) -> Size:
+    """The size of ``axis`` of ``value``: a number, or the first axis known to have that size.
+
+    What a model declares for its outputs counts for nothing: ONNX Runtime does not enforce it.
+    """
+    for _ in range(_FAR):
+        found = _known(value, axis) or _before(value, axis)
+        if isinstance(found, int):
+            return found
+        if found is None:
+            break
+        value, axis = found.value, found.axis
+    return Axis(value, axis)
+
+
+def sizes_of(value: ir.Value | None) -> tuple[Size, ...] | None:
+    """``size_of`` each axis; None where their number is not known."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(size_of(value, axis) for axis in range(len(value.shape)))
+
+
+def _known(value: ir.Value, axis: int) -> int | None:
+    if value.shape is None or value.is_graph_output():
+        return None
+    dim = value.shape[axis]
+    return dim if isinstance(dim, int) and dim > 0 else None
+
+
+def _before(value: ir.Value, axis: int) -> Size | None:
+    """An axis of an operand of the same size."""
+    node = value.producer()
+    if node is None or not node.inputs or node.outputs[0] is not value:
+        return None
+    source = node.inputs[0]
+    if is_quantize(node) or is_dequantize(node):
+        return None if source is None else Axis(source, axis)
+    if node.domain or source is None or source.shape is None:
+        return None
+    if node.op_type in _SAME_SHAPE or (node.op_type in _BATCHED and axis == 0):
+        return Axis(source, axis)
+    if node.op_type in _BROADCASTING:
+        return _broadcast(node, value, axis)
+    if node.op_type in ("Squeeze", "Unsqueeze"):
+        return _resqueezed(node, source, value, axis)
+    if node.op_type == "Reshape":
+        return _reshaped(node, source, axis)
+    return _same_axis(node, source, axis)
+
+
+def _same_axis(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
+    """Operators that change some axes and leave others."""
+    rank = len(source.shape or ())
+    changed: tuple[int, ...] | None = None
+    match node.op_type:
+        case "Transpose":
+            given = node.attributes.get("perm")
+            if given is None or given.is_ref():
+                return None
+            return Axis(source, given.as_ints()[axis])
+        case "Concat":
+            changed = _ints(node, "axis")
+        case "Slice" if len(node.inputs) > 3 and node.inputs[3] is not None:
+            changed = axes_of(node, "axes", 3)
+        case "Pad" if len(node.inputs) < 4:
+            pads = axes_of(node, "pads", 1)
+            if pads is not None and len(pads) == 2 * rank:
+                changed = tuple(each for each in range(rank) if pads[each] or pads[each + rank])
+        case _:
+            pass
+    if changed is None or axis in (each % rank for each in changed):
+        return None
+    return Axis(source, axis)
+
+
+def _broadcast(node: ir.Node, value: ir.Value, axis: int) -> Size | None:
+    """The one operand whose axis is not 1, or the axis that all of them have."""
+    rank = None if value.shape is None else len(value.shape)
+    found: set[Size] = set()
+    for operand in node.inputs:
+        if rank is None or operand is None or operand.shape is None:
+            return None
+        at = axis - rank + len(operand.shape)
+        if at >= 0 and operand.shape[at] != 1:
+            found.add(size_of(operand, at))
+    return found.pop() if len(found) == 1 else None
+
+
+def _resqueezed(node: ir.Node, source: ir.Value, value: ir.Value, axis: int) -> Size | None:
+    axes = axes_of(node, "axes", 1)
+    wide = source if node.op_type == "Squeeze" else value
+    if axes is None or wide.shape is None:
+        return None
+    rank = len(wide.shape)
+    ones = {each % rank for each in axes}
+    kept = [each for each in range(rank) if each not in ones]
+    if node.op_type == "Squeeze":
+        return Axis(source, kept[axis])
+    return 1 if axis in ones else Axis(source, kept.index(axis))
+
+
+def _reshaped(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
+    target = reshape_target(node)
+    if target is None or source.shape is None:
+        return None
+    if target[axis] >= 0:
+        return target[axis] or Axis(source, axis)
+    # What is left over for -1 is an open axis where all others have their match.
+    dims = [dim if isinstance(dim, int) else None for dim in source.shape]
+    wanted = list(target)
+    for at, dim in enumerate(target):
+        if dim == 0:
+            wanted[at], dims[at] = 1, 1
+    if dims.count(None) != 1:
+        return None
+    left, right = 1, 1
+    for dim in dims:
+        left *= 1 if dim is None else dim
+    for dim in wanted:
+        right *= 1 if dim == -1 else dim
+    return Axis(source, dims.index(None)) if left == right else None
+
+
+def _ints(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    attribute = node.attributes.get(name)
+    return None if attribute is None or attribute.is_ref() else (attribute.as_int(),)
