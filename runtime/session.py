@@ -51,12 +51,15 @@ class SessionConfig:
         matmulnbits_accuracy_level: What DequantizeLinear -> MatMul is turned into. ONNX Runtime's
             own default (4) quantizes the activations too, which changes numbers; 1 computes in
             float32.
+        spinning: Whether threads that wait for work keep their cores busy: a little faster, for
+            twice the processor time. Numbers are the same.
     """
 
     name: str
     optimize: bool
     threads: int
     matmulnbits_accuracy_level: int = 1
+    spinning: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -299,6 +302,7 @@ def _options(config: SessionConfig) -> Any:
     level = str(config.matmulnbits_accuracy_level)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
     options.add_session_config_entry("session.disable_prepacking", "0" if config.optimize else "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spinning)))
     return options
 
 

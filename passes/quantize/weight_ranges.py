@@ -12,6 +12,7 @@ et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,9 @@ from onnxfold.passes.constants import Array
 _CLIPPING = np.linspace(0.95, 0.05, 19)
 _ROOM = 64.0  # half the interval searched exactly, in scales over weights: bounds the points
 _WIDEST = 0.5
+_MOST_KNOWN = 1024
+_KNOWN: dict[bytes, Array] = {}
+"""What was found before, by what was given: every candidate of a search has the same weights."""
 
 
 def least_error_scales(
@@ -47,6 +51,26 @@ def least_error_scales(
     Returns:
         float32 [channels].
     """
+    key = _digest(magnitude, scales, lowest, weights, importance)
+    if key not in _KNOWN:
+        while len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.pop(next(iter(_KNOWN)))
+        _KNOWN[key] = _searched(scales, lowest, weights, magnitude, importance)
+    found: Array = np.array(_KNOWN[key])
+    return found
+
+
+def _digest(magnitude: int, *arrays: Array | None) -> bytes:
+    digest = hashlib.blake2b(str(magnitude).encode(), digest_size=16)
+    for each in arrays:
+        digest.update(b"none" if each is None else f"{each.dtype} {each.shape}".encode())
+        digest.update(b"" if each is None else each.tobytes())
+    return digest.digest()
+
+
+def _searched(
+    scales: Array, lowest: Array, weights: Array, magnitude: int, importance: Array | None
+) -> Array:
     magnitudes = np.abs(weights.astype(np.float32))
     factors = None if importance is None else _normalized(importance)
     search = _Search(magnitudes, factors, magnitude)

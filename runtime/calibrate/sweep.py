@@ -19,7 +19,7 @@ from onnxfold.passes.quantize.linear_outputs import LinearOutput
 from onnxfold.runtime.session import REFERENCE, Session
 from onnxfold.runtime.verify.cut import values_read
 
-MEANING = replace(REFERENCE, name="sweep", threads=0)
+MEANING = replace(REFERENCE, name="sweep", threads=0, spinning=False)
 """What a quantized model means: ONNX Runtime's optimizer is known to misread some of them."""
 
 

@@ -15,7 +15,7 @@ from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.session import REFERENCE, Session
 from onnxfold.runtime.verify.cut import keep_outputs
 
-_CONFIG = replace(REFERENCE, name="tensors inside", threads=0)
+_CONFIG = replace(REFERENCE, name="tensors inside", threads=0, spinning=False)
 
 
 def tapped(

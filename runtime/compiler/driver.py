@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
@@ -46,6 +47,7 @@ from onnxfold.runtime.compiler.suited import suited_budget
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
+from onnxfold.runtime.session import REFERENCE
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.compare import Comparison, compare_models
 
@@ -63,7 +65,9 @@ _PREPARE = f"inline-functions{{which=all}},{OPTIMIZE}"
 _ALLOWANCE = 0.03
 """Of the time, that is given for accuracy beyond the budget: small layers are often noisy."""
 _JUDGED_FEEDS = 512
-_QUICK_FEEDS = 8
+_QUICK_FEEDS, _FEWEST_FEEDS = 8, 3
+_QUICK_NUMBERS = 2**17
+"""Of inputs, for ranking layers: large ones have many places in one feed."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ def _choose(
     progress: Progress,
 ) -> Selection[ir.Model]:
     judge = _judge(model, data.evaluation.first(_JUDGED_FEEDS), options)
-    quick = QualityJudge(model, data.evaluation.first(_QUICK_FEEDS), options.budget)
+    quick = _quick_judge(model, data.evaluation, options.budget)
     layers = linear_layers(builder.optimized)
 
     damage = Damage(builder, quick, layers, choices[0], progress)
@@ -277,6 +281,13 @@ def _have_the_same_nodes(one: ir.Model, other: ir.Model) -> bool:
 
 def _judge(model: ir.Model, feeds: FeedSource, options: CompileOptions) -> QualityJudge:
     return QualityJudge(model, feeds, options.budget, options.metric, options.metric_name)
+
+
+def _quick_judge(model: ir.Model, feeds: FeedSource, budget: Budget) -> QualityJudge:
+    """A judge of noise alone, for each layer of a model: without optimizations, on a few feeds."""
+    size = sum(np.asarray(each).size for each in next(iter(feeds)).values())
+    count = max(_FEWEST_FEEDS, min(_QUICK_FEEDS, _QUICK_NUMBERS // max(size, 1)))
+    return QualityJudge(model, feeds.first(count), budget, config=REFERENCE)
 
 
 def _require_speed(selection: Selection[ir.Model], budget: Budget) -> None:

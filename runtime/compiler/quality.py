@@ -25,7 +25,7 @@ from onnxfold.runtime.compiler.embeddings import (
     ranking_kept,
 )
 from onnxfold.runtime.feeds import FeedSource
-from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
 from onnxfold.runtime.specs import Feed
 from onnxfold.runtime.verify.budget import Budget, limits_for_scores
 from onnxfold.runtime.verify.comparer import Comparer
@@ -33,6 +33,7 @@ from onnxfold.runtime.verify.gates import gate_for
 from onnxfold.runtime.verify.metrics import OutputMetrics
 
 _CACHE_BYTES = 512 * 2**20
+_AS_DEPLOYED = replace(DEPLOYMENT, spinning=False)
 _PERFECT_DB = 200.0
 ACCURACY = "accuracy"
 _ROUNDING = 1e-12
@@ -134,6 +135,7 @@ class QualityJudge:
         budget: Budget,
         metric: Metric | None = None,
         metric_name: str = "metric",
+        config: SessionConfig = _AS_DEPLOYED,
     ) -> None:
         """Run the original once on all feeds.
 
@@ -143,11 +145,13 @@ class QualityJudge:
             budget: What may be lost.
             metric: The user's own measure; None judges by labels, where there are any.
             metric_name: What reports call it.
+            config: How candidates run.
 
         Raises:
             UsageError: Labels are no class numbers of the model, or the metric fails.
         """
         self._budget = budget
+        self._config = config
         self._float_edges = float_edges(original)
         self._cache: list[_Sample] = []
         session = Session(original, REFERENCE)
@@ -175,7 +179,7 @@ class QualityJudge:
 
     def compare(self, candidate: ir.Model) -> tuple[Comparer, TaskResult | None]:
         """The metrics of ``candidate``, and its answers where the data has labels."""
-        session = Session(with_float_io(candidate, self._float_edges), DEPLOYMENT)
+        session = Session(with_float_io(candidate, self._float_edges), self._config)
         comparer = Comparer()
         runs = self._runs(session, comparer)
         if self._metric is not None:

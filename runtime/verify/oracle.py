@@ -7,7 +7,7 @@ what counts is that the rewritten model is no further from the real result than 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,8 @@ _FLOAT = ir.DataType.FLOAT
 _ReferenceLoop: Any = op_loop.Loop
 
 Outputs = tuple[Mapping[str, Any], Mapping[str, Any]]
-OracleSample = tuple[Feed, Outputs, Outputs]
+OracleSample = tuple[Feed, Outputs, Sequence[Outputs]]
+"""A feed, and what the original and each way to run the rewritten model made of it."""
 
 
 class GlobalMaxPool(OpRun):
@@ -158,27 +159,29 @@ def nearer_to_truth(
         model: The original.
         softmaxes: Output name -> the value before its softmax, in the original.
         samples: Feeds with what the original and the rewritten model computed, as pairs of the
-            outputs and the values before softmaxes by output name.
+            outputs and the values before softmaxes by output name. The model may be run in several
+            ways, of which each is judged, by what it has.
 
     Returns:
         The verdict; None where the original cannot be evaluated in float64.
     """
-    old, new = Comparer(), Comparer()
+    old, ways = Comparer(), list[Comparer]()
     try:
         oracle = Float64Oracle(model, softmaxes)
         for feed, mine, theirs in samples:
             truth = oracle.run(feed)
-            for comparer, outputs in ((old, mine), (new, theirs)):
+            ways = ways or [Comparer() for _ in theirs]
+            for comparer, outputs in zip((old, *ways), (mine, *theirs), strict=True):
                 found = _named(outputs)
                 known = {name: truth[name].astype(found[name].dtype) for name in found}
                 comparer.add(known, found)
     except (NoOracleError, KeyError):
         return None
-    if old.structure or new.structure or not old.metrics:
+    if any(each.structure for each in (old, *ways)) or not old.metrics:
         return None
     verdict = PASSED
-    for name, errors in new.metrics.items():
-        verdict &= _judge(old.metrics[name], errors)
+    for errors in (each for way in ways for each in way.metrics.values()):
+        verdict &= _judge(old.metrics[errors.name], errors)
     return verdict
 
 

@@ -210,7 +210,7 @@ class ContractGate(BaseInstrument):
             (
                 feed,
                 before.run(number, feed, labels, softmaxes),
-                after.run(number, feed, labels, softmaxes),
+                [after.run(number, feed, labels, softmaxes)],
             )
             for number, (feed, labels) in enumerate(labelled(self._feeds))
         )

@@ -44,11 +44,11 @@ class Conv(_ReferenceConv):
         rank, groups, kernel = x.ndim - 2, group or 1, w.shape[2:]
         windows = _windows(x, kernel, pads, strides, dilations)
         batch, places = x.shape[0], windows.shape[2 : 2 + rank]
-        split = windows.reshape(batch, groups, -1, *places, *kernel)
-        rows = np.moveaxis(split, 2, 2 + rank).reshape(batch, groups, math.prod(places), -1)
-        columns = np.swapaxes(w.reshape(groups, w.shape[0] // groups, -1), 1, 2)
-        products: Array = np.matmul(rows, columns)
-        outputs: Array = np.swapaxes(products, 2, 3).reshape(batch, w.shape[0], *places)
+        inner, outer = range(2 + rank, 2 + 2 * rank), range(2, 2 + rank)
+        columns = np.moveaxis(windows, tuple(inner), tuple(outer))
+        columns = columns.reshape(batch, groups, -1, math.prod(places))
+        rows = w.reshape(groups, w.shape[0] // groups, -1)
+        outputs: Array = np.matmul(rows, columns).reshape(batch, w.shape[0], *places)
         bias = 0.0 if b is None else b.reshape(-1, *(1,) * rank)
         return ((outputs + bias).astype(x.dtype),)
 

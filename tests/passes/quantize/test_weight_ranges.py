@@ -36,6 +36,21 @@ def _best(rows: Array, magnitude: int = 127, lowest: Array | None = None) -> Arr
     return least_error_scales(full, np.zeros_like(full) if lowest is None else lowest, rows, 127)
 
 
+def test_what_is_kept_is_asked_for_by_all_that_matters() -> None:
+    rows = np.random.default_rng(5).normal(size=(4, 9))
+    full, lowest = _full(rows, 127), np.zeros(4, np.float32)
+    weights = np.arange(1.0, 37.0).reshape(4, 9) ** 4
+    plain = least_error_scales(full, lowest, rows, 127)
+    others = (
+        least_error_scales(full, lowest, rows, 7),
+        least_error_scales(full, 2 * full, rows, 127),
+        least_error_scales(full, lowest, rows, 127, weights),
+    )
+    assert not any(np.array_equal(plain, each) for each in others)
+    plain += 1
+    assert not np.array_equal(plain, least_error_scales(full, lowest, rows, 127))
+
+
 @pytest.mark.parametrize("size", [1, 2, 9, 40])
 def test_no_scale_of_a_fine_grid_is_better(size: int) -> None:
     rows = np.random.default_rng(size).normal(size=(8, size))

@@ -80,7 +80,7 @@ def test_float64_follows_constants_casts_and_pools(parse: Parse) -> None:
 def test_what_it_cannot_evaluate_has_no_oracle(body: str, parse: Parse) -> None:
     header = '<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>'
     model = parse(f"{header} g (float[2] x) => (float[2] y) {{ {body} }}")
-    samples: list[oracle.OracleSample] = [({"x": np.zeros(2, np.float32)}, ({}, {}), ({}, {}))]
+    samples: list[oracle.OracleSample] = [({"x": np.zeros(2, np.float32)}, ({}, {}), [({}, {})])]
     assert oracle.nearer_to_truth(model, {}, samples) is None
 
 
