@@ -140,6 +140,6 @@ def _target(source: ir.Value, found: Sequence[Entry]) -> list[int] | None:
 def _is_part(node: ir.Node, source: ir.Value) -> bool:
     """Whether ``node`` is what ``part-of-shape`` writes already."""
     if node.op_type == "Shape":
-        return node.inputs[0] is source or "start" in node.attributes
+        return node.inputs[0] is source
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
     return node.op_type == "Cast" and before is not None and before.op_type == "Shape"
