@@ -10,7 +10,6 @@ from onnxfold.passes.errors import UsageError
 from onnxfold.passes.loss.plan import PlannedLoss
 from onnxfold.passes.loss.record import DataInput
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.spec import parse_pipeline
 
 _NOISE = ("eps", "noise", "epsilon")
 
@@ -103,7 +102,7 @@ def _described(wanted: ir.Value, planned: PlannedLoss) -> DataInput:
     kind, classes = "numbers", None
     if wanted.dtype is not None and wanted.dtype.is_integer():
         missing = [axis for axis in range(len(shape)) if len(shape) == len(dims) + 1]
-        size = shape[_class_axis(planned)] if missing and scores != "values" else None
+        size = shape[planned.class_axis] if missing and scores != "values" else None
         kind, classes = "classes", size if isinstance(size, int) else None
     elif wanted.name in _NOISE:
         kind = "noise"
@@ -112,12 +111,6 @@ def _described(wanted: ir.Value, planned: PlannedLoss) -> DataInput:
     elif scores != "values":
         kind = "distribution"
     return DataInput(first.value.name or "", kind, _axes(dims, shape), classes)
-
-
-def _class_axis(planned: PlannedLoss) -> int:
-    """The axis of classes that the loss was built for."""
-    (spec,) = parse_pipeline(planned.built.text)
-    return int(spec.options.get("axis", ("-1",))[0])
 
 
 def _dim(dim: int | ir.SymbolicDim) -> int | str | None:

@@ -20,7 +20,7 @@ from onnxfold.passes.loss.build import (
     parse_losses,
 )
 from onnxfold.passes.loss.registry import opened_loss
-from onnxfold.passes.spec import PassSpec
+from onnxfold.passes.spec import PassSpec, parse_pipeline
 
 LABELS = "labels"
 """What the input with the right answers is called, unless the user says otherwise."""
@@ -72,6 +72,12 @@ class PlannedLoss:
     def share(self) -> float:
         """What it counts with in a total that is better lower."""
         return self.weight if self.built.better == "lower" else -self.weight
+
+    @property
+    def class_axis(self) -> int:
+        """The axis of classes that it was built for."""
+        (spec,) = parse_pipeline(self.built.text)
+        return int(spec.options.get("axis", ("-1",))[0])
 
 
 def plan_losses(

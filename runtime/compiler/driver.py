@@ -33,6 +33,7 @@ from onnxfold.runtime.compiler.clock import make_clock, make_one_thread_clock
 from onnxfold.runtime.compiler.damage import Damage
 from onnxfold.runtime.compiler.families import family_of
 from onnxfold.runtime.compiler.layers import linear_layers
+from onnxfold.runtime.compiler.loss_metric import LossMetric
 from onnxfold.runtime.compiler.options import ASKED_FOR, CompileOptions
 from onnxfold.runtime.compiler.plan import Plan
 from onnxfold.runtime.compiler.quality import (
@@ -137,6 +138,8 @@ def compile_model(
     choices = options.starting_choices(family_of(model))
     data = Data.split(feeds)
     check_repeatable(model, next(iter(data.evaluation)))
+    if isinstance(options.metric, LossMetric):
+        options.metric.check_labels(model, feeds)
     float_run, float_passes = run_tolerant(model, parse_passes(_PREPARE), data.evaluation, progress)
     optimized = float_run.model
     builder = Builder(optimized, data.calibration, options, progress, data.evaluation)

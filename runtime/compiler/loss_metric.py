@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ from onnxfold.passes.loss.build import parse_losses
 from onnxfold.passes.loss.plan import LossRequest, PlannedLoss, plan_losses
 from onnxfold.passes.loss.registry import opened_loss
 from onnxfold.passes.spec import PassSpec, print_spec
+from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import REFERENCE, Session, mismatch
-from onnxfold.runtime.specs import TensorSpec
+from onnxfold.runtime.specs import TensorSpec, is_integer
 from onnxfold.runtime.verify.complete import complete_feed
+from onnxfold.runtime.verify.labels import first_outside, no_class
 
 _FROM_PROBABILITIES = "from_probabilities"
 
@@ -60,8 +63,54 @@ class LossMetric:
             UsageError: Labels are missing, or of another type or shape than the loss wants.
         """
         known = list(samples)
-        pairs = zip(self.losses, self._sessions, strict=True)
-        return -sum(each.share * _value(each, session, known) for each, session in pairs)
+        return -sum(each.share * _value(each, session, known) for each, session in self._pairs)
+
+    def check_labels(self, model: ir.Model, feeds: FeedSource) -> None:
+        """Refuse data of which a label is no class, unless the loss leaves such labels out.
+
+        Args:
+            model: That the losses were built for.
+            feeds: Its feeds, with labels beside them.
+
+        Raises:
+            UsageError: A label is no class and makes a loss NaN; names the sample.
+        """
+        counts = [(each, session, _class_counts(each, session)) for each, session in self._pairs]
+        if not any(known for _, _, known in counts):
+            return
+        original: Session | None = None
+        for number, (feed, extra) in enumerate(feeds.with_labels()):
+            arrays = {**feed, **extra}
+            for planned, session, known in counts:
+                for name, count in known.items():
+                    label = first_outside(arrays.get(name), count)
+                    if label is None:
+                        continue
+                    original = original or Session(model, REFERENCE)
+                    if math.isnan(_value(planned, session, [(original.run(feed), arrays)])):
+                        place = f"{feeds.description}, sample {number}"
+                        raise no_class(place, name, label, count)
+
+    @property
+    def _pairs(self) -> Iterable[tuple[PlannedLoss, Session]]:
+        return zip(self.losses, self._sessions, strict=True)
+
+
+def _class_counts(planned: PlannedLoss, session: Session) -> dict[str, int]:
+    """How many classes there are for each array of class numbers, where that is known."""
+    shape = planned.attachments[0].tensor.shape
+    if planned.built.scores == "values" or not shape:
+        return {}
+    count = shape[planned.class_axis]
+    return {
+        planned.inputs[spec.name]: count
+        for spec in session.inputs
+        if spec.name in planned.built.data
+        and isinstance(spec.dtype, np.dtype)
+        and is_integer(spec.dtype)
+        and len(spec.shape or ()) == len(shape) - 1
+        and isinstance(count, int)
+    }
 
 
 def _is_on(planned: PlannedLoss, outputs: Sequence[str]) -> bool:

@@ -33,16 +33,21 @@ def check_labels(model: ir.Model, feeds: FeedSource) -> None:
         return
     for number, (feed, labels) in enumerate(feeds.with_labels()):
         for name, count in counts.items():
-            outside = _outside(labels.get(name), count)
+            outside = first_outside(labels.get(name), count)
             if outside is not None and _is_nan(model, record, feed, labels):
-                raise UsageError(
-                    f"{feeds.description}, sample {number}: '{name}' holds {outside}, and the "
-                    f"classes are 0 to {count - 1}: correct the labels, or name the one to leave "
-                    "out with ignore-index where the loss has it"
-                )
+                place = f"{feeds.description}, sample {number}"
+                raise no_class(place, name, outside, count)
 
 
-def _outside(labels: Array | None, count: int) -> int | None:
+def no_class(place: str, name: str, label: int, count: int) -> UsageError:
+    """The error that ``label`` in the array ``name`` of a sample is none of ``count`` classes."""
+    return UsageError(
+        f"{place}: '{name}' holds {label}, and the classes are 0 to {count - 1}: correct the "
+        "labels, or name the one to leave out with ignore-index where the loss has it"
+    )
+
+
+def first_outside(labels: Array | None, count: int) -> int | None:
     """The first label that is none of ``count`` classes."""
     if labels is None or not is_integer(np.asarray(labels).dtype):
         return None

@@ -13,7 +13,9 @@ from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.loss.plan import LossRequest
 from onnxfold.runtime.compiler.loss_metric import LossMetric
 from onnxfold.runtime.compiler.quality import TaskResult, within_budget
+from onnxfold.runtime.feeds import FeedSource, open_feeds
 from onnxfold.runtime.session import Session
+from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.budget import Budget
 
 Parse = Callable[..., ir.Model]
@@ -68,6 +70,33 @@ def test_labels_are_asked_for(parse: Parse) -> None:
         metric([(outputs, {"truth": np.array([0])})])
     with pytest.raises(UsageError, match=r"'labels' wants int64\[N\], got int64\[1, 1\]"):
         metric([(outputs, {"labels": np.array([[0]])})])
+
+
+def labelled(model: ir.Model, labels: list[int]) -> FeedSource:
+    x = np.random.default_rng(3).normal(size=(len(labels), 3)).astype(np.float32)
+    return open_feeds({"x": x, "labels": np.array(labels)}, input_specs(model))
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_that_is_no_class_is_named_with_its_sample(parse: Parse, label: int) -> None:
+    model = parse(NET)
+    metric = LossMetric(model, LossRequest(CE))
+    wanted = rf"sample 2: 'labels' holds {label}, and the classes are 0 to 2: correct the labels"
+    with pytest.raises(UsageError, match=wanted):
+        metric.check_labels(model, labelled(model, [0, 2, label, 1]))
+
+
+def test_a_label_that_the_loss_leaves_out_is_fine(parse: Parse) -> None:
+    model = parse(NET)
+    ignoring = LossMetric(model, LossRequest(f"{CE}{{ignore-index=-1}}"))
+    ignoring.check_labels(model, labelled(model, [0, 2, -1, 1]))
+    LossMetric(model, LossRequest("mse")).check_labels(model, labelled(model, [7, 7]))
+
+
+def test_compile_says_which_label_is_no_class(parse: Parse) -> None:
+    model = parse(NET)
+    with pytest.raises(UsageError, match="sample 1: 'labels' holds 9, and the classes are 0 to 2"):
+        onnxfold.compile(model, data=labelled(model, [0, 9, 1, 1]), loss=CE)
 
 
 @pytest.fixture
