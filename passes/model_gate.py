@@ -68,8 +68,7 @@ class ModelGate(StepGate):
         """Give values, and the nodes that compute them, names that were taken and are free now.
 
         Args:
-            wanted: Values that this pass added, in the order in which they choose, and the bases
-                of their names.
+            wanted: Values, in the order in which they choose, and the bases of their names.
         """
         self._mutate("renamed")
         for value, _ in wanted:
@@ -77,6 +76,11 @@ class ModelGate(StepGate):
         self._names = None
         for value, name in wanted:
             _set_name(value, self.unique_name(name))
+
+    def name_node(self, node: ir.Node, name: str) -> None:
+        """Give ``node`` the name ``name``, made unique where it is taken; outputs keep theirs."""
+        self._mutate("renamed")
+        node.name = self.unique_name(name)
 
     def swap_names(self, first: ir.Value, second: ir.Value) -> None:
         """Let two values of one scope exchange names: a replacement takes over the name."""
@@ -173,6 +177,9 @@ class ModelGate(StepGate):
 
 def _set_name(value: ir.Value, name: str) -> None:
     """Name a value, and its node where that has no other."""
+    if value.is_initializer():
+        _set_name_apart(value, name)
+        return
     value.name = name
     producer = value.producer()
     if producer is not None and producer.outputs[0] is value:

@@ -32,8 +32,8 @@ def signature_differences(
 
     Returns:
         One reason per difference. A symbolic output dimension may become fixed or the other way
-        round, as shape inference does; an input dimension may not, since it changes what users
-        can feed.
+        round, as shape inference does; an input dimension may only be opened: what users feed
+        today they can feed then.
     """
     names = [spec.name for spec in reference]
     reasons = name_differences(names, [s.name for s in candidate], what=what, additive=additive)
@@ -90,7 +90,7 @@ def _compatible(old: TensorSpec, new: TensorSpec, *, strict: bool) -> bool:
 def _dims_agree(old: int | str | None, new: int | str | None, strict: bool) -> bool:
     if isinstance(old, int) and isinstance(new, int):
         return old == new
-    return not strict or isinstance(old, int) == isinstance(new, int)
+    return not strict or isinstance(old, int) or not isinstance(new, int)
 
 
 def _flatten(name: str, value: Any, arrays: dict[str, Array]) -> None:
