@@ -154,12 +154,24 @@ def _check_nesting(nodes: list[onnx.NodeProto], depth: int, label: str) -> None:
 
 def _check_onnx(proto: onnx.ModelProto, path: Path | None, label: str) -> None:
     """Run onnx's checker, on the file where external data has to be found beside it."""
+    # The checker wants a shape, of whatever rank, for outputs whose rank nobody knows beforehand.
+    tensors = [each.type.tensor_type for each in proto.graph.output if _is_tensor(each)]
+    lacking = [each for each in tensors if not each.HasField("shape")]
+    for each in lacking:
+        each.shape.SetInParent()
     try:
         onnx.checker.check_model(str(path) if path is not None else proto)
     except OnnxfoldError:
         raise
     except Exception as error:
         raise InvalidModelError(f"{label}: invalid: {one_line(error)}") from error
+    finally:
+        for each in lacking:
+            each.ClearField("shape")
+
+
+def _is_tensor(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type")
 
 
 def _drop_constant_inputs(proto: onnx.ModelProto) -> None:

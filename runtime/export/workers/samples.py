@@ -35,7 +35,10 @@ class Port:
     shape: tuple[int | None, ...]
 
     def draw(self, rng: np.random.Generator) -> Array:
-        """Random values: all codes of 8-bit integers, zeros and ones of others, normal numbers."""
+        """Random values: all codes of 8-bit integers, zeros and ones of others, normal numbers.
+
+        Text is "0" or "1".
+        """
         shape = tuple(_size(dim, axis, len(self.shape)) for axis, dim in enumerate(self.shape))
         if self.dtype.kind == "f":
             return rng.standard_normal(shape).astype(self.dtype)
@@ -43,7 +46,8 @@ class Port:
             limits = np.iinfo(self.dtype)
             codes = rng.integers(limits.min, limits.max, size=shape, endpoint=True)
             return codes.astype(self.dtype)
-        return rng.integers(2, size=shape).astype(self.dtype)
+        bits = rng.integers(2, size=shape)
+        return bits.astype(str if self.dtype == object else self.dtype).astype(self.dtype)
 
 
 def samples(request: Request, folder: Path, ports: Sequence[Port]) -> list[Feed]:

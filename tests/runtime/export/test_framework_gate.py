@@ -35,7 +35,7 @@ def test_what_counts_or_decides_is_the_same(dtype: str) -> None:
 
 
 def test_one_decision_in_a_thousand_may_be_another() -> None:
-    values = np.zeros(2000, bool)
+    values: Any = np.zeros(2000, bool)
     others = values.copy()
     others[:2] = True
     assert _passes(values, others)
