@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import onnxfold
 from fixtures import demosaicnet
 from fixtures.exporters import run_program, sklearn_python, torch_python
 from fixtures.fetch import DownloadError, fetch
+from fixtures.warm_front_ends import warm_front_ends
 from onnxfold.cli import main
 from onnxfold.passes.errors import InvalidModelError, UsageError
 
@@ -117,6 +118,13 @@ for name, model in models.items():
     (folder / f"{name}.pkl").write_bytes(pickle.dumps(model))
 np.savez(folder / "digits.npz", features=x.astype(np.float32))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> Generator[None]:
+    """Frameworks take seconds to load: once is enough."""
+    with warm_front_ends():
+        yield
 
 
 def _made(

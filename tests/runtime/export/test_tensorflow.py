@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 
@@ -14,11 +14,19 @@ import pytest
 import onnxfold
 from fixtures import convert_tflite, tensorflow_sources
 from fixtures.fetch import DownloadError, fetch
+from fixtures.warm_front_ends import warm_front_ends
 from onnxfold.outcome import Outcome
 from onnxfold.passes.errors import InvalidModelError
 from onnxfold.runtime.session import DEPLOYMENT, Session
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> Generator[None]:
+    """TensorFlow takes seconds to load: once is enough."""
+    with warm_front_ends():
+        yield
 
 
 @pytest.fixture(scope="module")
