@@ -28,12 +28,14 @@ class Trace:
     Attributes:
         axes: The axis along which samples follow each other, of every value that holds any.
         edits: What holds their number as a constant, and what it becomes.
+        factors: How many places along that axis each sample takes; unknown where it is not listed.
         grouped: The values among them in which one sample does not lie in one piece.
     """
 
     axes: Mapping[ir.Value, int]
     edits: Sequence[Edit]
-    grouped: frozenset[ir.Value] = frozenset()
+    factors: Mapping[ir.Value, int]
+    grouped: frozenset[ir.Value]
 
 
 def trace_batch(model: ir.Model, inputs: Collection[str], batch: int) -> Trace:
@@ -69,7 +71,13 @@ def trace_batch(model: ir.Model, inputs: Collection[str], batch: int) -> Trace:
             if axis is not None:
                 axes[value], outers[value] = axis, site.outer
         edits += site.edits
-    return Trace(axes, edits, frozenset(value for value, outer in outers.items() if outer != 1))
+    factors: dict[ir.Value, int] = {}
+    for value, axis in axes.items():
+        size = known.get(value.name or "", [None] * (axis + 1))[axis]
+        if size is not None:
+            factors[value] = size // batch
+    grouped = frozenset(value for value, outer in outers.items() if outer != 1)
+    return Trace(axes, edits, factors, grouped)
 
 
 def _outer(node: ir.Node, axes: Mapping[ir.Value, int], outers: Mapping[ir.Value, int]) -> int:
@@ -116,6 +124,8 @@ def shapes_for(model: ir.Model, first: Mapping[str, int | str]) -> dict[str, lis
         size = first.get(value.name or "")
         if size is not None and value.shape is not None:
             value.shape = ir.Shape([size, *value.shape[1:]])
+    # What is declared for an output is never inferred.
+    copy.graph.outputs.clear()
     infer_model_types(copy, Rewriter(copy, "trace-batch"))
     values = (value for node in copy.graph for value in node.outputs)
     everything = (*copy.graph.inputs, *copy.graph.initializers.values(), *values)

@@ -90,7 +90,6 @@ class DynamicBatch(Pass):
         for edit in trace.edits:
             with rewriter.step("fit-any-batch", edit.node):
                 _carry_out(edit, source, rewriter)
-        batch = _batch(inputs)
         with rewriter.step("open-batch"):
             for value, axis in trace.axes.items():
                 if value.shape is None:
@@ -98,9 +97,10 @@ class DynamicBatch(Pass):
                 dims: list[int | str | None] = [
                     each if isinstance(each, int) else each.value for each in value.shape
                 ]
-                size = dims[axis]
-                factor = size // batch if isinstance(size, int) else 1
+                factor = trace.factors.get(value)
                 dims[axis] = self.symbol if factor == 1 else f"{factor}*{self.symbol}"
+                if factor is None:
+                    dims[axis] = None
                 rewriter.set_type(value, shape=dims)
 
 

@@ -67,7 +67,7 @@ def _axes_of_samples(model: ir.Model, batched: Sequence[ir.Value]) -> dict[ir.Va
     except MixedSamplesError:
         return {}
     # What holds their number as a constant does not fit another number of them.
-    return {} if found.edits else dict(found.axes)
+    return {} if found.edits else {v: a for v, a in found.axes.items() if found.factors.get(v) == 1}
 
 
 def _numbered_inputs(graph: ir.Graph) -> dict[ir.Value, list[Dim]]:
@@ -109,10 +109,10 @@ def _follow(
             continue
         inferred = found[axis] if axis < len(found) else None
         new = _renamed(dim, names) if isinstance(dim, str) else None
-        if axes.get(value) == axis and inferred is None:
-            new = _BATCH
-        elif inferred is not None and not _is_open(inferred):
+        if not _is_open(inferred):
             new = inferred
+        elif axes.get(value) == axis:
+            new = _BATCH
         elif isinstance(new, str) and _NUMBERED.search(new):
             new = None
         if new is None and value.is_graph_output():

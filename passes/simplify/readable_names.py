@@ -69,7 +69,7 @@ class ReadableNames(Pass):
             for node in model.graph
             if node.outputs[0].is_graph_output()
         ]
-        ends = [(node, name) for node, name in ends if node.name != name]
+        ends = [(node, name) for node, name in ends if not _same_scope(name, node.name or "")]
         if not wanted and not ends:
             return
         with rewriter.step("readable-names"):
@@ -196,10 +196,10 @@ def _is_made_up(name: str) -> bool:
 def _within(name: str, path: str) -> str:
     """What follows the scopes of ``path`` in ``name``, where they may have numbers behind them."""
     scopes, parts = path.split("/"), name.split("/")
-    pairs = zip(scopes, parts, strict=False)
-    if len(parts) <= len(scopes) or not all(_same_scope(*pair) for pair in pairs):
-        return ""
-    return "/".join(parts[len(scopes) :])
+    for start in range(len(parts) - len(scopes)):
+        if all(_same_scope(*pair) for pair in zip(scopes, parts[start:], strict=False)):
+            return "/".join(parts[start + len(scopes) :])
+    return ""
 
 
 def _same_scope(scope: str, part: str) -> bool:
