@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxfold.passes.op_kinds import is_dequantize, is_quantize
 from onnxfold.passes.shapes import axes_of, reshape_target
 
-_FAR = 64
+_FAR = 200
 """How many nodes are followed."""
 
 _SAME_SHAPE = frozenset(
@@ -46,21 +46,47 @@ def size_of(value: ir.Value, axis: int) -> Size:
 
     What a model declares for its outputs counts for nothing: ONNX Runtime does not enforce it.
     """
-    for _ in range(_FAR):
-        found = _known(value, axis) or _before(value, axis)
-        if isinstance(found, int):
-            return found
-        if found is None:
-            break
-        value, axis = found.value, found.axis
-    return Axis(value, axis)
+    return _Tracer().size(value, axis)
 
 
-def sizes_of(value: ir.Value | None) -> tuple[Size, ...] | None:
-    """``size_of`` each axis; None where their number is not known."""
-    if value is None or value.shape is None:
-        return None
-    return tuple(size_of(value, axis) for axis in range(len(value.shape)))
+class _Tracer:
+    """Follows axes to where their size comes from; each axis once, where branches meet again."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[ir.Value, int], Size] = {}
+
+    def size(self, value: ir.Value, axis: int, depth: int = 0) -> Size:
+        """``size_of``, as far as nodes may be followed."""
+        if (value, axis) not in self._found:
+            self._found[value, axis] = self._size(value, axis, depth)
+        return self._found[value, axis]
+
+    def _size(self, value: ir.Value, axis: int, depth: int) -> Size:
+        known = _known(value, axis)
+        if known is not None or depth > _FAR:
+            return Axis(value, axis) if known is None else known
+        node = value.producer()
+        if node is not None and node.op_type in _BROADCASTING and not node.domain:
+            before = self._broadcast(node, value, axis, depth)
+        else:
+            before = _before(value, axis)
+        if before is None:
+            return Axis(value, axis)
+        if isinstance(before, int):
+            return before
+        return self.size(before.value, before.axis, depth + 1)
+
+    def _broadcast(self, node: ir.Node, value: ir.Value, axis: int, depth: int) -> Size | None:
+        """The one operand whose axis is not 1, or the axis that all of them have."""
+        rank = None if value.shape is None else len(value.shape)
+        found: set[Size] = set()
+        for operand in node.inputs:
+            if rank is None or operand is None or operand.shape is None:
+                return None
+            at = axis - rank + len(operand.shape)
+            if at >= 0 and operand.shape[at] != 1:
+                found.add(self.size(operand, at, depth + 1))
+        return found.pop() if len(found) == 1 else None
 
 
 def _known(value: ir.Value, axis: int) -> int | None:
@@ -82,8 +108,6 @@ def _before(value: ir.Value, axis: int) -> Size | None:
         return None
     if node.op_type in _SAME_SHAPE or (node.op_type in _BATCHED and axis == 0):
         return Axis(source, axis)
-    if node.op_type in _BROADCASTING:
-        return _broadcast(node, value, axis)
     if node.op_type in ("Squeeze", "Unsqueeze"):
         return _resqueezed(node, source, value, axis)
     if node.op_type == "Reshape":
@@ -114,19 +138,6 @@ def _same_axis(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
     if changed is None or axis in (each % rank for each in changed):
         return None
     return Axis(source, axis)
-
-
-def _broadcast(node: ir.Node, value: ir.Value, axis: int) -> Size | None:
-    """The one operand whose axis is not 1, or the axis that all of them have."""
-    rank = None if value.shape is None else len(value.shape)
-    found: set[Size] = set()
-    for operand in node.inputs:
-        if rank is None or operand is None or operand.shape is None:
-            return None
-        at = axis - rank + len(operand.shape)
-        if at >= 0 and operand.shape[at] != 1:
-            found.add(size_of(operand, at))
-    return found.pop() if len(found) == 1 else None
 
 
 def _resqueezed(node: ir.Node, source: ir.Value, value: ir.Value, axis: int) -> Size | None:

@@ -14,7 +14,7 @@ from onnxfold.passes.shapes import axes_of
 Entry: TypeAlias = "Size | None"
 """One element of a vector of sizes; None where it is not known."""
 
-_DEEP = 40
+_DEEP = 20
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 _KEEPING = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
