@@ -19,6 +19,7 @@ from onnxfold.passes.quantize.convert_float32 import computes_in_others
 from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.integer_io import IntegerIo
+from onnxfold.passes.quantize.overrides import Override, Overrides
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.quantize_dynamic import QuantizeDynamic
 from onnxfold.passes.quantize.quantize_weights import QuantizeWeights
@@ -29,7 +30,7 @@ from onnxfold.runtime.calibrate.cache import CalibrationCache
 from onnxfold.runtime.calibrate.calibrate import collect
 from onnxfold.runtime.compiler.choice import Choice
 from onnxfold.runtime.compiler.layers import linear_layers
-from onnxfold.runtime.compiler.options import LINEAR, CompileOptions
+from onnxfold.runtime.compiler.options import LINEAR, MORE_TYPES_OPSET, CompileOptions
 from onnxfold.runtime.compiler.rungs import (
     INSERTING,
     MENDING,
@@ -169,7 +170,7 @@ class Builder:
         mending = _of(choice, MENDING)
         key = (
             *(choice.scheme, choice.op_types, choice.skip),
-            *(choice.calibration, frozenset(choice.rungs), choice.lessons),
+            *(choice.calibration, frozenset(choice.rungs), choice.lessons, choice.in_16_bits),
         )
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -195,7 +196,8 @@ class Builder:
     def _learned(self, choice: Choice, rung: str, quantized: ir.Model) -> Pass:
         """The pass of a mending rung: taken over where ``choice`` says so, else learned."""
         skip = choice.skip if choice.lessons is None else choice.lessons
-        key = (choice.op_types, skip, choice.calibration, frozenset(choice.rungs), rung)
+        wide = choice.in_16_bits if choice.lessons is None else ()
+        key = (choice.op_types, skip, wide, choice.calibration, frozenset(choice.rungs), rung)
         if choice.lessons is not None and key in self._lessons:
             return applicable(self._lessons[key], quantized, choice.skip)
         original = self._prepare(_of(choice, PREPARING)).model
@@ -207,12 +209,20 @@ class Builder:
     def _insert(self, choice: Choice) -> _Stage:
         prepared = self._prepare(_of(choice, PREPARING))
         insert = replace(self._insertion, op_types=choice.op_types, skip=choice.skip)
+        if choice.in_16_bits:
+            # What the user says of a layer comes later, and so goes before.
+            wide = (Override(name=each, precision="16") for each in choice.in_16_bits)
+            insert = replace(insert, overrides=Overrides((*wide, *insert.overrides.entries)))
         needed = tensors_to_observe(prepared.model, insert.placement_options)
         ranges = self._calibrated(choice, needed)
         if needed and ranges.keys().isdisjoint(needed):
             layers = linear_layers(prepared.model)
             return replace(prepared, in_float=dict.fromkeys(layers, _NOT_REACHED))
         insert = replace(insert, ranges=Ranges({n: ranges[n] for n in needed if n in ranges}))
+        if choice.in_16_bits:
+            prepared = _after(prepared, f"upgrade-opset{{to={MORE_TYPES_OPSET}}},infer-shapes")
+            if prepared.model.graph.opset_imports.get("", 0) < MORE_TYPES_OPSET:
+                return prepared
         for rung in _of(choice, INSERTING):
             insert = INSERTING[rung](insert, self._lesson(prepared.model, prepared.model))
         return prepared.quantized(insert)

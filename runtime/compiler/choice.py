@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 ModelT = TypeVar("ModelT")
 
 SENSITIVE = "quantizing it damages the output beyond the budget (measured)"
+WIDENED = "its activations take 16 bits: with 8 it damages the output beyond the budget (measured)"
 TRADED = "it takes little time, and quantizing it makes much noise (measured)"
 FASTER = "it is faster in float here (measured)"
 
@@ -37,6 +38,7 @@ class Choice:
         scheme: What kind of quantization it is.
         lessons: The nodes in float of the choice from which compensations are taken over that were
             learned from data; None learns anew.
+        in_16_bits: Nodes whose activations take 16 bits.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Choice:
     rungs: tuple[str, ...] = ()
     scheme: Scheme = "static"
     lessons: tuple[str, ...] | None = None
+    in_16_bits: tuple[str, ...] = ()
 
     @property
     def skip(self) -> tuple[str, ...]:
@@ -55,12 +58,19 @@ class Choice:
     def without(self, nodes: Sequence[str], name: str, reason: str) -> Choice:
         """The same with more nodes left in float."""
         kept = {**dict.fromkeys(nodes, reason), **dict(self.in_float)}
-        return replace(self, name=name, in_float=tuple(sorted(kept.items())))
+        wide = tuple(each for each in self.in_16_bits if each not in kept)
+        return replace(self, name=name, in_float=tuple(sorted(kept.items())), in_16_bits=wide)
 
     def with_more_in_float(self, nodes: Sequence[str], name: str, reason: str) -> Choice:
         """The same with more nodes left in float; what the others learned stays as it is."""
         lessons = self.skip if self.lessons is None else self.lessons
         return replace(self.without(nodes, name, reason), lessons=lessons)
+
+    def with_more_in_16_bits(self, nodes: Sequence[str], name: str) -> Choice:
+        """The same with more nodes whose activations take 16 bits; what was learned stays."""
+        lessons = self.skip if self.lessons is None else self.lessons
+        wide = tuple(sorted({*self.in_16_bits, *nodes}))
+        return replace(self, name=name, in_16_bits=wide, lessons=lessons)
 
     def compensated(self, rung: str) -> Choice:
         """The same with one more rung climbed."""
@@ -139,6 +149,7 @@ class Subject(Generic[ModelT]):
         allowance: What share of the time may be given for accuracy beyond the budget.
         slowest: The largest ratio to the original's latency that the user will have; of what is
             faster the most accurate is chosen. None chooses the fastest.
+        widens: Whether activations of 16 bits are tried for what misses the budget, before float.
         confirm: A second clock, by processor time of one thread, that the chosen model must not be
             slower by: what else the machine does can make any model look fast by the first.
     """
@@ -157,6 +168,7 @@ class Subject(Generic[ModelT]):
     share: Callable[[str], float] = lambda _: 0.0
     allowance: float = 0.0
     slowest: float | None = None
+    widens: bool = False
     confirm: Callable[[Mapping[str, ModelT]], Mapping[str, Latency]] | None = None
 
     def candidate(self, choice: Choice) -> Candidate[ModelT] | None:

@@ -24,6 +24,7 @@ from onnxfold.runtime.compiler.choice import (
     FASTER,
     SENSITIVE,
     TRADED,
+    WIDENED,
     Choice,
     Latency,
     Selection,
@@ -58,6 +59,7 @@ _ADVICE = {
     FASTER: "--keep-slower quantizes it all the same",
     TRADED: "--preset fast quantizes it all the same",
     SENSITIVE: "a wider --budget lets it be quantized",
+    WIDENED: "a wider --budget lets it take 8",
     ASKED_FOR: "leave out --skip",
     _NO_CANDIDATE: "--keep-slower, or a wider --budget",
 }
@@ -155,7 +157,8 @@ def compile_model(
         reasons = builder.in_float(choices[0])
         in_float = {name: reasons.get(name, _NO_CANDIDATE) for name in linear_layers(optimized)}
     else:
-        in_float = dict(selection.choice.in_float)
+        wide = dict.fromkeys(selection.choice.in_16_bits, WIDENED)
+        in_float = {**dict(selection.choice.in_float), **wide}
     plan = Plan(model_facts(model).sha256, passes, selection.decisions, in_float)
     left_out = float_run.remarks
     try:
@@ -272,6 +275,7 @@ def _choose(
         mixes=options.preset == "best" or options.budget.faster is not None,
         share=damage.share,
         allowance=0.0 if options.preset == "fast" else _ALLOWANCE,
+        widens=options.widens,
         slowest=None if options.budget.faster is None else 1.0 / options.budget.faster,
         confirm=make_one_thread_clock(data.evaluation, progress),
     )

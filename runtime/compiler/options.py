@@ -56,7 +56,8 @@ _DEAREST = "finetune"
 _REACH_DB, _REACH_OF_4_BITS_DB = 6.0, 20.0
 """Dear rungs gain 1 to 3 dB each at 8 bits, and up to 8 at 4: what misses the budget by more needs
 layers in float."""
-_MORE_TYPES_OPSET = 21
+MORE_TYPES_OPSET = 21
+"""Of ai.onnx: the first with codes of 16 and of 4 bits, and with blocks."""
 _DYNAMIC_OPS = ("MatMul", "Gemm", "LSTM")
 _STORED_OPS = ("MatMul", "Gemm")
 _MODES_WITHOUT_RANGES: dict[str | None, tuple[Scheme, tuple[str, ...]]] = {
@@ -166,11 +167,19 @@ class CompileOptions:
         return self.keep_slower or self.mode is not None or self.target != "ort"
 
     @property
+    def widens(self) -> bool:
+        """Whether layers that miss the budget with 8 bits are tried with activations of 16.
+
+        They stay between Q/DQ pairs: only where those are what is asked for are they no loss.
+        """
+        return self.target == "qdq" and self.mode is None and self.activations in ("u8", "s8")
+
+    @property
     def needed_opset(self) -> int:
         """The opset that the types need; 0 for any."""
         schemes = [self.insertion.scheme]
         schemes += [each.apply(schemes[0]) for each in self.overrides.entries]
-        return _MORE_TYPES_OPSET if any(each.newer_types for each in schemes) else 0
+        return MORE_TYPES_OPSET if any(each.newer_types for each in schemes) else 0
 
     def to_json(self) -> dict[str, Any]:
         """What was asked for, as a plain dict for reports; what is off or empty left out."""

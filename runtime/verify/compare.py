@@ -36,7 +36,7 @@ from onnxfold.runtime.verify.softmax import (
 )
 from onnxfold.runtime.verify.structure import flatten_outputs, signature_differences
 
-_ORACLE_FEEDS = 64
+_ORACLE_FEEDS = 16
 _NUDGES = 4
 _KEPT_BYTES = 256 << 20
 

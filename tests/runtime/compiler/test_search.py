@@ -112,6 +112,50 @@ def test_the_most_damaging_layers_go_back_to_float_until_the_budget_is_met() -> 
     assert outcomes(selection)["linear"] == "misses the budget"
 
 
+def test_what_one_layer_alone_spoils_is_given_up_soon() -> None:
+    names = [f"layer{number}" for number in range(40)]
+    tried: list[int] = []
+
+    def built(choice: Choice) -> Model | None:
+        tried.append(len(choice.skip))
+        return frozenset(name for name in names if name not in choice.skip)
+
+    world = replace(
+        subject({}, dict.fromkeys(names, 2.0)), build=built, layers=dict.fromkeys(names, "Conv")
+    )
+    selection = search(world, [LINEAR], keep_slower=True)
+    assert (selection.choice, tried) == (None, [0, 20, 39])
+
+
+@pytest.mark.parametrize(
+    ("rounding", "in_16_bits", "in_float"),
+    [({"head": 5.0}, ("head",), ()), ({"head": 5.0, "stem": 4.0}, ("head", "stem"), ())],
+)
+def test_where_16_bits_are_no_loss_they_come_before_float(
+    rounding: dict[str, float], in_16_bits: tuple[str, ...], in_float: tuple[str, ...]
+) -> None:
+    world = subject({"body": -6.0}, rounding)
+    wide = replace(world, build=built_wide, widens=True)
+    selection = search(wide, [LINEAR], keep_slower=True)
+    assert selection.choice is not None
+    assert selection.choice.in_16_bits == in_16_bits
+    assert selection.choice.skip == in_float
+
+
+def test_what_16_bits_do_not_mend_goes_to_float() -> None:
+    world = replace(subject({"body": -6.0}, {"head": 5.0}), widens=True)
+    selection = search(world, [LINEAR], keep_slower=True)
+    assert selection.choice is not None
+    assert (selection.choice.in_16_bits, selection.choice.skip) == ((), ("head",))
+    assert outcomes(selection)["linear, all 3 layers in 16 bits"] == "not enough"
+
+
+def built_wide(choice: Choice) -> Model | None:
+    """A world in which no layer is damaged whose activations have 16 bits."""
+    model = build(choice)
+    return None if model is None else model - set(choice.in_16_bits)
+
+
 def test_float_where_no_repair_meets_the_budget() -> None:
     world = subject({"body": -6.0}, {"head": 5.0, "stem": 5.0, "body": 5.0})
     assert search(world, [LINEAR]).name == FLOAT
