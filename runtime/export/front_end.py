@@ -25,6 +25,7 @@ from onnxfold.runtime.export.workers.protocol import (
     Answer,
     Feed,
     Request,
+    read_layers,
     read_samples,
     write_request,
 )
@@ -52,6 +53,7 @@ class Exported:
         feeds: What was fed, by the model's names.
         expected: What the framework computed of each, by the model's names.
         others: What other kernels of the framework computed; empty where it has no others.
+        inside: What the framework computed inside of each, where that was asked for.
     """
 
     model: ir.Model | None
@@ -59,6 +61,7 @@ class Exported:
     feeds: tuple[Feed, ...]
     expected: tuple[Feed, ...]
     others: tuple[Feed, ...] = ()
+    inside: tuple[Feed, ...] = ()
 
 
 def run_front_end(
@@ -87,10 +90,28 @@ def run_front_end(
         folder = Path(name)
         write_request(folder, request, feeds)
         words = _run(source, folder, os.fspath(python or sys.executable), seconds)
-        answer = _read_answer(source, folder, words)
-        model = None if request.runs_only else _read_model(folder / MODEL)
-        given, expected, others = read_samples(folder)
-    return Exported(model, answer, tuple(given), tuple(expected), tuple(others))
+        return read_exported(source, folder, words, runs_only=request.runs_only)
+
+
+def read_exported(
+    source: Source, folder: Path, words: str = "", *, runs_only: bool = False
+) -> Exported:
+    """Read what a front end left in ``folder``.
+
+    Args:
+        source: What it exported.
+        folder: Where its answer is.
+        words: Its last words, for one that crashed.
+        runs_only: Whether it was asked for samples, and for no model.
+
+    Raises:
+        OnnxfoldError: It answered that something is wrong, or crashed.
+    """
+    answer = _read_answer(source, folder, words)
+    model = None if runs_only else _read_model(folder / MODEL)
+    given, expected, others = read_samples(folder)
+    inside = tuple(read_layers(folder))
+    return Exported(model, answer, tuple(given), tuple(expected), tuple(others), inside)
 
 
 def _read_model(path: Path) -> ir.Model:
@@ -110,7 +131,13 @@ def _run(source: Source, folder: Path, python: str, seconds: float) -> str:
     # The interpreter may be another one, which does not have this package.
     place = str(Path(onnxfold.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (place, os.environ.get("PYTHONPATH", ""))))
-    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # Exporters walk through sets: the same order every time, so the same file every time.
+        "PYTHONHASHSEED": "0",
+    }
     try:
         done = subprocess.run(
             command, capture_output=True, env=environment, timeout=seconds, check=False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,24 +13,18 @@ import onnx_ir as ir
 
 from onnxfold.live_models import save_live
 from onnxfold.outcome import Model, Outcome, measure_files
-from onnxfold.passes.errors import (
-    ExecutionError,
-    InvalidModelError,
-    NotEquivalentError,
-    UsageError,
-)
-from onnxfold.passes.presets import EXPORTED
-from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.base import Contract
+from onnxfold.passes.errors import UsageError
 from onnxfold.passes.suggest import did_you_mean
-from onnxfold.runtime.compiler.verified import model_facts, run_tolerant
+from onnxfold.runtime.compiler.verified import model_facts
 from onnxfold.runtime.export.front_end import Exported, run_front_end
-from onnxfold.runtime.export.proof import EstimatorGate, FrameworkGate, prove
+from onnxfold.runtime.export.proven import Proof, Wanted, prove_export
 from onnxfold.runtime.export.sources import FRAMEWORKS, Source, recognise
 from onnxfold.runtime.export.workers.protocol import Request
-from onnxfold.runtime.feeds import FeedSource, open_feeds
+from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.loading import load_model
 from onnxfold.runtime.progress import Progress, Silent
-from onnxfold.runtime.report.report import ModelFacts, Report
+from onnxfold.runtime.report.report import ModelFacts, PassRow, Report
 from onnxfold.runtime.specs import Feed, input_specs
 
 DEFAULT_OPSET = 18
@@ -50,6 +44,8 @@ def export(
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
     dynamic_batch: bool = False,
+    keep_unused_inputs: bool = True,
+    layers: bool = False,
     trust_pickle: bool = False,
     python: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -58,8 +54,8 @@ def export(
 
     Args:
         source: A SavedModel folder, a .keras, .h5, .tflite, .pt2 or TorchScript file, a pickle of
-            scikit-learn; or a live object: a module of torch, an ``ExportedProgram``, an estimator
-            or pipeline of scikit-learn, LightGBM or XGBoost.
+            scikit-learn; or a live object: a model of Keras, a module of torch, an
+            ``ExportedProgram``, an estimator or pipeline of scikit-learn, LightGBM or XGBoost.
         kind: What it is; ``auto`` looks inside.
         data: What to run in both; made up from the shapes if None.
         opset: The version of ai.onnx to write.
@@ -67,7 +63,12 @@ def export(
         example_inputs: Of a live module of torch: its arguments, by position or by name.
         inputs: Shapes of the inputs of TorchScript, which keeps none: ``1x3x224x224``, or with a
             type, ``int64:1x16``.
-        dynamic_batch: Leave the first dimension open where the source fixed it (PyTorch).
+        dynamic_batch: Leave the first dimension open where the source fixed it; proven with two
+            samples at once against the framework's answers one by one.
+        keep_unused_inputs: Keep inputs that nothing reads: what the framework takes, the exported
+            model takes.
+        layers: Compare layer by layer too; a failed proof does so by itself, to name the first
+            layer that differs.
         trust_pickle: Read a pickle, which can run any program.
         python: The interpreter that has the framework; if None, the one that the environment
             variable ``ONNXFOLD_PYTHON`` names, or else the one that runs this. Live objects always
@@ -92,18 +93,18 @@ def export(
         "trust_pickle": trust_pickle,
     }
     options = {name: value for name, value in options.items() if value}
+    wanted = Wanted(dynamic_batch, keep_unused_inputs, layers)
     if isinstance(source, str | os.PathLike):
         if example_inputs is not None:
             raise UsageError("example_inputs are for live modules: a file brings its own")
         found = _source(Path(cast("str | os.PathLike[str]", source)), kind)
         place = python or os.environ.get(PYTHON_VARIABLE)
-        return _export(
-            found, data, Request(found.kind, "", opset, options=options), place, progress
-        )
+        request = Request(found.kind, "", opset, options=options)
+        return _export(found, data, request, wanted, place, progress)
     with tempfile.TemporaryDirectory(prefix="onnxfold-live-") as folder:
         live = save_live(source, Path(folder), example_inputs, dynamic_batch=dynamic_batch)
         request = Request(live.source.kind, "", opset, options={**options, **live.options})
-        outcome = _export(live.source, data, request, None, progress)
+        outcome = _export(live.source, data, request, wanted, None, progress)
     facts = replace(outcome.report.source, path=live.name) if outcome.report.source else None
     notes = (*live.notes, *outcome.report.reasons)
     return replace(outcome, report=replace(outcome.report, source=facts, reasons=notes))
@@ -113,6 +114,7 @@ def _export(
     found: Source,
     data: object,
     request: Request,
+    wanted: Wanted,
     python: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> Outcome:
@@ -128,24 +130,8 @@ def _export(
         bar.stage(f"running {found.framework} on the data")
         feeds = open_feeds(data, input_specs(model), limit=_SAMPLES)
         exported = _run_again(found, request, exported, list(feeds), python)
-    bar.stage("comparing with the framework")
-    name = f"{found.path} ({_versions(exported)})"
-    gate = EstimatorGate() if found.framework == "sklearn" else FrameworkGate()
-    try:
-        run, _ = run_tolerant(model, parse_passes(EXPORTED), _feeds(model, exported.feeds), bar)
-        comparison = prove(
-            run.model, name, exported.feeds, exported.expected, exported.others, gate=gate
-        )
-    except ExecutionError as error:
-        if not request.options.get("dynamic_batch"):
-            raise
-        raise InvalidModelError(
-            f"{found.path}: its batch cannot be left open, because it holds the size in constants: "
-            "save it with torch.export.export(..., dynamic_shapes=...), or export the live module"
-        ) from error
-    if not comparison.verdict.passed:
-        raise NotEquivalentError(f"{found.path}: {'; '.join(comparison.verdict.reasons)}")
-    document = comparison.to_json() | {"candidate": run.model.graph.name or "model"}
+    proof = Proof(found, request, exported, python)
+    run, document = prove_export(proof, model, wanted, bar)
     size, digest = measure_files(found.path)
     report = Report(
         command="export",
@@ -161,6 +147,19 @@ def _export(
     return Outcome(run.model, report)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model to work on.
+
+    Attributes:
+        model: The model.
+        rows: What was done to get it: of a framework's own model its export, with the proof.
+    """
+
+    model: ir.Model
+    rows: tuple[PassRow, ...] = ()
+
+
 def open_model(model: Model, progress: Progress | None = None) -> ir.Model:
     """``load_model``, of a framework's own model too: it is exported and proven on the way.
 
@@ -169,15 +168,42 @@ def open_model(model: Model, progress: Progress | None = None) -> ir.Model:
         UsageError: Its framework is missing.
         NotEquivalentError: The exported model computes something else than the framework.
     """
+    return open_source(model, progress).model
+
+
+def open_source(
+    model: Model,
+    progress: Progress | None = None,
+    *,
+    trust_pickle: bool = False,
+    python: str | os.PathLike[str] | None = None,
+) -> Opened:
+    """``open_model``, with what an export did.
+
+    Args:
+        model: A model, or the path of a framework's own.
+        progress: Told how far it is.
+        trust_pickle: Read a pickle, which can run any program.
+        python: The interpreter that has the framework, as for ``export``.
+
+    Raises:
+        InvalidModelError: The model is missing, broken or hostile.
+        UsageError: Its framework is missing, or it is a pickle that is not trusted.
+        NotEquivalentError: The exported model computes something else than the framework.
+    """
     if not isinstance(model, str | os.PathLike) or not _is_foreign(Path(model)):
-        return load_model(model)
-    return export(model, progress=progress).model
+        return Opened(load_model(model))
+    found = export(model, trust_pickle=trust_pickle, python=python, progress=progress)
+    proof = found.report.equivalence
+    evidence = {key: proof[key] for key in ("reference", "samples", "outputs", "verdict")}
+    row = PassRow("export", Contract.REASSOCIATED, True, proof["seconds"], {}, evidence)
+    return Opened(found.model, (row, *found.report.passes))
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a framework saved it, in a form that can be read without trusting it."""
+    """Whether a framework saved it."""
     try:
-        return recognise(path).kind not in ("onnx", "pickle")
+        return recognise(path).kind != "onnx"
     except UsageError:
         return False
 
@@ -210,11 +236,3 @@ def _run_again(
     again = replace(request, inputs=names.inputs, outputs=names.outputs)
     ran = run_front_end(source, again, feeds, python=python)
     return replace(exported, feeds=ran.feeds, expected=ran.expected, others=ran.others)
-
-
-def _feeds(model: ir.Model, feeds: Sequence[Feed]) -> FeedSource:
-    return open_feeds(list(feeds), input_specs(model))
-
-
-def _versions(exported: Exported) -> str:
-    return ", ".join(f"{name} {version}" for name, version in exported.answer.versions.items())

@@ -54,9 +54,34 @@ def print_report(report: dict[str, Any]) -> None:
     print_islands(report["islands"])
     print_remarks(other_remarks(report["remarks"]))
     if report["equivalence"]:
+        _print_layers(report["equivalence"].get("layers", ()))
         _print_outputs(report["equivalence"]["deployment"], report["equivalence"]["samples"])
     for line in summary(report):
         print_line(line)
+
+
+def _print_layers(tensors: Sequence[dict[str, Any]]) -> None:
+    """The tensor of each layer that is furthest from the framework's, in the model's order."""
+    layers: dict[str, dict[str, Any]] = {}
+    for each in tensors:
+        known = layers.setdefault(each["layer"], each)
+        if float(each["relative_to_max"]) > float(known["relative_to_max"]):
+            layers[each["layer"]] = each
+    if layers:
+        print_table(
+            "layer by layer, against the framework",
+            ("layer", "max |difference|", "largest value", "within the gate"),
+            (
+                (
+                    name,
+                    f"{float(each['max_abs_diff']):.3g}",
+                    f"{float(each['max_abs_reference']):.3g}",
+                    "yes" if each["passed"] else "no",
+                )
+                for name, each in layers.items()
+            ),
+            numbers=(1, 2),
+        )
 
 
 def _print_passes(passes: list[dict[str, Any]]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request
 from onnxfold.runtime.export.workers.tf_functions import export_function, in_list
+from onnxfold.runtime.export.workers.tf_layers import keras_layers_of
 
 _LOADERS = {"keras": ("keras",), "keras-h5": ("tf_keras", "keras")}
 """What reads each kind, the better first: Keras 3 misreads some files of Keras 2."""
@@ -38,7 +40,8 @@ def export_keras(model: Any, request: Request, folder: Path) -> Answer:
         several = len(tensors) == len(names) > 1
         return dict(zip(names, tensors, strict=True)) if several else found
 
-    return export_function(call, signature, request, folder)
+    layers = partial(keras_layers_of, model)
+    return export_function(call, signature, request, folder, layers)
 
 
 def _load(request: Request) -> Any:

@@ -27,7 +27,7 @@ Fault = Literal["usage", "invalid", "missing", "unsupported", "crash"]
 no counterpart in ONNX, or something that nobody foresaw."""
 
 REQUEST, ANSWER = "request.json", "answer.json"
-MODEL, FEEDS, SAMPLES = "model.onnx", "feeds.npz", "samples.npz"
+MODEL, FEEDS, SAMPLES, LAYERS = "model.onnx", "feeds.npz", "samples.npz", "layers.npz"
 
 
 class FrontEndError(Exception):
@@ -71,6 +71,11 @@ class Request:
     def runs_only(self) -> bool:
         """Whether there is a model already, and only samples are wanted."""
         return bool(self.outputs)
+
+    @property
+    def tensors(self) -> Sequence[str]:
+        """Names of tensors inside of the ONNX model whose values in the framework are wanted."""
+        return tuple(self.options.get("tensors", ()))
 
 
 @dataclass(frozen=True)
@@ -132,15 +137,29 @@ def read_samples(folder: Path) -> tuple[list[Feed], list[Feed], list[Feed]]:
     return arrays.get("in", []), arrays.get("out", []), arrays.get("other", [])
 
 
+def write_layers(folder: Path, values: Sequence[Feed]) -> None:
+    """Write what the framework computed inside of each sample, by names of tensors in ONNX."""
+    _write_arrays(folder / LAYERS, {"layer": values})
+
+
+def read_layers(folder: Path) -> list[Feed]:
+    """What the framework computed inside; nothing where it was not asked or cannot tell."""
+    return _read_arrays(folder / LAYERS).get("layer", [])
+
+
 def serve(export: Callable[[Request, Path], Answer]) -> None:
     """Answer the request in the folder that the command line names.
 
     Everything that the framework prints goes to standard error, and whatever it raises becomes an
     answer of one line.
     """
-    folder = Path(sys.argv[1])
     # Frameworks print to both streams, from C++ too: standard output is nobody's to read.
     os.dup2(2, 1)
+    respond(export, Path(sys.argv[1]))
+
+
+def respond(export: Callable[[Request, Path], Answer], folder: Path) -> None:
+    """Answer the request in ``folder``; whatever ``export`` raises becomes an answer too."""
     try:
         answer = export(read_request(folder), folder)
         document: dict[str, Any] = {"answer": asdict(answer)}
@@ -164,7 +183,7 @@ def _one_line(text: str) -> str:
 
 def _write_arrays(path: Path, parts: Mapping[str, Sequence[Feed]]) -> None:
     arrays: dict[str, Any] = {
-        f"{part}/{index}/{name}": array
+        f"{part}/{index}/{name}": _plain(array)
         for part, feeds in parts.items()
         for index, feed in enumerate(feeds)
         for name, array in feed.items()
@@ -182,5 +201,17 @@ def _read_arrays(path: Path) -> dict[str, list[Feed]]:
             part, index, name = key.split("/", 2)
             feeds = found.setdefault(part, [])
             feeds += [{} for _ in range(int(index) + 1 - len(feeds))]
-            feeds[int(index)][name] = archive[key]
+            array: Array = archive[key]
+            feeds[int(index)][name] = array.astype(object) if array.dtype.kind == "U" else array
     return found
+
+
+def _plain(array: Array) -> Array:
+    """Text in a form that is stored without pickling; frameworks give it as bytes in UTF-8."""
+    if array.dtype != object:
+        return array
+    words = [
+        each.decode(errors="replace") if isinstance(each, bytes) else str(each)
+        for each in array.reshape(-1)
+    ]
+    return np.array(words, dtype=str).reshape(array.shape)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onnxfold.runtime.export.workers.protocol import MODEL, FrontEndError
+from onnxfold.runtime.export.workers.tf2onnx_repairs import graphs_of, repair
+
+Layers = Callable[[Iterable[str]], Mapping[str, str]]
+"""Names the layers that tensors come from, as far as it knows them."""
 
 _IR_VERSION = 10
 
@@ -26,37 +28,71 @@ def load_tf2onnx() -> Any:
     return tf2onnx
 
 
+def check_operators(model: Any, layers: Layers) -> None:
+    """Put in order what tf2onnx passes on without a word.
+
+    Args:
+        model: An ``onnx.ModelProto``, changed in place.
+        layers: Names the layers that tensors come from.
+
+    Raises:
+        FrontEndError: It holds operators that ONNX does not have; names them with their layers.
+    """
+    onnx: Any = importlib.import_module("onnx")
+    repair(model)
+    foreign: dict[str, str] = {}
+    for node in (node for graph in graphs_of(model.graph) for node in graph.node):
+        if node.domain not in ("", "ai.onnx") or not _is_known(onnx, node.op_type, model):
+            name = f"{node.name}:0"
+            foreign.setdefault(node.op_type, layers([name]).get(name) or node.name)
+    if foreign:
+        words = ", ".join(f"{kind} (layer '{name}')" for kind, name in sorted(foreign.items()))
+        raise FrontEndError(f"ONNX has no operator for {words}", "unsupported")
+
+
+def tensors_of(model: Any) -> list[str]:
+    """Names of what the nodes of the main graph compute."""
+    return [name for node in model.graph.node for name in node.output if name]
+
+
 def write_model(model: Any, folder: Path) -> None:
     """Write what tf2onnx made.
 
     Raises:
-        FrontEndError: It left operators in it that ONNX does not have: it does so without a word.
+        FrontEndError: It is no valid model.
     """
     onnx: Any = importlib.import_module("onnx")
-    _replace_erfc(onnx, model)
-    foreign: dict[str, str] = {}
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or not _is_known(onnx, node.op_type, model):
-            foreign.setdefault(node.op_type, node.name)
-    if foreign:
-        words = ", ".join(f"{kind} (layer '{name}')" for kind, name in sorted(foreign.items()))
-        raise FrontEndError(f"ONNX has no operator for {words}", "unsupported")
     model.ir_version = min(model.ir_version, _IR_VERSION)
-    onnx.checker.check_model(model)
+    # The checker wants a shape, of whatever rank, for outputs whose rank nobody knows beforehand.
+    tensors = [each.type.tensor_type for each in model.graph.output]
+    lacking = [each for each in tensors if not each.HasField("shape")]
+    for each in lacking:
+        each.shape.SetInParent()
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        words = f"tf2onnx made no valid model of it: {error}"
+        raise FrontEndError(words, "unsupported") from error
+    for each in lacking:
+        each.ClearField("shape")
     (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
 
 
 def rename_tensors(model: Any, names: Mapping[str, str]) -> None:
-    """Rename tensors of the main graph; what has a new name already is put aside."""
+    """Rename tensors, in bodies too; what has a new name already is put aside."""
     wanted = {old: new for old, new in names.items() if old != new}
-    taken = {name for node in model.graph.node for name in node.output} - set(wanted)
+    graphs = list(graphs_of(model.graph))
+    made = {name for graph in graphs for node in graph.node for name in node.output}
+    held = {each.name for graph in graphs for each in (*graph.initializer, *graph.input)}
+    taken = (made | held) - set(wanted)
     aside = {new: f"{new}_inner" for new in wanted.values() if new in taken}
     table = {**aside, **wanted}
-    for node in model.graph.node:
-        for field in (node.input, node.output):
-            field[:] = [table.get(name, name) for name in field]
-    for each in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        each.name = table.get(each.name, each.name)
+    for graph in graphs:
+        for node in graph.node:
+            for field in (node.input, node.output):
+                field[:] = [table.get(name, name) for name in field]
+        for each in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            each.name = table.get(each.name, each.name)
 
 
 def versions() -> Mapping[str, str]:
@@ -69,25 +105,6 @@ def versions() -> Mapping[str, str]:
         except ImportError:
             continue
     return found
-
-
-def _replace_erfc(onnx: Any, model: Any) -> None:
-    """Write 1 - Erf(x) for Erfc(x), which tf2onnx passes on as if ONNX had it."""
-    nodes = list(model.graph.node)
-    if not any(node.op_type == "Erfc" for node in nodes):
-        return
-    del model.graph.node[:]
-    for node in nodes:
-        if node.op_type != "Erfc":
-            model.graph.node.append(node)
-            continue
-        make, (source,), (result,) = onnx.helper.make_node, node.input, node.output
-        one = onnx.numpy_helper.from_array(np.array(1, np.float32), f"{result}_one")
-        model.graph.initializer.append(one)
-        erf = make("Erf", [source], [f"{result}_erf"], name=f"{node.name}/Erf")
-        model.graph.node.extend(
-            [erf, make("Sub", [one.name, *erf.output], [result], name=node.name)]
-        )
 
 
 def _is_known(onnx: Any, op_type: str, model: Any) -> bool:

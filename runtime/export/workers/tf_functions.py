@@ -14,19 +14,28 @@ from onnxfold.runtime.export.workers.protocol import (
     Feed,
     FrontEndError,
     Request,
+    write_layers,
     write_samples,
 )
 from onnxfold.runtime.export.workers.samples import Port, renamed, samples
 from onnxfold.runtime.export.workers.tf2onnx_models import (
+    Layers,
+    check_operators,
     load_tf2onnx,
     rename_tensors,
+    tensors_of,
     versions,
     write_model,
 )
+from onnxfold.runtime.export.workers.tf_layers import scopes_of, values_inside
 
 
 def export_function(
-    call: Callable[..., Any], signature: Sequence[Any], request: Request, folder: Path
+    call: Callable[..., Any],
+    signature: Sequence[Any],
+    request: Request,
+    folder: Path,
+    layers: Layers = scopes_of,
 ) -> Answer:
     """Export ``call``, which takes tensors as ``signature`` has them, one after the other.
 
@@ -35,6 +44,7 @@ def export_function(
         signature: A ``tf.TensorSpec`` with a name for each argument.
         request: What is to be exported.
         folder: Where the answer goes.
+        layers: Names the layers that tensors come from.
 
     Raises:
         FrontEndError: tf2onnx cannot convert it, or it does not run on the samples.
@@ -46,28 +56,36 @@ def export_function(
     found = [_run(tf, call, feed, ports) for feed in feeds]
     outputs = list(found[0])
     names: tuple[Sequence[str], Sequence[str]] = request.inputs, request.outputs
+    function, made_by = _flat(tf, call), dict[str, str]()
     if not request.runs_only:
-        model = _converted(tf, call, signature, request)
-        _name_outputs(model, outputs)
+        model = _converted(function, signature, request, layers)
+        nodes = [f"{node.name}:0" for node in model.graph.node]
+        made_by = dict(layers([*tensors_of(model), *nodes]))
+        _name_outputs(model, outputs, made_by)
         write_model(model, folder)
         names = inputs, outputs
+    elif request.tensors:
+        concrete = function.get_concrete_function(*signature)
+        write_layers(folder, values_inside(concrete, inputs, feeds, request.tensors))
     write_samples(
         folder,
         [renamed(feed, inputs, names[0]) for feed in feeds],
         [renamed(each, outputs, names[1]) for each in found],
     )
-    return Answer(tuple(names[0]), tuple(names[1]), versions(), count=len(feeds))
+    return Answer(tuple(names[0]), tuple(names[1]), versions(), made_by, count=len(feeds))
 
 
-def _converted(
-    tf: Any, call: Callable[..., Any], signature: Sequence[Any], request: Request
-) -> Any:
-    tf2onnx = load_tf2onnx()
+def _flat(tf: Any, call: Callable[..., Any]) -> Any:
+    """``call`` as a function of TensorFlow that returns a list."""
 
     def flat(*arrays: Any) -> Any:
         return [tf.identity(each) for each in _named(call(*arrays)).values()]
 
-    function = tf.function(flat)
+    return tf.function(flat)
+
+
+def _converted(function: Any, signature: Sequence[Any], request: Request, layers: Layers) -> Any:
+    tf2onnx = load_tf2onnx()
     try:
         model, _ = tf2onnx.convert.from_function(
             function, input_signature=list(signature), opset=request.opset
@@ -77,6 +95,7 @@ def _converted(
         raise FrontEndError(f"tf2onnx cannot convert it: {words}", "unsupported") from error
     captures = function.get_concrete_function(*signature).graph.captures
     _fix_captures(model, [each.name for each in signature], captures)
+    check_operators(model, layers)
     return model
 
 
@@ -90,16 +109,25 @@ def _fix_captures(model: Any, inputs: Sequence[str], captures: Iterable[tuple[An
             continue
         if name not in held:
             raise FrontEndError(f"'{name}' is an input that no argument feeds", "unsupported")
+        if str(held[name].dtype.name) in ("resource", "variant"):
+            words = f"it holds a table or another resource ('{name}'), which ONNX has no form for"
+            raise FrontEndError(words, "unsupported")
         values = onnx.numpy_helper.from_array(held[name].numpy(), each.name)
         model.graph.initializer.append(values)
         model.graph.input.remove(each)
 
 
-def _name_outputs(model: Any, outputs: Sequence[str]) -> None:
+def _name_outputs(model: Any, outputs: Sequence[str], layers: dict[str, str]) -> None:
     """Give the outputs, which tf2onnx numbers, the names that the framework has for them."""
     written = [each.name for each in model.graph.output]
     numbers = sorted(written, key=lambda name: (len(name), name))
-    rename_tensors(model, dict(zip(numbers, outputs, strict=True)))
+    names = dict(zip(numbers, outputs, strict=True))
+    # An output is an identity in TensorFlow, which has no layer: its node says what computes it.
+    for node in model.graph.node:
+        for name in set(node.output) & set(names):
+            layer = layers.pop(name, "") or layers.get(f"{node.name}:0", "")
+            layers |= {names[name]: layer} if layer else {}
+    rename_tensors(model, names)
     inputs = {each.name: each.name.partition(":")[0] for each in model.graph.input}
     rename_tensors(model, inputs)
 

@@ -14,15 +14,19 @@ from onnxfold.runtime.export.workers.protocol import (
     Feed,
     FrontEndError,
     Request,
+    write_layers,
     write_samples,
 )
 from onnxfold.runtime.export.workers.samples import Port, renamed, samples
 from onnxfold.runtime.export.workers.tf2onnx_models import (
+    check_operators,
     load_tf2onnx,
     rename_tensors,
+    tensors_of,
     versions,
     write_model,
 )
+from onnxfold.runtime.export.workers.tflite_layers import layers_of, values_inside
 from onnxfold.runtime.export.workers.tflite_means import round_means_of_codes
 
 _DEFAULT, _REFERENCE = "AUTO", "BUILTIN_REF"
@@ -37,8 +41,9 @@ def export(request: Request, folder: Path) -> Answer:
     inputs = [str(each["name"]) for each in details]
     outputs = [str(each["name"]) for each in interpreter.get_output_details()]
     names: tuple[Sequence[str], Sequence[str]] = request.inputs, request.outputs
+    layers: Mapping[str, str] = {}
     if not request.runs_only:
-        model = _converted(request)
+        model = _converted(request, interpreter)
         # tf2onnx may sort them: by name where it kept the names.
         written = (
             *_in_order(inputs, [each.name for each in model.graph.input]),
@@ -48,7 +53,12 @@ def export(request: Request, folder: Path) -> Answer:
         wanted = [known.get(name, name) for name in (*inputs, *outputs)]
         if len(set(wanted)) < len(wanted):
             wanted = list(written)
-        rename_tensors(model, dict(zip(written, wanted, strict=True)))
+        table = dict(zip(written, wanted, strict=True))
+        layers = {
+            table.get(name, name): layer
+            for name, layer in layers_of(interpreter, tensors_of(model)).items()
+        }
+        rename_tensors(model, table)
         write_model(model, folder)
         names = (wanted[: len(inputs)], wanted[len(inputs) :])
     feeds = samples(request, folder, [_port(each) for each in details])
@@ -61,10 +71,18 @@ def export(request: Request, folder: Path) -> Answer:
         [renamed(feed, inputs, names[0]) for feed in feeds],
         *([renamed(found, outputs, names[1]) for found in run] for run in runs),
     )
-    return Answer(tuple(names[0]), tuple(names[1]), versions(), count=len(feeds))
+    if request.tensors:
+        inner = _interpreter(request.path, _REFERENCE, keep=True)
+        write_layers(folder, [_inside(inner, feed, request.tensors) for feed in feeds])
+    return Answer(tuple(names[0]), tuple(names[1]), versions(), layers, count=len(feeds))
 
 
-def _converted(request: Request) -> Any:
+def _inside(interpreter: Any, feed: Feed, tensors: Sequence[str]) -> Feed:
+    _run(interpreter, feed)
+    return values_inside(interpreter, tensors)
+
+
+def _converted(request: Request, interpreter: Any) -> Any:
     tf2onnx = load_tf2onnx()
     try:
         model, _ = tf2onnx.convert.from_tflite(request.path, opset=request.opset)
@@ -72,18 +90,25 @@ def _converted(request: Request) -> Any:
         words = str(error) or type(error).__name__
         raise FrontEndError(f"tf2onnx cannot convert it: {words}", "unsupported") from error
     round_means_of_codes(model)
+    check_operators(model, lambda names: layers_of(interpreter, names))
     return model
 
 
-def _interpreter(path: str, kernels: str) -> Any:
+def _interpreter(path: str, kernels: str, *, keep: bool = False) -> Any:
     tf: Any = importlib.import_module("tensorflow")
     resolver = getattr(tf.lite.experimental.OpResolverType, kernels)
     try:
         interpreter = tf.lite.Interpreter(
-            model_path=path, experimental_op_resolver_type=resolver, num_threads=1
+            model_path=path,
+            experimental_op_resolver_type=resolver,
+            experimental_preserve_all_tensors=keep,
+            num_threads=1,
         )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
+        if kernels == _REFERENCE:
+            # Some operators have no plain kernel, ELU and Ceil for two.
+            return _interpreter(path, _DEFAULT, keep=keep)
         raise FrontEndError(f"TensorFlow Lite cannot load it: {error}") from error
     return interpreter
 

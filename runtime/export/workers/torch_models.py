@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxfold.runtime.export.workers.batches import joined, open_batch
 from onnxfold.runtime.export.workers.protocol import (
     FEEDS,
     Answer,
@@ -18,15 +17,16 @@ from onnxfold.runtime.export.workers.protocol import (
     Feed,
     FrontEndError,
     Request,
+    write_layers,
     write_samples,
 )
 from onnxfold.runtime.export.workers.samples import Port, samples
+from onnxfold.runtime.export.workers.torch_layers import values_inside
 from onnxfold.runtime.export.workers.torch_onnx import (
     Convertible,
     Unsupported,
     converted,
     layers_of,
-    name_dimensions,
     name_outputs,
     write,
 )
@@ -96,28 +96,37 @@ def export_model(model: TorchModel, request: Request, folder: Path) -> Answer:
     found = [dict(zip(outputs, each.values(), strict=True)) for each in found]
     notes, layers = model.notes, dict[str, str]()
     if not request.runs_only:
-        source = Convertible(
-            program=model.program,
-            module=model.module,
-            arguments=model.arguments,
-            inputs=inputs,
-            tensors=tuple(leaf.value for leaf in tensors),
-            call=lambda values: _call_with_tensors(model, values),
-            layer=model.unsupported,
-            axes=_open_axes(tensors),
-        )
-        result = converted(torch, source, request)
+        result = converted(torch, _convertible(model, tensors), request)
         name_outputs(result.model, outputs)
         layers, notes = layers_of(result.model), (*notes, *result.notes)
-        if request.options.get("dynamic_batch"):
-            several = _with_open_batch(torch, model, result.model, feeds)
-            feeds = [*feeds, *several[0]]
-            found = [*found, *(dict(zip(outputs, x.values(), strict=True)) for x in several[1])]
-        name_dimensions(result.model)
         write(result.model, folder)
+    elif request.tensors:
+        write_layers(folder, _inside(torch, model, request, feeds))
     others = _nudged(torch, model, feeds, outputs) if model.is_quantized else []
     write_samples(folder, feeds, found, others)
     return Answer(tuple(inputs), tuple(outputs), _versions(), layers, notes, len(feeds))
+
+
+def _convertible(model: TorchModel, tensors: Sequence[Leaf]) -> Convertible:
+    return Convertible(
+        program=model.program,
+        module=model.module,
+        arguments=model.arguments,
+        inputs=[leaf.name for leaf in tensors],
+        tensors=tuple(leaf.value for leaf in tensors),
+        call=lambda values: _call_with_tensors(model, values),
+        layer=model.unsupported,
+        axes=_open_axes(tensors),
+    )
+
+
+def _inside(torch: Any, model: TorchModel, request: Request, feeds: Sequence[Feed]) -> list[Feed]:
+    """What the program computes inside; nothing where the legacy exporter took it."""
+    tensors = [leaf for leaf in model.leaves if leaf.shape is not None]
+    program = converted(torch, _convertible(model, tensors), request).program
+    if program is None:
+        return []
+    return [values_inside(program, _values(torch, model, feed), request.tensors) for feed in feeds]
 
 
 def unlike(names: Sequence[str], taken: Sequence[str]) -> list[str]:
@@ -202,13 +211,17 @@ def _call_with_tensors(model: TorchModel, values: Sequence[Any]) -> Any:
     ])  # fmt: skip
 
 
-def _run(torch: Any, model: TorchModel, feed: Feed) -> Feed:
-    values = [
+def _values(torch: Any, model: TorchModel, feed: Feed) -> list[Any]:
+    """The values of all leaves: tensors are fed, other leaves stay."""
+    return [
         leaf.value if leaf.shape is None else torch.from_numpy(np.array(feed[leaf.name]))
         for leaf in model.leaves
     ]
+
+
+def _run(torch: Any, model: TorchModel, feed: Feed) -> Feed:
     try:
-        found = model.call(values)
+        found = model.call(_values(torch, model, feed))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         words = " ".join(str(error).split())[:300]
         raise FrontEndError(f"it does not run on the samples: {words}", "usage") from error
@@ -239,25 +252,6 @@ def _nudged(
         }
         found.append(dict(zip(outputs, _run(torch, model, moved).values(), strict=True)))
     return found
-
-
-def _with_open_batch(
-    torch: Any, model: TorchModel, written: Any, feeds: Sequence[Feed]
-) -> tuple[list[Feed], list[Feed]]:
-    """Open the first dimension; a sample of two others shows that it is, and its outputs."""
-    tensors = [leaf for leaf in model.leaves if leaf.shape]
-    if any(leaf.shape and not isinstance(leaf.shape[0], int) for leaf in tensors):
-        return [], []
-    if not tensors:
-        raise FrontEndError("no input has dimensions: there is no batch to leave open", "usage")
-    batch = int(tensors[0].value.shape[0])
-    names = [leaf.name for leaf in tensors if int(leaf.value.shape[0]) == batch]
-    open_batch(written, batch, names)
-    first = feeds[0]
-    second = first | {name: feeds[1 % len(feeds)][name] for name in names}
-    outputs = [_run(torch, model, feed) for feed in (first, second)]
-    given = first | joined([{name: feed[name] for name in names} for feed in (first, second)])
-    return [given], [joined(outputs)]
 
 
 def _port(leaf: Leaf) -> Port:

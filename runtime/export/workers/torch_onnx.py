@@ -18,8 +18,7 @@ _OLDEST_OF_TODAY = 18
 _NEWEST_OF_LEGACY = 20
 _IR_VERSION = 10
 _LARGEST_FILE = 1_800_000_000
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_SYMBOL, _SYMBOLS = re.compile(r"s\d+"), re.compile(r"\bs\d+\b")
+_SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 _NO_FUNCTION = re.compile(r"OpOverload\(op='([^']+)'(?:, overload='([^']*)')?\)")
 _NO_SYMBOLIC = re.compile(r"operator '?([\w.]+::[\w.]+)'?")
 
@@ -62,10 +61,17 @@ class Convertible:
 
 @dataclass(frozen=True)
 class Converted:
-    """An ``onnx.ModelProto``, and which exporter wrote it and why."""
+    """An ``onnx.ModelProto``, and which exporter wrote it and why.
+
+    Attributes:
+        model: What was written.
+        notes: Which exporter wrote it, where it was not today's.
+        program: What today's exporter translated, node for node; None where it was the other.
+    """
 
     model: Any
     notes: tuple[str, ...]
+    program: Any = None
 
 
 def converted(torch: Any, source: Convertible, request: Request) -> Converted:
@@ -84,7 +90,7 @@ def converted(torch: Any, source: Convertible, request: Request) -> Converted:
         return Converted(_legacy(torch, source, request), (note,))
     try:
         made = torch.onnx.export(source.program, dynamo=True, opset_version=opset, verbose=False)
-        return Converted(made.model_proto, ())
+        return Converted(made.model_proto, (), made.exported_program)
     except ImportError:
         raise
     except Exception as error:  # noqa: BLE001 - exporters raise what they like
@@ -168,23 +174,6 @@ def name_outputs(model: Any, names: Sequence[str]) -> None:
     rename_tensors(model, wanted)
 
 
-def name_dimensions(model: Any) -> None:
-    """Call open dimensions by where they first appear: ``batch``, ``x_2``; not ``s77``."""
-    names: dict[str, str] = {}
-    for value in model.graph.input:
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if not _SYMBOL.fullmatch(dim.dim_param) or dim.dim_param in names:
-                continue
-            plain = "batch" if axis == 0 else f"{value.name}_{axis}"
-            names[dim.dim_param] = f"{value.name}_0" if plain in names.values() else plain
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = _SYMBOLS.sub(
-                    lambda found: names.get(found[0], found[0]), dim.dim_param
-                )
-
-
 def layers_of(model: Any) -> dict[str, str]:
     """Tensors to the paths of the modules that compute them, from the exporter's notes.
 
@@ -192,8 +181,8 @@ def layers_of(model: Any) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for node in model.graph.node:
-        scopes = {each.key: each.value for each in node.metadata_props}.get(_SCOPES)
-        layer = innermost(scopes) if scopes else ""
+        notes = {each.key: each.value for each in node.metadata_props}
+        layer = innermost(notes.get(_SCOPES, ""), notes.get(_CLASSES, ""))
         if layer:
             found |= {name: layer for name in node.output if name}
         del node.metadata_props[:]
@@ -206,16 +195,27 @@ def layers_of(model: Any) -> dict[str, str]:
     return found
 
 
-def innermost(scopes: str) -> str:
-    """The module in a list of scopes, written as Python: the last is the operator's own."""
+def innermost(scopes: str, classes: str = "") -> str:
+    """The module that an operator is in: ``encoder.linear1 (Linear)``; empty if it is the whole.
+
+    Args:
+        scopes: A list of scopes, written as Python: the last is the operator's own.
+        classes: Their classes, likewise.
+    """
+    names, kinds = _listed(scopes)[:-1], _listed(classes)
+    place = next((index for index in range(len(names) - 1, -1, -1) if names[index]), None)
+    if place is None:
+        return ""
+    kind = f" ({kinds[place].rpartition('.')[2]})" if len(kinds) == len(names) + 1 else ""
+    return f"{names[place]}{kind}"
+
+
+def _listed(text: str) -> list[str]:
     try:
-        names: object = ast.literal_eval(scopes)
+        found: object = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return ""
-    if not isinstance(names, list):
-        return ""
-    several = [str(each) for each in cast("list[object]", names)]
-    return next((each for each in reversed(several[:-1]) if each), "")
+        return []
+    return [str(each) for each in cast("list[object]", found)] if isinstance(found, list) else []
 
 
 def write(model: Any, folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from onnx import parser
 from onnx.reference import ReferenceEvaluator
 
-from onnxfold.runtime.export.workers import batches, pytorch, torch_onnx, torch_scripts
+from onnxfold.runtime.export.workers import pytorch, torch_onnx, torch_scripts
 from onnxfold.runtime.export.workers.protocol import FrontEndError, Request
 from onnxfold.runtime.export.workers.torch_models import other_sizes, readable, unlike
 from onnxfold.runtime.export.workers.torch_programs import is_same_operator, layer_of
@@ -119,41 +119,6 @@ g (float[2,3,4] x, float[2] bias) => (float[2,12] y, float[2,6,2] z)
 """
 
 
-def test_a_fixed_batch_is_opened() -> None:
-    model = parser.parse_model(_STATIC)
-    batches.open_batch(model, 2, ["x"])
-    onnx.checker.check_model(model, full_check=True)
-    x = np.arange(60, dtype=np.float32).reshape(5, 3, 4)
-    evaluator = ReferenceEvaluator(model)
-    y, z = evaluator.run(None, {"x": x, "bias": np.zeros(2, np.float32)})
-    np.testing.assert_array_equal(y, x.reshape(5, 12))
-    np.testing.assert_array_equal(z, x.reshape(5, 6, 2))
-    assert model.graph.input[1].type.tensor_type.shape.dim[0].dim_value == 2
-
-
-def test_zeros_for_one_batch_are_zeros_for_any() -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 18]>
-    g (float[1,1,2] x) => (float[1,1,1,3] y)
-    <float[1,12,2] w = {0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3},
-     float[1,12,3] r = {0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5},
-     float[1,1,3] zero = {0,0,0}>
-    { y, h, c = LSTM <hidden_size = 3> (x, w, r, , , zero, zero) }
-    """
-    model = parser.parse_model(text)
-    batches.open_batch(model, 1, ["x"])
-    assert list(model.graph.node[0].input) == ["x", "w", "r", "", "", "", ""]
-
-
-def test_an_output_without_a_batch_is_refused() -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 18]>
-    g (float[2] x) => (float y) { y = ReduceSum <keepdims = 0> (x) }
-    """
-    with pytest.raises(FrontEndError, match="'y' has no batch of 2"):
-        batches.open_batch(parser.parse_model(text), 2, ["x"])
-
-
 def test_outputs_that_are_inputs_or_twice_there_get_names_of_their_own() -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 18]>
@@ -166,17 +131,6 @@ def test_outputs_that_are_inputs_or_twice_there_get_names_of_their_own() -> None
     x = np.array([1, 2], np.float32)
     found = ReferenceEvaluator(model).run(None, {"x": x})
     np.testing.assert_array_equal(found, [-x, -x, x])
-
-
-def test_symbols_become_words() -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 18]>
-    g (float[s77,3,s5] x) => (float[s77,3,s5] y) { y = Neg (x) }
-    """
-    model = parser.parse_model(text)
-    torch_onnx.name_dimensions(model)
-    dims = [each.dim_param for each in model.graph.output[0].type.tensor_type.shape.dim]
-    assert dims == ["batch", "", "x_2"]
 
 
 def test_operators_of_other_domains_are_refused(tmp_path: Path) -> None:
@@ -192,5 +146,7 @@ def test_layers_leave_the_model() -> None:
     model = parser.parse_model(_STATIC)
     node = model.graph.node[0]
     node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'body.flat', 'view']")
-    assert torch_onnx.layers_of(model) == {"y": "body.flat"}
+    classes = "['mine.Net', 'torch.nn.Flatten', 'aten.view']"
+    node.metadata_props.add(key="pkg.torch.onnx.class_hierarchy", value=classes)
+    assert torch_onnx.layers_of(model) == {"y": "body.flat (Flatten)"}
     assert not node.metadata_props
