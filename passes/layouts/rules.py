@@ -9,14 +9,19 @@ import onnx_ir as ir
 
 from onnxfold.passes.base import Pass
 from onnxfold.passes.constants import constant_array
-from onnxfold.passes.layouts.carry import Handler
+from onnxfold.passes.layouts.carry import Carry, Handler, Known
 from onnxfold.passes.layouts.materialize import materialize, pick_sizes
-from onnxfold.passes.layouts.operators import OLDEST_OPSET
-from onnxfold.passes.layouts.permutation import permutation_of
+from onnxfold.passes.layouts.operators import EXACT, OLDEST_OPSET, carry
+from onnxfold.passes.layouts.permutation import inverse, permutation_of
 from onnxfold.passes.layouts.region import cheapest_moves
+from onnxfold.passes.layouts.roots import is_constant, transpose_of
 from onnxfold.passes.patterns import Rule, apply_rules, rule
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.walk import use_count
+
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FUSED = ("Add", "Clip", "Div", "LeakyRelu", "Mul", "PRelu", "Relu", "Sub")
+"""What other passes and runtimes make one operator with a linear one."""
 
 
 @rule("transpose-constant", "Transpose")
@@ -44,6 +49,24 @@ def shape_of_transpose(node: ir.Node, rewriter: Rewriter) -> None:
     rewriter.erase(node)
 
 
+@rule("operator-before-transpose", *_FUSED)
+def operator_before_transpose(node: ir.Node, rewriter: Rewriter) -> None:
+    """What follows a linear operator behind a Transpose: ahead of it, where they may become one."""
+    if rewriter.opset(node) < OLDEST_OPSET or node.domain:
+        return
+    for index, value in enumerate(node.inputs):
+        transpose = value.producer() if value is not None else None
+        if value is None or transpose is None or not transpose_of(transpose):
+            continue
+        perm, root = permutation_of(transpose), transpose.inputs[0]
+        if perm is None or root is None or not _is_linear(root) or use_count(value) != 1:
+            continue
+        change = carry(node, Known(inverse(perm), index), EXACT)
+        if change is not None and list(change.inputs) == [index] and _fits(change, root):
+            materialize({node: change}, rewriter)
+            return
+
+
 @dataclass(frozen=True)
 class TransposeMover(Pass):
     """A pass that moves transposes past the operators of a table."""
@@ -55,7 +78,7 @@ class TransposeMover(Pass):
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Move transposes until nothing gets cheaper."""
         move = Rule("move-transposes", ("Transpose",), self._move)
-        rules = (transpose_constant, shape_of_transpose, move)
+        rules = (transpose_constant, shape_of_transpose, move, operator_before_transpose)
         applied = -1
         # What moved at one place may make a move at another worth while.
         while applied != rewriter.rules.total() and not rewriter.refused:
@@ -72,3 +95,26 @@ class TransposeMover(Pass):
 
 def _is_open(node: ir.Node) -> bool:
     return any(attribute.is_ref() for attribute in node.attributes.values())
+
+
+def _fits(change: Carry, root: ir.Value) -> bool:
+    """Whether constants are broadcast to ``root``, and not the other way round."""
+    dims = [] if root.shape is None else list(root.shape)
+    return all(
+        len(array.shape) <= len(dims)
+        and all(size in (1, dim) for size, dim in zip(array.shape[::-1], dims[::-1], strict=False))
+        for array in change.constants.values()
+    )
+
+
+def _is_linear(value: ir.Value) -> bool:
+    """Whether a linear operator makes ``value``, or what may be fused with one does."""
+    node = value.producer()
+    while node is not None and not node.domain and use_count(node.outputs[0]) == 1:
+        if node.op_type in _LINEAR:
+            return True
+        computed = [each for each in node.inputs if each is not None and not is_constant(each)]
+        if node.op_type not in _FUSED or len(computed) != 1:
+            return False
+        node = computed[0].producer()
+    return False

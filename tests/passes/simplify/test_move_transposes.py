@@ -308,3 +308,46 @@ def test_means_are_taken_in_the_other_layout(parse: Any, apply_pass: Any, assert
           y = ReduceMean <keepdims = 0> (x, plane_1)
         }""",
     )
+
+
+def test_a_bias_behind_a_transpose_meets_its_convolution(
+    parse: Any, apply_pass: Any, assert_text: Any, evaluate: Any, random_feed: Any
+) -> None:
+    model = parse(f"""
+        g (float[N, 2, 3, 3] x) => (float[N, 3, 3, 2] y)
+        <float[2, 2, 1, 1] w = {{1, 2, 3, 4}}, float[2] b = {{5, 6}}> {{
+          c = Conv(x, w)
+          l = {TO_LAST} (c)
+          s = Add(l, b)
+          y = Relu(s)
+        }}""")
+    apply_pass("infer-shapes", model)
+    feed = random_feed(model, sizes={"N": 2})
+    before = evaluate(model, feed)["y"]
+    result = apply_pass("move-transposes", model)
+    assert result.rules == {"operator-before-transpose": 2}
+    apply_pass("remove-dead-code", model)
+    assert_text(
+        model,
+        f"""g (float[N, 2, 3, 3] x) => (float[N, 3, 3, 2] y)
+        <float[2, 2, 1, 1] w = {{1, 2, 3, 4}}, float[2, 1, 1] b_1 = {{5, 6}}> {{
+          c = Conv(x, w)
+          s_moved = Add(c, b_1)
+          y_original = Relu(s_moved)
+          y = {TO_LAST} (y_original)
+        }}""",
+    )
+    assert evaluate(model, feed)["y"].tobytes() == before.tobytes()
+    assert not apply_pass("move-transposes", model).modified
+
+
+def test_a_constant_that_grows_the_tensor_stays_behind(parse: Any, apply_pass: Any) -> None:
+    model = parse(f"""
+        g (float[1, 2, 1, 1] x) => (float[1, 3, 1, 2] y)
+        <float[2, 2, 1, 1] w = {{1, 2, 3, 4}}, float[1, 3, 1, 1] b = {{5, 6, 7}}> {{
+          c = Conv(x, w)
+          l = {TO_LAST} (c)
+          y = Add(l, b)
+        }}""")
+    apply_pass("infer-shapes", model)
+    assert not apply_pass("move-transposes", model).modified

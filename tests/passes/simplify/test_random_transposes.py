@@ -268,6 +268,16 @@ def pool(builder: Builder, name: str, shape: Shape) -> Grown:
     return builder.node("MaxPool", [name], kernel_shape=[1, 1]), shape
 
 
+def convolution(builder: Builder, name: str, shape: Shape) -> Grown:
+    if len(shape) != 4:
+        return None
+    return builder.node("Conv", [name, builder.numbers((2, shape[1], 1, 1))]), (
+        shape[0],
+        2,
+        *shape[2:],
+    )
+
+
 def sizes(builder: Builder, name: str, shape: Shape) -> Grown:
     """A reader that asks for the shape only."""
     dims = builder.node("Shape", [name], start=0, end=1)
@@ -290,7 +300,7 @@ EXACT = (
     *(transpose,) * 8,
     *(unary, unary, binary, broadcast, broadcast, where, concat, split, slice_, pad, reduction),
     *(unsqueeze, squeeze, squeeze, reshape, resplit, quantize, quantize, expand, gather, tile),
-    *(resize, pool, pool, sizes, branch),
+    *(resize, pool, convolution, sizes, branch),
 )
 
 
