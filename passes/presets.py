@@ -35,8 +35,9 @@ FOLD = (
 EXPORTED = (
     "lift-constants,infer-shapes,fold-constants,remove-identity,resolve-shapes,merge-casts,"
     "remove-identity,remove-dead-code,infer-shapes,resolve-shapes,move-transposes,"
-    "absorb-transposes,merge-transposes,infer-shapes,merge-reshapes,fold-constants,remove-identity,"
-    "deduplicate-initializers,eliminate-common-subexpressions,remove-dead-code,infer-shapes"
+    "absorb-transposes,merge-transposes,infer-shapes,resolve-shapes,merge-reshapes,"
+    "fold-constants,remove-identity,deduplicate-initializers,eliminate-common-subexpressions,"
+    "remove-dead-code,infer-shapes"
 )
 """What ``export`` cleans up after an exporter: shapes, casts, transposes; keeps every Q/DQ pair."""
 
@@ -107,10 +108,11 @@ Mode = Literal["dynamic-range", "full-integer", "16x8", "float16", "int4-weights
 def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
     """What quantizes an optimized float model in one of TensorFlow Lite's modes.
 
-    ``dynamic-range``: products and LSTMs on int8 with ranges taken at every run. ``full-integer``:
-    int8 activations and weights, integer inputs and outputs, folded. ``16x8``: int16 activations
-    around zero and int8 weights, as Q/DQ. ``float16``: weights stored in float16. ``int4-weights``:
-    weights of products in 4 bits, in blocks of 32.
+    ``dynamic-range``: products and LSTMs on int8 with ranges taken at every run, weights of GRU and
+    RNN stored in int8. ``full-integer``: int8 activations and weights, integer inputs and outputs,
+    folded. ``16x8``: int16 activations around zero and int8 weights, as Q/DQ. ``float16``: weights
+    stored in float16. ``int4-weights``: weights of products in 4 bits, in blocks of 32; those of
+    LSTM, GRU and RNN in 8.
 
     Args:
         mode: The mode.
@@ -131,7 +133,7 @@ def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
         case "float16":
             return f"store-float16,{TIDY}"
         case "int4-weights":
-            return f"quantize-weights{{form=nbits op-types=MatMul,Gemm}},{TIDY}"
+            return f"quantize-weights{{form=nbits op-types=MatMul,Gemm,LSTM,GRU,RNN}},{TIDY}"
 
 
 def _quoted(path: str) -> str:
