@@ -21,6 +21,8 @@ from onnxfold.passes.rewriter import Rewriter
 _TOLERANCE = 0.01
 """What is nearer than this to the range wanted stays as it is."""
 
+_PASSING = ("Relu", "DepthToSpace")
+
 Range = tuple[float, float]
 
 
@@ -59,13 +61,13 @@ class _Operand:
 
     Attributes:
         linear: The operator, with its bias.
-        first: Where its channels begin among those of the Concat.
+        channels: Where its channels are among those of the Concat.
         range: What values it takes.
         shifts: Whether a shift passes on unchanged.
     """
 
     linear: BiasedLinear
-    first: int
+    channels: slice
     range: Range
     shifts: bool
 
@@ -94,8 +96,7 @@ def _align(concat: ir.Node, ranges: Mapping[str, Range], rewriter: Rewriter) -> 
         if abs(factor - 1) < _TOLERANCE and abs(offset) < _TOLERANCE * max(map(abs, wanted)):
             continue
         linear = each.linear.linear
-        channels = slice(each.first, each.first + linear.out_channels)
-        scale[channels], shift[channels] = 1 / factor, -offset / factor
+        scale[each.channels], shift[each.channels] = 1 / factor, -offset / factor
         weights = linear.scale_outputs(np.full(linear.out_channels, factor))
         changed.append((each.linear, weights, factor * each.linear.bias + offset))
     if not changed:
@@ -139,7 +140,7 @@ def _operands(
     for value, size in zip(values, sizes, strict=True):
         if size is None:
             return None
-        operand = _operand(concat, value, first, ranges)
+        operand = _operand(concat, value, slice(first, first + size), ranges)
         source = _source_range(value, ranges)
         if operand is not None:
             operands.append(operand)
@@ -153,27 +154,53 @@ def _operands(
 
 
 def _operand(
-    concat: ir.Node, value: ir.Value, first: int, ranges: Mapping[str, Range]
+    concat: ir.Node, value: ir.Value, channels: slice, ranges: Mapping[str, Range]
 ) -> _Operand | None:
     found = ranges.get(value.name or "")
     if only_consumer(value) is not concat or found is None or found[0] >= found[1]:
         return None
-    linear = _maker(value)
-    if linear is None or linear.linear.bias_index is None:
+    maker = _maker(value)
+    if maker is None or maker.linear.linear.bias_index is None or not maker.feeds(concat):
         return None
-    relu = only_consumer(linear.output)
-    if relu is None or (relu is not concat and relu.outputs[0] is not value):
-        return None
-    return _Operand(linear, first, found, shifts=relu is concat)
+    return _Operand(maker.linear, channels, found, shifts=not maker.clamps)
 
 
-def _maker(value: ir.Value) -> BiasedLinear | None:
-    """The linear operator that makes ``value``, maybe through Relu."""
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    """A linear operator, and what lies between it and the value it makes.
+
+    Attributes:
+        linear: The operator, with its bias.
+        path: The nodes behind it, in their order.
+    """
+
+    linear: BiasedLinear
+    path: tuple[ir.Node, ...]
+
+    @property
+    def clamps(self) -> bool:
+        """Whether a shift would not pass: something cuts at zero."""
+        return any(node.op_type == "Relu" for node in self.path)
+
+    def feeds(self, concat: ir.Node) -> bool:
+        """Whether nothing but ``concat`` reads any of it."""
+        values = [self.linear.output, *(node.outputs[0] for node in self.path)]
+        readers = [*self.path, concat]
+        return all(only_consumer(each) is node for each, node in zip(values, readers, strict=True))
+
+
+def _maker(value: ir.Value) -> _Maker | None:
+    """The linear operator that makes ``value``, maybe through Relu or DepthToSpace."""
+    path: list[ir.Node] = []
     node = value.producer()
-    source = value
-    if node is not None and node.op_type == "Relu" and node.inputs[0] is not None:
+    while node is not None and node.op_type in _PASSING and not node.domain:
+        path.insert(0, node)
         source = node.inputs[0]
-    return BiasedLinear.ending_in(source)
+        if source is None:
+            return None
+        value, node = source, source.producer()
+    linear = BiasedLinear.ending_in(value)
+    return None if linear is None else _Maker(linear, tuple(path))
 
 
 def _source_range(value: ir.Value, ranges: Mapping[str, Range]) -> Range | None:
@@ -190,9 +217,9 @@ def _source_range(value: ir.Value, ranges: Mapping[str, Range]) -> Range | None:
 
 
 def _channels(value: ir.Value, axis: int) -> int | None:
-    made = _maker(value)
-    if made is not None:
-        return made.linear.out_channels
+    linear = BiasedLinear.ending_in(value)
+    if linear is not None:
+        return linear.linear.out_channels
     size = None if value.shape is None else value.shape[axis]
     return size if isinstance(size, int) else None
 

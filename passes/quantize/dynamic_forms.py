@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxfold.passes.affine import AffineType
-from onnxfold.passes.constants import Array, constant_array, constant_tensor
+from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.quantize.recurrent_weights import gate_codes, recurrent_obstacle
 from onnxfold.passes.quantize.row_scales import type_of_channels
 from onnxfold.passes.quantize.schemes import WeightRanges
 from onnxfold.passes.quantize.weight_sites import WeightSite
@@ -106,19 +106,11 @@ class DynamicProducts:
         )
 
 
-def lstm_weights(node: ir.Node) -> int:
-    """How many weights an LSTM has; 0 where they are not constant."""
-    tensors = [constant_tensor(value) for value in node.inputs[1:3]]
-    return sum(tensor.size for tensor in tensors if tensor is not None)
-
-
 def lstm_obstacle(node: ir.Node) -> str:
     """Why an LSTM cannot become a DynamicQuantizeLSTM; empty if it can."""
-    tensors = [constant_tensor(value) for value in node.inputs[1:3]]
-    if any(tensor is None for tensor in tensors):
-        return "its weights are computed at run time"
-    if any(tensor is not None and tensor.dtype != ir.DataType.FLOAT for tensor in tensors):
-        return "its weights are not float32"
+    reason = recurrent_obstacle(node)
+    if reason:
+        return reason
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return "its attributes are parameters of a local function"
     return "its data are batches of sequences (layout=1)" if _batch_first(node) else ""
@@ -139,7 +131,8 @@ def write_lstm(node: ir.Node, ranges: WeightRanges, rewriter: Rewriter) -> None:
             weights = constant_array(value)
             assert weights is not None
             assert value is not None
-            codes, scale = _gate_codes(weights, ranges)
+            rows, scale = gate_codes(weights, ranges)
+            codes = np.ascontiguousarray(np.moveaxis(rows, 1, 2))
             name = str(value.name)
             stored.append(rewriter.constant(node, codes, name=f"{name}_quantized"))
             zero: Array = np.zeros(scale.shape, np.int8)
@@ -164,15 +157,6 @@ def write_lstm(node: ir.Node, ranges: WeightRanges, rewriter: Rewriter) -> None:
         rewriter.replace_node(node, new.outputs)
         for source in sources:
             drop_unused(source, rewriter)
-
-
-def _gate_codes(weights: Array, ranges: WeightRanges) -> tuple[Array, Array]:
-    """int8 [directions, inputs, gates] of weights [directions, gates, inputs], and their scales."""
-    directions, gates, inputs = weights.shape
-    rows = weights.reshape(directions * gates, inputs)
-    kind: AffineType = type_of_channels(rows, 0, _INT8, ranges)
-    codes = kind.quantize(rows).reshape(weights.shape)
-    return np.ascontiguousarray(np.moveaxis(codes, 1, 2)), kind.scale.reshape(directions, gates)
 
 
 def _batch_first(node: ir.Node) -> bool:

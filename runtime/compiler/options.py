@@ -13,6 +13,7 @@ from onnxfold.passes.presets import Mode
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.quantize.recurrent_weights import RECURRENT_OPS
 from onnxfold.passes.quantize.schemes import Activations, Weights
 from onnxfold.passes.script import ScriptReference
 from onnxfold.passes.suggest import did_you_mean
@@ -61,9 +62,9 @@ MORE_TYPES_OPSET = 21
 _DYNAMIC_OPS = ("MatMul", "Gemm", "LSTM")
 _STORED_OPS = ("MatMul", "Gemm")
 _MODES_WITHOUT_RANGES: dict[str | None, tuple[Scheme, tuple[str, ...]]] = {
-    "dynamic-range": ("dynamic", _DYNAMIC_OPS),
+    "dynamic-range": ("dynamic", (*_DYNAMIC_OPS, "GRU", "RNN")),
     "float16": ("float16", ()),
-    "int4-weights": ("weights", _STORED_OPS),
+    "int4-weights": ("weights", (*_STORED_OPS, *RECURRENT_OPS)),
 }
 _RUNGS_OF_MODES = {"int4-weights": ("gptq",)}
 _ACTIVATIONS_OF_MODES: dict[str, Activations] = {"full-integer": "s8", "16x8": "s16"}

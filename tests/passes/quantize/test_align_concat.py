@@ -28,7 +28,8 @@ ONE = """g (float[1,1,4] x) => (float[1,1,4] y)
 
 
 def _run(model: ir.Model, ranges: Ranges) -> dict[str, int]:
-    x = np.random.default_rng(3).uniform(0, 1, (1, 1, 4))
+    rank = len(model.graph.inputs[0].shape or ())
+    x = np.random.default_rng(3).uniform(0, 1, (1, 1, *(4,) * (rank - 2)))
     feed = {"x": x.astype(np.float32)}
     wanted = Session(model, REFERENCE).run(feed)["y"]
     result = Pipeline((AlignConcat(ranges),)).run(model)
@@ -135,3 +136,14 @@ def test_codes_of_an_image_beside_a_wide_correction_lose_nothing(parse: Parse) -
     ranges = calibrate(model, ("x", "h"), feeds)
     aligned = Pipeline((AlignConcat(ranges),)).run(model.clone()).model
     assert error(aligned) < error(model) / 20
+
+
+def test_pixels_may_be_shuffled_on_the_way(parse: Parse) -> None:
+    model = parse(
+        """g (float[1,1,4,4] x) => (float[1,1,4,4] y)
+        <float[4,1,2,2] w = {1,1,1,1, 1,0,0,1, 0,1,1,0, 2,0,0,2}, float[4] b = {-2, 1, 0, 1},
+         float[1,2,1,1] u = {3, 2}, float[1] c = {1}>
+        { h = Conv<strides = [2, 2]>(x, w, b)  s = DepthToSpace<blocksize = 2, mode = "CRD">(h)
+          j = Concat<axis = 1>(x, s)  y = Conv(j, u, c) }"""
+    )
+    assert _run(model, Ranges({"x": (0, 1), "s": (-2, 2)})) == {"align-operands": 1}
