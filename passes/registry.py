@@ -40,6 +40,7 @@ PASSES: dict[str, str] = {
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
+    "fuse-depth-to-space": "fuse.depth_to_space:FuseDepthToSpace",
     "fuse-hard-swish": "fuse.hard_swish:FuseHardSwish",
     "fuse-layer-norm": "fuse.layer_norm:FuseLayerNorm",
     "fuse-matmul-add": "fuse.matmul_add:FuseMatMulAdd",
