@@ -15,8 +15,9 @@ from onnxfold.passes.layouts.rules import TransposeMover
 class AbsorbTransposes(TransposeMover):
     """Do what ``move-transposes`` does also where the order of additions changes with the layout.
 
-    Beyond its operators: sums and means, Softmax, transcendental functions, normalizations whose
-    channels stay second, and MatMul and Gemm behind a Reshape that flattens channels-last data for
+    Beyond its operators: Relu, Clip and maxima (which of -0 and 0 they choose depends on where an
+    element lies), sums and means, Softmax, transcendental functions, normalizations whose channels
+    stay second, and MatMul and Gemm behind a Reshape that flattens channels-last data for
     them (the rows of their constant weights, quantized or not, are put into the other order).
     """
 

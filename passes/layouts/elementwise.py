@@ -20,11 +20,14 @@ from onnxfold.passes.shapes import static_shape
 
 _ROUNDED_ONCE = (
     *("Abs", "Add", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "Ceil"),
-    *("Clip", "Div", "Equal", "Floor", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN"),
-    *("LeakyRelu", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "PRelu"),
-    *("Relu", "Round", "Sign", "Sub", "Where", "Xor"),
+    *("Div", "Equal", "Floor", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN"),
+    *("LeakyRelu", "Less", "LessOrEqual", "Mul", "Neg", "Not", "Or", "PRelu", "Round", "Sign"),
+    *("Sub", "Where", "Xor"),
 )
 """IEEE 754 leaves them one result, whichever vector an element comes to lie in."""
+
+_SIGNS_OF_ZERO = ("Clip", "Max", "Min", "Relu")
+"""Of -0 and 0 kernels choose either, the last elements of a tensor in another way than others."""
 
 _APPROXIMATED = (
     *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Celu", "Cos", "Cosh", "Elu", "Erf"),
@@ -122,11 +125,11 @@ EXACT: dict[str, Handler] = {
 """Bit-identical in every layout."""
 
 ROUNDING: dict[str, Handler] = {
-    **dict.fromkeys(_APPROXIMATED, _elementwise),
+    **dict.fromkeys((*_SIGNS_OF_ZERO, *_APPROXIMATED), _elementwise),
     "BatchNormalization": _channels_second,
     "Hardmax": _along_an_axis(-1),
     "InstanceNormalization": _channels_second,
     "LogSoftmax": _along_an_axis(-1),
     "Softmax": _along_an_axis(-1),
 }
-"""The last bit may differ."""
+"""The last bit, or the sign of a zero, may differ."""

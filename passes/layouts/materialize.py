@@ -81,7 +81,7 @@ class _Mover:
             self._declared[root] = root.shape
             self._rewriter.declare(root, root.type, _permuted(root.shape, layout))
             if not root.is_graph_output():
-                self._rewriter.rename(root, f"{root.name}_moved")
+                self._rewriter.rename(root, f"{(root.name or '').removesuffix('_moved')}_moved")
 
     def _set_constant(self, node: ir.Node, index: int, array: Array) -> None:
         old = node.inputs[index] if index < len(node.inputs) else None

@@ -61,19 +61,19 @@ def _reduced(
 EXACT: dict[str, Handler] = {
     "ArgMax": _arg,
     "ArgMin": _arg,
-    "ReduceMax": _reduction,
-    "ReduceMin": _reduction,
 }
-"""The order in which elements are compared does not matter."""
+"""The first of equal elements is the same in every layout."""
 
 ROUNDING: dict[str, Handler] = {
     "ReduceL1": _reduction,
     "ReduceL2": _reduction,
     "ReduceLogSum": _reduction,
     "ReduceLogSumExp": _reduction,
+    "ReduceMax": _reduction,
     "ReduceMean": _reduction,
+    "ReduceMin": _reduction,
     "ReduceProd": _reduction,
     "ReduceSum": _reduction,
     "ReduceSumSquare": _reduction,
 }
-"""Sums: kernels add in another order in another layout."""
+"""Kernels add, and choose among zeros, in another order in another layout."""

@@ -40,10 +40,10 @@ def cheapest_moves(seed: ir.Node, handlers: dict[str, Handler]) -> Moves | None:
     region = _Region(handlers)
     if not region.grow(seed) or not region.moves:
         return None
-    before = _total(region.moves, {})
+    before = cost_around(region.moves, {})
     best: tuple[tuple[int, int, int], Moves] | None = None
     for chosen in region.choices():
-        after = _total(region.moves, chosen)
+        after = cost_around(region.moves, chosen)
         if after[0] < before[0] and after[1] <= before[1]:
             rated = (*after, len(chosen)), chosen
             best = rated if best is None or rated[0] < best[0] else best
@@ -90,8 +90,8 @@ def roots_around(moves: Moves) -> list[ir.Value]:
     return list(found)
 
 
-def _total(around: Moves, moves: Moves) -> tuple[int, int]:
-    """The cost and the number of the transposes around some nodes."""
+def cost_around(around: Moves, moves: Moves) -> tuple[int, int]:
+    """The cost and the number of the transposes around some nodes, after ``moves``."""
     cost = count = 0
     for root in roots_around(around):
         stored = stored_layout(root, moves)

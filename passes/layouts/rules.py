@@ -11,9 +11,9 @@ from onnxfold.passes.base import Pass
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.layouts.carry import Carry, Handler, Known
 from onnxfold.passes.layouts.materialize import materialize, pick_sizes
-from onnxfold.passes.layouts.operators import EXACT, OLDEST_OPSET, carry
+from onnxfold.passes.layouts.operators import OLDEST_OPSET, carry
 from onnxfold.passes.layouts.permutation import inverse, permutation_of
-from onnxfold.passes.layouts.region import cheapest_moves
+from onnxfold.passes.layouts.region import cheapest_moves, cost_around
 from onnxfold.passes.layouts.roots import is_constant, transpose_of
 from onnxfold.passes.patterns import Rule, apply_rules, rule
 from onnxfold.passes.rewriter import Rewriter
@@ -49,24 +49,6 @@ def shape_of_transpose(node: ir.Node, rewriter: Rewriter) -> None:
     rewriter.erase(node)
 
 
-@rule("operator-before-transpose", *_FUSED)
-def operator_before_transpose(node: ir.Node, rewriter: Rewriter) -> None:
-    """What follows a linear operator behind a Transpose: ahead of it, where they may become one."""
-    if rewriter.opset(node) < OLDEST_OPSET or node.domain:
-        return
-    for index, value in enumerate(node.inputs):
-        transpose = value.producer() if value is not None else None
-        if value is None or transpose is None or not transpose_of(transpose):
-            continue
-        perm, root = permutation_of(transpose), transpose.inputs[0]
-        if perm is None or root is None or not _is_linear(root) or use_count(value) != 1:
-            continue
-        change = carry(node, Known(inverse(perm), index), EXACT)
-        if change is not None and list(change.inputs) == [index] and _fits(change, root):
-            materialize({node: change}, rewriter)
-            return
-
-
 @dataclass(frozen=True)
 class TransposeMover(Pass):
     """A pass that moves transposes past the operators of a table."""
@@ -78,7 +60,8 @@ class TransposeMover(Pass):
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Move transposes until nothing gets cheaper."""
         move = Rule("move-transposes", ("Transpose",), self._move)
-        rules = (transpose_constant, shape_of_transpose, move, operator_before_transpose)
+        ahead = Rule("operator-before-transpose", _FUSED, self._move_ahead)
+        rules = (transpose_constant, shape_of_transpose, move, ahead)
         applied = -1
         # What moved at one place may make a move at another worth while.
         while applied != rewriter.rules.total() and not rewriter.refused:
@@ -91,6 +74,25 @@ class TransposeMover(Pass):
         moves = cheapest_moves(node, self.handlers())
         if moves:
             materialize(moves, rewriter)
+
+    def _move_ahead(self, node: ir.Node, rewriter: Rewriter) -> None:
+        """What follows a linear operator behind a Transpose: ahead of it, where they may be one."""
+        if rewriter.opset(node) < OLDEST_OPSET or node.domain:
+            return
+        for index, value in enumerate(node.inputs):
+            transpose = value.producer() if value is not None else None
+            if value is None or transpose is None or not transpose_of(transpose):
+                continue
+            perm, root = permutation_of(transpose), transpose.inputs[0]
+            if perm is None or root is None or not _is_linear(root) or use_count(value) != 1:
+                continue
+            change = carry(node, Known(inverse(perm), index), self.handlers())
+            if change is None or list(change.inputs) != [index] or not _fits(change, root):
+                continue
+            moves = {node: change}
+            if cost_around(moves, moves) <= cost_around(moves, {}):
+                materialize(moves, rewriter)
+                return
 
 
 def _is_open(node: ir.Node) -> bool:

@@ -19,8 +19,9 @@ class MoveTransposes(TransposeMover):
     channels first only. Around each Transpose, all operators that can compute in another layout
     are considered at once, and the cheapest choice is taken: elementwise operators with what they
     broadcast, Q/DQ (the axis of the scales moves along), Concat, Split, Slice, Pad, Gather, Expand,
-    Tile, Squeeze, Unsqueeze, maxima, nearest-neighbour Resize, and Reshape where it keeps together
-    what it joins. There are never more transposes than before; inputs and outputs stay as they are.
+    Tile, Squeeze, Unsqueeze, nearest-neighbour Resize, and Reshape where it keeps together what it
+    joins. What may be fused with a linear operator goes ahead of a Transpose between them. There
+    are never more transposes than before; inputs and outputs stay as they are.
     """
 
     name: ClassVar[str] = "move-transposes"

@@ -20,9 +20,9 @@ from onnxfold.passes.walk import all_nodes
 
 Shape = tuple[int, ...]
 Grown = tuple[str, Shape] | None
-DATA = np.array([0.0, 1, -1, 0.3, -2.7, 11], dtype=np.float32)
-UNARY = ("Abs", "Ceil", "Neg", "Relu", "LeakyRelu", "Sign", "Round", "Identity")
-BINARY = ("Add", "Sub", "Mul", "Max", "Min")
+DATA = np.array([0.0, -0.0, 1, -1, 0.3, -2.7, 11], dtype=np.float32)
+UNARY = ("Abs", "Ceil", "Neg", "LeakyRelu", "Sign", "Round", "Identity")
+BINARY = ("Add", "Sub", "Mul")
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -172,8 +172,26 @@ def reduction(builder: Builder, name: str, shape: Shape) -> Grown:
     if builder.random.random() < 0.3:
         best = builder.node("ArgMax", [name], axis=axis, keepdims=keep)
         return builder.node("Cast", [best], to=TensorProto.FLOAT), grown
+    picked = builder.constant(np.array(0, np.int64))
+    first = builder.node("Gather", [name, picked], axis=axis)
+    if keep:
+        first = builder.node("Unsqueeze", [first, builder.ints(at)])
+    return first, grown
+
+
+def maximum(builder: Builder, name: str, shape: Shape) -> Grown:
+    axis, keep = builder.random.randrange(1, len(shape) + 1) - len(shape) - 1, 0
+    if len(shape) < 2 or axis % len(shape) == 0:
+        return None
+    at = axis % len(shape)
     inputs = [name, builder.ints(axis)]
-    return builder.node("ReduceMax", inputs, keepdims=keep), grown
+    return builder.node("ReduceMax", inputs, keepdims=keep), (*shape[:at], *shape[at + 1 :])
+
+
+def rectify(builder: Builder, name: str, shape: Shape) -> Grown:
+    if builder.random.random() < 0.5:
+        return builder.node("Relu", [name]), shape
+    return builder.node("Max", [name, builder.numbers(shape[-1:])]), shape
 
 
 def unsqueeze(builder: Builder, name: str, shape: Shape) -> Grown:
@@ -335,7 +353,19 @@ def product(builder: Builder, name: str, shape: Shape) -> Grown:
 
 # What turns a rounding error into a step stays out of the other table.
 STEADY = tuple(step for step in EXACT if step not in (unary, where, quantize, reduction))
-ROUNDING = (*STEADY, softmax, curve, mean, mean, product, product, product)
+ROUNDING = (
+    *STEADY,
+    maximum,
+    rectify,
+    rectify,
+    softmax,
+    curve,
+    mean,
+    mean,
+    product,
+    product,
+    product,
+)
 
 
 def grown(seed: int, nodes: int, steps: Any) -> onnx.ModelProto:
