@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures docs
 
-.PHONY: help setup demo examples test test-fast check format bench fixtures docs wheel-check clean
+.PHONY: help setup demo examples round-trips test test-fast check format bench fixtures docs wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: $(READY) ## Compile a real file-type classifier to int8 on real files, and
 examples: $(READY) ## Train six small networks on real data, one a kind of loss
 	@for each in classify_digits cluster_digits vae_digits retrieve_halves robust_regression restore_colours; do \
 	    $(RUN) -m examples.training.$$each || exit; done
+
+round-trips: $(READY) ## From Keras, TFLite, PyTorch and scikit-learn to int8 in one command each
+	@$(RUN) -m examples.round_trips.run --install
 
 test: $(READY) ## Run the whole test suite
 	@$(PYTEST)
@@ -47,6 +50,7 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantiz
 	@$(RUN) benchmarks/bench_graph_edits.py
 	@$(RUN) benchmarks/bench_calibration.py
 	@$(RUN) benchmarks/bench_fold.py
+	@$(RUN) -m benchmarks.bench_tflite
 	@$(RUN) benchmarks/bench_quantization.py
 	@$(RUN) benchmarks/bench_training.py
 

@@ -47,6 +47,8 @@ def compile(options: argparse.Namespace) -> int:
             skip=options.skip,
             op_types=options.op_types,
             plan=options.plan,
+            trust_pickle=options.trust_pickle,
+            python=options.python,
             progress=progress,
         )
     if options.save_plan is not None and outcome.plan is not None:
@@ -120,6 +122,8 @@ def export(options: argparse.Namespace) -> int:
             signature=options.signature,
             inputs=_shapes(options.inputs or ()),
             dynamic_batch=options.dynamic_batch,
+            keep_unused_inputs=options.keep_unused_inputs,
+            layers=options.layers,
             trust_pickle=options.trust_pickle,
             python=options.python,
             progress=progress,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from onnxfold.exporting import open_model
+from onnxfold.exporting import open_source
 from onnxfold.loss_verdicts import loss_request
 from onnxfold.outcome import Model, Outcome, fold_target, source_facts
 from onnxfold.passes.errors import UsageError
@@ -60,6 +61,8 @@ def compile(
     only: Sequence[str] | None = None,
     overrides: Overrides | str | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
+    trust_pickle: bool = False,
+    python: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Quantize a float model, fold it to integer arithmetic, keep what is faster, and prove it.
@@ -67,7 +70,7 @@ def compile(
     What is None is as the configuration file says, else as usual (in parentheses).
 
     Args:
-        model: A float model.
+        model: A float model, or what a framework saved, which is exported first.
         data: The user's data: half of it calibrates, the other half judges. Required, except
             with a plan.
         config: A TOML file of these options, and of exceptions from them.
@@ -101,6 +104,8 @@ def compile(
         only: Names of the linear nodes to quantize (all).
         overrides: Exceptions, by operator, name or regular expression; as JSON, or a JSON file.
         plan: Replay these choices, measuring nothing.
+        trust_pickle: Read a pickle of scikit-learn, which can run any program.
+        python: The interpreter that has the framework, as for ``export``.
         progress: Told how far it is.
 
     Raises:
@@ -110,7 +115,8 @@ def compile(
     """
     if data is None and plan is None:
         raise UsageError("compile needs data to calibrate on: give --data")
-    original = open_model(model, progress)
+    opened = open_source(model, progress, trust_pickle=trust_pickle, python=python)
+    original = opened.model
     by_loss = loss_request(loss, on, labels)
     if by_loss is not None and metric is not None:
         raise UsageError("compile measures by a metric or by losses, not by both")
@@ -145,7 +151,9 @@ def compile(
     else:
         done = compile_model(original, feeds, options, bar)
     asked = {**options.to_json(), "family": family_of(original)} if plan is None else {}
-    return Outcome(done.run.model, _report(model, original, done, feeds, asked), done.plan)
+    report = _report(model, original, done, feeds, asked)
+    report = replace(report, passes=(*opened.rows, *report.passes))
+    return Outcome(done.run.model, report, done.plan)
 
 
 def _report(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxfold.exporting import open_model
+from onnxfold.exporting import open_source
 from onnxfold.outcome import Model, Outcome, Work, compared
 from onnxfold.passes.census import has_codes, integer_weights
 from onnxfold.passes.errors import UsageError
@@ -74,7 +74,8 @@ def fold(
         raise UsageError("reduced weights do not go with measuring, relaxing or a plan")
     if float_biases and (target != "qdq" or plan is not None):
         raise UsageError("float biases are for target qdq, and not for a plan, which holds them")
-    original = open_model(model, progress)
+    opened = open_source(model, progress)
+    original = opened.model
     if not has_codes(original):
         raise UsageError(_nothing_to_fold(original))
     feeds = feeds_for(original, data)
@@ -95,7 +96,8 @@ def fold(
     if target == "integer":
         _require_integers(run)
     done = compared(Work("fold", model, original, run, chosen.passes, limits), feeds, bar)
-    report = replace(done.report, decisions=chosen.decisions)
+    rows = (*opened.rows, *done.report.passes)
+    report = replace(done.report, passes=rows, decisions=chosen.decisions)
     written = Plan(model_facts(original).sha256, chosen.passes, chosen.decisions)
     return replace(done, report=report, plan=written)
 

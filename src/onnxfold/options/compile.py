@@ -10,6 +10,7 @@ from onnxfold.options.shared import (
     add_budget,
     add_costs,
     add_data,
+    add_framework,
     add_model,
     add_output,
     add_plan,
@@ -111,4 +112,5 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
     add_reduce_range(parser, default=None)
     add_costs(parser)
     add_plan(parser)
+    add_framework(parser)
     add_report(parser)

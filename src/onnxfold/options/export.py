@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from onnxfold.options.shared import add_data, add_output, add_report
+from onnxfold.options.shared import add_data, add_framework, add_output, add_report
 
 KINDS = (
     *("savedmodel", "keras", "keras-h5", "tflite", "frozen-graph", "tfjs-layers", "tfjs-graph"),
@@ -48,19 +48,29 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dynamic-batch",
         action="store_true",
-        help="leave the first dimension open where the source fixed it (PyTorch)",
+        help="leave the first dimension open where the source fixed it; proven with several "
+        "samples at once",
     )
-    parser.add_argument(
-        "--trust-pickle",
+    unused = parser.add_mutually_exclusive_group()
+    unused.add_argument(
+        "--keep-unused-inputs",
         action="store_true",
-        help="read a pickle of scikit-learn, which can run any program: only your own",
+        default=True,
+        help="take all inputs that the framework takes, also what nothing reads (the default)",
+    )
+    unused.add_argument(
+        "--drop-unused-inputs",
+        dest="keep_unused_inputs",
+        action="store_false",
+        help="leave out inputs that nothing reads",
     )
     parser.add_argument(
-        "--python",
-        type=Path,
-        metavar="PYTHON",
-        help="an interpreter that has the framework (default: the one that runs onnxfold)",
+        "--layers",
+        action="store_true",
+        help="show how far every layer is from the framework's (a failed proof names the first "
+        "layer that differs in any case)",
     )
+    add_framework(parser)
     add_report(parser)
 
 

@@ -26,6 +26,22 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="the ONNX model to read")
 
 
+def add_framework(parser: argparse.ArgumentParser) -> None:
+    """Add what a framework's own model needs to be read."""
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="read a pickle of scikit-learn, which can run any program: only your own",
+    )
+    parser.add_argument(
+        "--python",
+        type=Path,
+        metavar="PYTHON",
+        help="an interpreter that has the framework (default: $ONNXFOLD_PYTHON, or the one that "
+        "runs onnxfold)",
+    )
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add where the result goes."""
     parser.add_argument(
