@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pickle
 import sys
 import warnings
@@ -32,6 +33,10 @@ _IR_VERSION = 10
 _OPSET_ML = 3
 """Of ai.onnx.ml: what every ONNX Runtime that is supported here has kernels for."""
 _PACKAGES = ("sklearn", "skl2onnx", "lightgbm", "xgboost", "onnxmltools", "onnx")
+_CLASSIFIERS = frozenset(
+    {"binary", "multiclass", "multiclassova", "binary:logistic", "multi:softprob"}
+)
+"""Objectives of LightGBM and XGBoost whose boosters tell classes apart."""
 _TRUST = (
     "a pickle runs whatever program it holds as soon as it is read: if you made this one yourself, "
     "say --trust-pickle"
@@ -122,31 +127,54 @@ def _width(estimator: Any) -> int:
 
 def _run(estimator: Any, x: Array) -> Feed:
     """What it computes in its own arithmetic, mostly float64, by the names of the outputs."""
-    package = type(estimator).__module__.partition(".")[0]
-    given: Any = x
-    if package == "xgboost" and type(estimator).__name__ == "Booster":
-        given = importlib.import_module("xgboost").DMatrix(x)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if _is_booster(estimator):
+                return _run_booster(estimator, x)
             if hasattr(estimator, "predict_proba"):
                 return {
-                    "label": _labels(estimator.predict(given)),
-                    "probabilities": np.asarray(estimator.predict_proba(given), np.float32),
+                    "label": _labels(estimator.predict(x)),
+                    "probabilities": np.asarray(estimator.predict_proba(x), np.float32),
                 }
             if not hasattr(estimator, "predict"):
-                return {"transformed": np.asarray(estimator.transform(given), np.float32)}
-            predicted = np.asarray(estimator.predict(given))
+                return {"transformed": np.asarray(estimator.transform(x), np.float32)}
+            predicted = np.asarray(estimator.predict(x))
     except (ValueError, TypeError) as error:
         words = " ".join(str(error).split())[:300]
         raise FrontEndError(f"it does not predict the samples: {words}", "usage") from error
     if hasattr(estimator, "classes_"):
-        scores = np.asarray(estimator.decision_function(given), np.float32)
+        scores = np.asarray(estimator.decision_function(x), np.float32)
         return {"label": _labels(predicted), "scores": scores}
     if hasattr(estimator, "cluster_centers_"):
-        distances = np.asarray(estimator.transform(given), np.float32)
+        distances = np.asarray(estimator.transform(x), np.float32)
         return {"label": _labels(predicted), "scores": distances}
     return {"prediction": np.asarray(predicted, np.float32).reshape(len(x), -1)}
+
+
+def _is_booster(estimator: Any) -> bool:
+    package = type(estimator).__module__.partition(".")[0]
+    return package in ("lightgbm", "xgboost") and "Booster" in type(estimator).__name__
+
+
+def _run_booster(booster: Any, x: Array) -> Feed:
+    """What a booster predicts; of a classifier the labels too, which the converters add."""
+    if type(booster).__module__.startswith("lightgbm"):
+        objective = str(booster.dump_model(num_iteration=1)["objective"]).partition(" ")[0]
+        found = np.asarray(booster.predict(x), np.float32)
+    else:
+        objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+        matrix = importlib.import_module("xgboost").DMatrix(x)
+        if objective == "multi:softmax":
+            # It predicts labels alone; the converter adds what they are the largest of.
+            scores = np.asarray(booster.predict(matrix, output_margin=True), np.float32)
+            return {"label": scores.argmax(axis=1), "scores": scores}
+        found = np.asarray(booster.predict(matrix), np.float32)
+    if objective not in _CLASSIFIERS:
+        return {"prediction": found.reshape(len(x), -1)}
+    if found.ndim == 1:
+        found = np.stack([1 - found, found], axis=1)
+    return {"label": found.argmax(axis=1), "probabilities": found}
 
 
 def _labels(found: Any) -> Array:
@@ -163,10 +191,15 @@ def _converted(estimator: Any, width: int, request: Request) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if package in ("lightgbm", "xgboost") and "Booster" in type(estimator).__name__:
+            if _is_booster(estimator):
                 return _booster(estimator, package, width, request)
             _register()
-            options = {id(estimator): {"zipmap": False}} if _has_zipmap(estimator) else None
+            # Written as sklearn computes it: times the reciprocal, values round across thresholds.
+            options: dict[Any, Any] = {
+                importlib.import_module("sklearn.preprocessing").StandardScaler: {"div": "div"}
+            }
+            if _has_zipmap(estimator):
+                options[id(estimator)] = {"zipmap": False}
             return skl2onnx.convert_sklearn(
                 estimator, "model", inputs, options=options, target_opset=opset
             )
