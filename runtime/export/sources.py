@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from onnxfold.passes.errors import UsageError
+from onnxfold.passes.errors import InvalidModelError, UsageError
 
 Framework = Literal["tensorflow", "torch", "sklearn", "onnx"]
 Kind = Literal[
@@ -41,6 +41,11 @@ FRAMEWORKS: dict[Kind, Framework] = {
 }
 """What has to be installed to read each kind."""
 
+CERTAIN: frozenset[Kind] = frozenset({"savedmodel", "keras", "keras-h5", "tflite"})
+"""What cannot be taken for anything else."""
+
+_SUFFIXES = frozenset({".h5", ".keras", ".onnx", ".pb", ".pt", ".pt2", ".tflite"})
+"""Of files that are meant to be models."""
 _HEAD_BYTES = 64
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -72,6 +77,7 @@ def recognise(path: Path) -> Source:
 
     Raises:
         UsageError: It is missing, unreadable, or nothing that can be exported; says what to do.
+        InvalidModelError: It is a model by its name or by how it begins, but broken.
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist")
@@ -98,7 +104,7 @@ def _kind_of_file(path: Path) -> Kind:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
-        raise UsageError(f"{path} is empty")
+        raise InvalidModelError(f"{path} is empty")
     if head[4:8] == b"TFL3":
         return "tflite"
     if head[4:8] == b"ORTM":
@@ -118,6 +124,11 @@ def _kind_of_file(path: Path) -> Kind:
         return "onnx"
     if head[0] == _MESSAGE_FIRST:
         return "frozen-graph"
+    if path.suffix.lower() in _SUFFIXES:
+        raise InvalidModelError(
+            f"{path} is broken: it does not begin as a {path.suffix} file does, nor as any other "
+            "model that is known here"
+        )
     raise UsageError(
         f"{path} is nothing that is known here: TensorFlow (SavedModel, .keras, .h5, .pb, .tflite, "
         "TensorFlow.js), PyTorch (.pt2, TorchScript), a pickle of scikit-learn, or ONNX"
@@ -130,7 +141,7 @@ def _kind_of_zip(path: Path) -> Kind:
             names = {name.partition("/")[2] or name for name in archive.namelist()}
             names |= set(archive.namelist())
     except zipfile.BadZipFile as error:
-        raise UsageError(f"{path} is a broken archive: {error}") from error
+        raise InvalidModelError(f"{path} is a broken archive: {error}") from error
     if {"config.json", "metadata.json"} <= names:
         return "keras"
     if {"archive_format", "serialized_exported_program.json"} & names:
@@ -149,7 +160,7 @@ def _kind_of_json(path: Path) -> Kind:
     try:
         document: object = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
+        raise InvalidModelError(f"{path} is no JSON: {error}") from error
     if isinstance(document, dict):
         found = cast("dict[str, Any]", document)
         if "weightsManifest" in found:

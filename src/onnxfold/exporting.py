@@ -19,7 +19,7 @@ from onnxfold.passes.suggest import did_you_mean
 from onnxfold.runtime.compiler.verified import model_facts
 from onnxfold.runtime.export.front_end import Exported, run_front_end
 from onnxfold.runtime.export.proven import Proof, Wanted, prove_export
-from onnxfold.runtime.export.sources import FRAMEWORKS, Source, recognise
+from onnxfold.runtime.export.sources import CERTAIN, FRAMEWORKS, Source, recognise
 from onnxfold.runtime.export.workers.protocol import Request
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.loading import load_model
@@ -215,6 +215,8 @@ def _source(path: Path, kind: str) -> Source:
         hint = did_you_mean(kind, FRAMEWORKS) or f"; there are {', '.join(FRAMEWORKS)}"
         raise UsageError(f"no kind of model '{kind}'{hint}")
     found = recognise(path)
+    if found.kind != kind and {found.kind, kind} & CERTAIN:
+        raise UsageError(f"{path} is of kind {found.kind}, not {kind}: leave out what kind it is")
     return found if found.kind == kind else replace(found, kind=kind)
 
 

@@ -53,8 +53,10 @@ def _load(request: Request) -> Any:
             continue
         try:
             return module.models.load_model(request.path, compile=False)
-        except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
-            reasons.append(_reason(str(error)))
+        except ImportError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what it raises depends on what is broken
+            reasons.append(_reason(str(error) or type(error).__name__))
     if not reasons:
         raise ImportError("No module named 'keras'")
     raise FrontEndError(f"Keras cannot load it: {min(reasons, key=len)}")

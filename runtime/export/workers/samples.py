@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from onnxfold.runtime.export.workers.protocol import (
 )
 
 _IMAGE_SIDE, _LENGTH = 64, 8
+_ROWS = (1, 2)
+"""How many rows made-up samples have in turn, where the first dimension is open."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class Port:
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
 
-    def draw(self, rng: np.random.Generator) -> Array:
+    def draw(self, rng: np.random.Generator, rows: int = 1) -> Array:
         """Random values: all codes of 8-bit integers, zeros and ones of others, normal numbers.
 
         Text is "0" or "1".
         """
-        shape = tuple(_size(dim, axis, len(self.shape)) for axis, dim in enumerate(self.shape))
+        rank = len(self.shape)
+        shape = tuple(_size(dim, axis, rank, rows) for axis, dim in enumerate(self.shape))
         if self.dtype.kind == "f":
             return rng.standard_normal(shape).astype(self.dtype)
         if self.dtype.kind in "iu" and self.dtype.itemsize == 1:
@@ -59,7 +63,8 @@ def samples(request: Request, folder: Path, ports: Sequence[Port]) -> list[Feed]
     given = read_feeds(folder)
     if not given:
         rng = np.random.default_rng(request.seed)
-        return [{port.name: port.draw(rng) for port in ports} for _ in range(request.samples)]
+        rows = itertools.islice(itertools.cycle(_ROWS), request.samples)
+        return [{port.name: port.draw(rng, count) for port in ports} for count in rows]
     names = dict(zip(request.inputs, (port.name for port in ports), strict=True))
     feeds = [{names.get(name, name): array for name, array in feed.items()} for feed in given]
     for port in ports:
@@ -75,9 +80,9 @@ def renamed(feed: Feed, names: Sequence[str], new_names: Sequence[str]) -> Feed:
     return {places[name]: array for name, array in feed.items() if name in places}
 
 
-def _size(dim: int | None, axis: int, rank: int) -> int:
+def _size(dim: int | None, axis: int, rank: int, rows: int) -> int:
     if dim is not None:
         return dim
     if axis == 0:
-        return 1
+        return rows
     return _IMAGE_SIDE if rank == 4 else _LENGTH

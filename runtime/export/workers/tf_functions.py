@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from onnxfold.runtime.export.workers.protocol import (
+    FEEDS,
     Answer,
     Feed,
     FrontEndError,
@@ -52,8 +53,7 @@ def export_function(
     tf: Any = importlib.import_module("tensorflow")
     ports = [_port(each) for each in signature]
     inputs = [port.name for port in ports]
-    feeds = samples(request, folder, ports)
-    found = [_run(tf, call, feed, ports) for feed in feeds]
+    feeds, found = _answers(tf, call, samples(request, folder, ports), ports, folder)
     outputs = list(found[0])
     names: tuple[Sequence[str], Sequence[str]] = request.inputs, request.outputs
     function, made_by = _flat(tf, call), dict[str, str]()
@@ -130,6 +130,24 @@ def _name_outputs(model: Any, outputs: Sequence[str], layers: dict[str, str]) ->
     rename_tensors(model, names)
     inputs = {each.name: each.name.partition(":")[0] for each in model.graph.input}
     rename_tensors(model, inputs)
+
+
+def _answers(
+    tf: Any, call: Callable[..., Any], feeds: Sequence[Feed], ports: Sequence[Port], folder: Path
+) -> tuple[list[Feed], list[Feed]]:
+    """What the function makes of each feed; of made-up ones, those that it takes."""
+    taken: list[Feed] = []
+    found: list[Feed] = []
+    for feed in feeds:
+        try:
+            found.append(_run(tf, call, feed, ports))
+        except FrontEndError:
+            # Not every model takes several rows, whatever its shapes say.
+            if not taken or (folder / FEEDS).is_file():
+                raise
+        else:
+            taken.append(feed)
+    return taken, found
 
 
 def _run(tf: Any, call: Callable[..., Any], feed: Feed, ports: Sequence[Port]) -> Feed:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxfold.passes.errors import UsageError
+from onnxfold.passes.errors import InvalidModelError, UsageError
 from onnxfold.runtime.export.sources import Kind, recognise
 
 
@@ -74,18 +74,33 @@ def test_weights_without_code_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is empty"),
         (b"\x20\x00\x00\x00ORTM", "ORT format"),
         (b"hello world", "nothing that is known"),
-        (b"{broken", "is no JSON"),
         (b"{}", "names no weights"),
-        (b"PK\x03\x04nothing", "broken archive"),
     ],
 )
 def test_what_is_no_model_is_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=reason) as caught:
+        recognise(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("file", b"", "is empty"),
+        ("file", b"{broken", "is no JSON"),
+        ("file", b"PK\x03\x04nothing", "broken archive"),
+        ("model.keras", b"hello world", "does not begin as a .keras file"),
+    ],
+)
+def test_broken_models_are_one_line(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InvalidModelError, match=reason) as caught:
         recognise(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
