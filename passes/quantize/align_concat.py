@@ -156,8 +156,8 @@ def _operands(
 def _operand(
     concat: ir.Node, value: ir.Value, channels: slice, ranges: Mapping[str, Range]
 ) -> _Operand | None:
-    found = ranges.get(value.name or "")
-    if only_consumer(value) is not concat or found is None or found[0] >= found[1]:
+    found = _source_range(value, ranges)
+    if found is None or found[0] >= found[1]:
         return None
     maker = _maker(value)
     if maker is None or maker.linear.linear.bias_index is None or not maker.feeds(concat):

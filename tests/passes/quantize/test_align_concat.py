@@ -146,4 +146,4 @@ def test_pixels_may_be_shuffled_on_the_way(parse: Parse) -> None:
         { h = Conv<strides = [2, 2]>(x, w, b)  s = DepthToSpace<blocksize = 2, mode = "CRD">(h)
           j = Concat<axis = 1>(x, s)  y = Conv(j, u, c) }"""
     )
-    assert _run(model, Ranges({"x": (0, 1), "s": (-2, 2)})) == {"align-operands": 1}
+    assert _run(model, Ranges({"x": (0, 1), "h": (-2, 2)})) == {"align-operands": 1}
