@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.constants import constant_ints
 from onnxfold.passes.dims import Size, size_of
-from onnxfold.passes.shapes import axes_of
+from onnxfold.passes.shapes import axes_of, static_shape
 
 Entry: TypeAlias = "Size | None"
 """One element of a vector of sizes; None where it is not known."""
@@ -20,30 +20,36 @@ _KEEPING = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def entries(value: ir.Value | None, depth: int = 0) -> tuple[Entry, ...] | None:
-    """The elements of ``value``, integers in one axis or none; None where it holds no sizes.
+    """The elements of ``value``, integers in one axis or none; None where their number is unknown.
 
     Sizes are taken to fit 32 bits.
     """
     given = constant_ints(value)
-    if given is not None:
+    if given is not None or value is None:
         return given
-    node = value.producer() if value is not None else None
-    if node is None or value is None or node.domain or depth > _DEEP:
+    if value.dtype not in _INTEGERS or value.shape is None or len(value.shape) > 1:
         return None
-    if value.dtype not in _INTEGERS or value.is_graph_input() or not _is_flat(value):
+    return _computed(value, depth) or _unknown(value)
+
+
+def _computed(value: ir.Value, depth: int) -> tuple[Entry, ...] | None:
+    node = value.producer()
+    if node is None or node.domain or depth > _DEEP:
         return None
     if node.op_type == "Shape":
         return _shape(node)
     if node.op_type in _KEEPING:
         return entries(node.inputs[0], depth + 1)
     handler = _HANDLERS.get(node.op_type)
-    operands = [entries(each, depth + 1) for each in node.inputs]
+    operands = [entries(each, depth + 1) for each in node.inputs] if handler else []
     known = [each for each in operands if each is not None]
     return handler(node, known) if handler and known and len(known) == len(operands) else None
 
 
-def _is_flat(value: ir.Value) -> bool:
-    return value.shape is not None and len(value.shape) <= 1
+def _unknown(value: ir.Value) -> tuple[Entry, ...] | None:
+    """As many elements as there are, none of them known."""
+    dims = static_shape(value)
+    return None if dims is None else (None,) * (dims[0] if dims else 1)
 
 
 def _shape(node: ir.Node) -> tuple[Entry, ...] | None:

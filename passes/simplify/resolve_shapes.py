@@ -16,6 +16,7 @@ from onnxfold.passes.patterns import PatternPass, RuleTable, rule
 from onnxfold.passes.rewriter import Rewriter
 from onnxfold.passes.shapes import static_shape
 from onnxfold.passes.size_arithmetic import SIZE_OPERATORS, Entry, entries
+from onnxfold.passes.walk import use_count
 
 _PARTS_OF_SHAPES = 15
 """The opset from which on Shape has ``start`` and ``end``."""
@@ -101,6 +102,32 @@ def part_of_shape(node: ir.Node, rewriter: Rewriter) -> None:
     rewriter.replace_node(node, [sizes])
 
 
+@rule("sizes-in-64-bits", "Cast")
+def sizes_in_64_bits(node: ir.Node, rewriter: Rewriter) -> None:
+    """Sizes that were joined in 32 bits: joined as they are."""
+    before, output = node.inputs[0], node.outputs[0]
+    joint = before.producer() if before is not None else None
+    found = entries(output)
+    if before is None or joint is None or joint.op_type != "Concat" or found is None:
+        return
+    if output.dtype != ir.DataType.INT64 or before.dtype != ir.DataType.INT32 or None in found:
+        return
+    if rewriter.opset(node) < _PARTS_OF_SHAPES or use_count(before) != 1:
+        return
+    if any(isinstance(each, Axis) and each.value.graph is not node.graph for each in found):
+        return
+    name = output.name or "sizes"
+    parts = [_part(node, each, name, rewriter) for each in found]
+    dims = (len(found),)
+    attributes = {"axis": 0}
+    joined = rewriter.insert(
+        node, "Concat", parts, name=name, attributes=attributes, dtype=output.dtype, shape=dims
+    )
+    rewriter.add_source(joint)
+    rewriter.replace_node(node, [joined])
+    rewriter.erase(joint)
+
+
 @dataclass(frozen=True)
 class ResolveShapes(PatternPass):
     """Replace shape arithmetic by what it is known to compute, through all its operators.
@@ -116,7 +143,13 @@ class ResolveShapes(PatternPass):
 
     def rules(self) -> RuleTable:
         """Constants first: less is left for the others."""
-        return (constant_sizes, constant_target, constant_expansion, part_of_shape)
+        return (
+            constant_sizes,
+            constant_target,
+            constant_expansion,
+            part_of_shape,
+            sizes_in_64_bits,
+        )
 
 
 def _target(source: ir.Value, found: Sequence[Entry]) -> list[int] | None:
@@ -135,6 +168,22 @@ def _target(source: ir.Value, found: Sequence[Entry]) -> list[int] | None:
         for at, each in enumerate(found)
     ]
     return target if target.count(-1) <= 1 else None
+
+
+def _part(node: ir.Node, entry: Entry, name: str, rewriter: Rewriter) -> ir.Value:
+    """One size, in an axis of its own."""
+    if not isinstance(entry, Axis):
+        return rewriter.constant(node, np.array([entry], dtype=np.int64), name=f"{name}_part")
+    bounds = {"start": entry.axis, "end": entry.axis + 1}
+    return rewriter.insert(
+        node,
+        "Shape",
+        [entry.value],
+        name=f"{name}_part",
+        attributes=bounds,
+        dtype=ir.DataType.INT64,
+        shape=[1],
+    )
 
 
 def _is_part(node: ir.Node, source: ir.Value) -> bool:

@@ -239,3 +239,53 @@ def test_sizes_fit_into_32_bits(parse: Any, apply_pass: Any) -> None:
         }""")
     apply_pass("infer-shapes", model)
     assert apply_pass("merge-casts", model).rules == {"merge-casts": 1}
+
+
+def test_one_size_that_is_not_known_is_what_is_left(
+    parse: Any, apply_pass: Any, assert_text: Any
+) -> None:
+    # What tf2onnx writes for a Dense layer on sequences.
+    model = parse("""
+        g (float[N, 4, 6] x) => (float[?, 6] y)
+        <int64[2] free = {0, 1}, int64[1] axis = {0}, int64[1] six = {6}> {
+          s = Shape(x)
+          f = Gather(s, free)
+          p = ReduceProd <keepdims = 0> (f, axis)
+          u = Unsqueeze(p, axis)
+          t = Concat <axis = 0> (u, six)
+          y = Reshape(x, t)
+        }""")
+    shapes_resolved(model, apply_pass)
+    assert_text(
+        model,
+        """g (float[N, 4, 6] x) => (float[?, 6] y) <int64[2] shape = {-1, 6}> {
+          y = Reshape(x, shape)
+        }""",
+    )
+
+
+def test_sizes_are_joined_as_they_are(
+    parse: Any, apply_pass: Any, assert_text: Any, evaluate: Any, random_feed: Any
+) -> None:
+    model = parse("""
+        g (float[N, 4] x, float zero) => (float[?, 16] y)
+        <int64[1] a = {0}, int64[1] b = {1}, int32[1] units = {16}> {
+          s = Shape(x)
+          i = Cast <to = 6> (s)
+          n = Slice(i, a, b, a)
+          c = Concat <axis = 0> (n, units)
+          t = Cast <to = 7> (c)
+          y = Expand(zero, t)
+        }""")
+    feed = random_feed(model, sizes={"N": 3})
+    before = evaluate(model, feed)["y"]
+    assert shapes_resolved(model, apply_pass).rules["sizes-in-64-bits"] == 1
+    assert_text(
+        model,
+        """g (float[N, 4] x, float zero) => (float[?, 16] y) <int64[1] t_part_1 = {16}> {
+          t_part = Shape <end = 1, start = 0> (x)
+          t_1 = Concat <axis = 0> (t_part, t_part_1)
+          y = Expand(zero, t_1)
+        }""",
+    )
+    assert evaluate(model, feed)["y"].tobytes() == before.tobytes()
