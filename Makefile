@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# A file's tests share what they compute; files go to the cores in the order they lie in.
-PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A file's tests share what they compute; files go to the cores in the order they lie in. The cores
+# are taken: threads of BLAS would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures docs
 
 .PHONY: help setup demo examples round-trips test test-fast check format bench fixtures docs wheel-check clean

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +24,43 @@ from onnxfold.passes.base import Pass, PassResult
 from onnxfold.passes.registry import parse_passes
 
 Array = npt.NDArray[Any]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def time_is_counted() -> Generator[None]:
+    """No test depends on how fast a machine is; what is about time has a clock of its own."""
+    # Imported late: the tests of the passes must not need a runtime to be collected.
+    from fixtures.counted_time import counted_time
+
+    with counted_time():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cores_are_shared() -> Generator[None]:
+    """Processes of one run share the cores: ONNX Runtime's threads would spin on each other's."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = max(1, (os.cpu_count() or 1) // workers)
+    from onnxfold.runtime import session
+
+    name = "_options"
+    options: Callable[[Any], Any] = getattr(session, name)
+
+    def shared(config: Any) -> Any:
+        return options(config if config.threads else replace(config, threads=share))
+
+    with mock.patch.object(session, name, shared if workers > 1 else options):
+        yield
+
+
+@pytest.fixture(scope="session")
+def growth_of_time() -> Callable[[Callable[[], object], Callable[[], object]], float]:
+    """``growth_of_time(few, many)``: how much longer the second takes, at best of several.
+
+    By processor time. For ten times the work, what is linear gives about 10, on any machine and
+    whatever else it does, and what is quadratic 100.
+    """
+    return _growth_of_time
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +113,21 @@ def random_feed() -> Callable[..., dict[str, Array]]:
 def evaluate() -> Callable[[ir.Model, Mapping[str, Array]], dict[str, Any]]:
     """``evaluate(model, feed)``: the outputs in ONNX Runtime, optimizations off, one thread."""
     return _evaluate
+
+
+_LINEAR = 15  # for ten times the work: surely linear, other attempts are not needed
+
+
+def _growth_of_time(few: Callable[[], object], many: Callable[[], object]) -> float:
+    best = [math.inf, math.inf]
+    for _ in range(3):
+        for place, work in enumerate((few, many)):
+            started = time.process_time()
+            work()
+            best[place] = min(best[place], time.process_time() - started)
+        if best[1] < _LINEAR * best[0]:
+            break
+    return best[1] / best[0]
 
 
 def _real_model(name: str) -> Path:
