@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
+from onnxfold.passes.constants import constant_ints
 from onnxfold.passes.op_kinds import is_dequantize, is_quantize
 from onnxfold.passes.shapes import axes_of, reshape_target
 
@@ -27,7 +28,15 @@ _BATCHED = frozenset(
 )
 """Their first axis is their first operand's."""
 
-_BROADCASTING = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Where"})
+_BROADCASTING = frozenset(
+    {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min"}
+    | {"Mul", "Or", "PRelu", "Pow", "Sub", "Where"}
+)
+
+_REDUCTIONS = frozenset(
+    {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"}
+    | {"ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"}
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,12 @@ def _before(value: ir.Value, axis: int) -> Size | None:
         return Axis(source, axis)
     if node.op_type in ("Squeeze", "Unsqueeze"):
         return _resqueezed(node, source, value, axis)
+    if node.op_type in _REDUCTIONS:
+        return _reduced(node, source, axis)
+    if node.op_type == "Expand":
+        return _expanded(node, source, value, axis)
+    if node.op_type in ("Gemm", "MatMul"):
+        return _product(node, source, value, axis)
     if node.op_type == "Reshape":
         return _reshaped(node, source, axis)
     return _same_axis(node, source, axis)
@@ -153,6 +168,36 @@ def _resqueezed(node: ir.Node, source: ir.Value, value: ir.Value, axis: int) -> 
     return 1 if axis in ones else Axis(source, kept.index(axis))
 
 
+def _reduced(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
+    axes, keeps = axes_of(node, "axes", 1), _ints(node, "keepdims") or (1,)
+    if not axes or source.shape is None or ("keepdims" in node.attributes and _open(node)):
+        return None
+    rank = len(source.shape)
+    gone = {each % rank for each in axes}
+    if keeps[0]:
+        return 1 if axis in gone else Axis(source, axis)
+    return Axis(source, [each for each in range(rank) if each not in gone][axis])
+
+
+def _expanded(node: ir.Node, source: ir.Value, value: ir.Value, axis: int) -> Size | None:
+    """An axis that Expand leaves: it is expanded to 1, which broadcasts."""
+    target, rank = constant_ints(node.inputs[1]), len(value.shape or ())
+    if target is None or not rank or rank < len(target):
+        return None
+    at, inner = axis - rank + len(target), axis - rank + len(source.shape or ())
+    return Axis(source, inner) if inner >= 0 and (at < 0 or target[at] == 1) else None
+
+
+def _product(node: ir.Node, source: ir.Value, value: ir.Value, axis: int) -> Size | None:
+    """Rows of the first operand of a product with one matrix."""
+    other, rank = node.inputs[1], len(value.shape or ())
+    if other is None or other.shape is None or len(other.shape) != 2 or axis >= rank - 1:
+        return None
+    if "transA" in node.attributes or rank != len(source.shape or ()):
+        return None
+    return Axis(source, axis)
+
+
 def _reshaped(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
     target = reshape_target(node)
     if target is None or source.shape is None:
@@ -173,6 +218,10 @@ def _reshaped(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
     for dim in wanted:
         right *= 1 if dim == -1 else dim
     return Axis(source, dims.index(None)) if left == right else None
+
+
+def _open(node: ir.Node) -> bool:
+    return any(attribute.is_ref() for attribute in node.attributes.values())
 
 
 def _ints(node: ir.Node, name: str) -> tuple[int, ...] | None:

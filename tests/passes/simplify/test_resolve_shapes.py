@@ -97,16 +97,23 @@ def test_what_is_not_known_stays_computed(body: str, parse: Any, apply_pass: Any
         ("u = Unsqueeze(x, one)  a = Squeeze(u, one)", 0),
         ("a = Pad(x, pads)", 0),
         ("a = Slice(x, one, two, two)", 0),
+        ("a = ReduceSum <keepdims = 0> (x, one)", 0),
+        ("m = Transpose <perm = [1, 0, 2, 3]> (x)  a = ReduceMax <keepdims = 0> (m, zero)", 0),
+        ("f = Reshape(x, flat)  a = MatMul(f, v)", 0),
+        ("f = Reshape(x, flat)  u = Unsqueeze(f, one)  a = Expand(u, wide)", 0),
+        ("f = Reshape(x, flat)  a = Gemm(f, v)", 0),
     ],
 )
 def test_a_batch_is_recognised(
     before: str, axis: int, parse: Any, apply_pass: Any, evaluate: Any, random_feed: Any
 ) -> None:
+    ones = "{" + ", ".join(["1"] * 18) + "}"
     model = parse(f"""
         g (float[N, 2, 3, 3] x, float[M, 1] z) => (float[?, ?] y)
         <float[2, 2, 1, 1] w = {{1, 2, 3, 4}}, float[1, 2, 1, 1] ones = {{1, 1}},
          int64[2] flat = {{-1, 18}}, int64[4] back = {{-1, 2, 3, 3}}, int64[1] one = {{1}},
-         int64[1] two = {{2}}, int64[8] pads = {{0, 0, 0, 1, 0, 0, 0, 1}}, int64[1] four = {{4}}> {{
+         int64[1] two = {{2}}, int64[8] pads = {{0, 0, 0, 1, 0, 0, 0, 1}}, int64[1] four = {{4}},
+         int64[1] zero = {{0}}, int64[3] wide = {{1, 4, 1}}, float[18, 1] v = {ones}> {{
           {before}
           s = Shape <start = {axis}, end = {axis + 1}> (a)
           t = Concat <axis = 0> (s, four)
