@@ -52,6 +52,7 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantiz
 	@$(RUN) benchmarks/bench_calibration.py
 	@$(RUN) benchmarks/bench_fold.py
 	@$(RUN) -m benchmarks.bench_tflite
+	@$(RUN) -m benchmarks.bench_tflite
 	@$(RUN) benchmarks/bench_quantization.py
 	@$(RUN) benchmarks/bench_training.py
 

@@ -33,11 +33,11 @@ FOLD = (
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 
 EXPORTED = (
-    "lift-constants,infer-shapes,fold-constants,remove-identity,resolve-shapes,merge-casts,"
-    "remove-identity,remove-dead-code,infer-shapes,resolve-shapes,move-transposes,"
+    "lift-constants,infer-shapes,fold-constants{keep-float16},remove-identity,resolve-shapes,"
+    "merge-casts,remove-identity,remove-dead-code,infer-shapes,resolve-shapes,move-transposes,"
     "absorb-transposes,merge-transposes,infer-shapes,resolve-shapes,merge-reshapes,"
-    "fold-constants,remove-identity,deduplicate-initializers,eliminate-common-subexpressions,"
-    "remove-dead-code,infer-shapes"
+    "fold-constants{keep-float16},remove-identity,deduplicate-initializers,"
+    "eliminate-common-subexpressions,remove-dead-code,infer-shapes"
 )
 """What ``export`` cleans up after an exporter: shapes, casts, transposes; keeps every Q/DQ pair."""
 

@@ -33,6 +33,7 @@ class FoldConstants(Pass):
         max_bytes: Largest constant made.
         max_total_bytes: Largest sum of the constants made that the model keeps.
         fold_qdq: Also fold DequantizeLinear of constants, and float made of 8-bit weights.
+        keep_float16: Leave constants stored in float16 that are cast to float32.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -41,6 +42,7 @@ class FoldConstants(Pass):
     max_bytes: int = 16 * 2**20
     max_total_bytes: int = 256 * 2**20
     fold_qdq: bool = False
+    keep_float16: bool = False
 
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Fold until nothing changes."""
@@ -70,6 +72,8 @@ class _Folder:
         if inputs is None:
             return
         if not self._options.fold_qdq and _unpacks_weights(node, inputs):
+            return
+        if self._options.keep_float16 and _widens_half(node, inputs):
             return
         limit = min(self._options.max_bytes, self._left)
         outputs = evaluate(node, rewriter.opset(node), inputs, limit)
@@ -148,6 +152,13 @@ def _unpacks_weights(node: ir.Node, inputs: list[Array | None]) -> bool:
     to = ir.DataType(node.attributes["to"].as_int())
     packed = inputs[0].dtype.itemsize == 1 and inputs[0].size >= _SMALL
     return packed and to.is_floating_point()
+
+
+def _widens_half(node: ir.Node, inputs: list[Array | None]) -> bool:
+    """Whether ``node`` casts float16 to float32."""
+    if node.op_type != "Cast" or inputs[0] is None or inputs[0].dtype != np.float16:
+        return False
+    return node.attributes["to"].as_int() == ir.DataType.FLOAT
 
 
 def _known_dims(node: ir.Node) -> Array | None:

@@ -26,24 +26,35 @@ from onnxfold.runtime.export.workers.tf2onnx_models import (
     versions,
     write_model,
 )
+from onnxfold.runtime.export.workers.tflite_hybrid import with_real_weights
 from onnxfold.runtime.export.workers.tflite_layers import layers_of, values_inside
 from onnxfold.runtime.export.workers.tflite_means import round_means_of_codes
+from onnxfold.runtime.export.workers.tflite_types import admit_wide_codes, store_halves
 
 _DEFAULT, _REFERENCE = "AUTO", "BUILTIN_REF"
 """The kernels that applications get (XNNPACK), which round a sum once, as QuantizeLinear does; and
 the plain ones, which round it twice."""
+_WIDE = "it is written in opset 21, the first with activations of 16 bits"
+_HYBRID = (
+    "its kernels round activations to 8 bits at every run, which is not exported: it is held "
+    "against the same file with its weights made real"
+)
 
 
 def export(request: Request, folder: Path) -> Answer:
     """Convert a .tflite file, and run TensorFlow Lite's kernels on it."""
     interpreter = _interpreter(request.path, _DEFAULT)
+    real = with_real_weights(request.path)
     details = interpreter.get_input_details()
     inputs = [str(each["name"]) for each in details]
     outputs = [str(each["name"]) for each in interpreter.get_output_details()]
     names: tuple[Sequence[str], Sequence[str]] = request.inputs, request.outputs
     layers: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
     if not request.runs_only:
         model = _converted(request, interpreter)
+        if admit_wide_codes(model):
+            notes = (_WIDE,)
         # tf2onnx may sort them: by name where it kept the names.
         written = (
             *_in_order(inputs, [each.name for each in model.graph.input]),
@@ -62,10 +73,11 @@ def export(request: Request, folder: Path) -> Answer:
         write_model(model, folder)
         names = (wanted[: len(inputs)], wanted[len(inputs) :])
     feeds = samples(request, folder, [_port(each) for each in details])
-    runs = [
-        [_run(each, feed) for feed in feeds]
-        for each in (interpreter, _interpreter(request.path, _REFERENCE))
-    ]
+    judges = (interpreter, _interpreter(request.path, _REFERENCE))
+    if real is not None:
+        judges = (_interpreter(real, _DEFAULT), interpreter)
+        notes = (*notes, _HYBRID)
+    runs = [[_run(each, feed) for feed in feeds] for each in judges]
     write_samples(
         folder,
         [renamed(feed, inputs, names[0]) for feed in feeds],
@@ -74,7 +86,7 @@ def export(request: Request, folder: Path) -> Answer:
     if request.tensors:
         inner = _interpreter(request.path, _REFERENCE, keep=True)
         write_layers(folder, [_inside(inner, feed, request.tensors) for feed in feeds])
-    return Answer(tuple(names[0]), tuple(names[1]), versions(), layers, count=len(feeds))
+    return Answer(tuple(names[0]), tuple(names[1]), versions(), layers, notes, count=len(feeds))
 
 
 def _inside(interpreter: Any, feed: Feed, tensors: Sequence[str]) -> Feed:
@@ -90,16 +102,23 @@ def _converted(request: Request, interpreter: Any) -> Any:
         words = str(error) or type(error).__name__
         raise FrontEndError(f"tf2onnx cannot convert it: {words}", "unsupported") from error
     round_means_of_codes(model)
+    if _has_halves(interpreter):
+        store_halves(model)
     check_operators(model, lambda names: layers_of(interpreter, names))
     return model
 
 
-def _interpreter(path: str, kernels: str, *, keep: bool = False) -> Any:
+def _has_halves(interpreter: Any) -> bool:
+    return any(each["dtype"] == np.float16 for each in interpreter.get_tensor_details())
+
+
+def _interpreter(model: str | bytes, kernels: str, *, keep: bool = False) -> Any:
+    """An interpreter of a file, or of what would be in one."""
     tf: Any = importlib.import_module("tensorflow")
     resolver = getattr(tf.lite.experimental.OpResolverType, kernels)
     try:
         interpreter = tf.lite.Interpreter(
-            model_path=path,
+            **({"model_path": model} if isinstance(model, str) else {"model_content": model}),
             experimental_op_resolver_type=resolver,
             experimental_preserve_all_tensors=keep,
             num_threads=1,
@@ -108,7 +127,7 @@ def _interpreter(path: str, kernels: str, *, keep: bool = False) -> Any:
     except (ValueError, RuntimeError) as error:
         if kernels == _REFERENCE:
             # Some operators have no plain kernel, ELU and Ceil for two.
-            return _interpreter(path, _DEFAULT, keep=keep)
+            return _interpreter(model, _DEFAULT, keep=keep)
         raise FrontEndError(f"TensorFlow Lite cannot load it: {error}") from error
     return interpreter
 

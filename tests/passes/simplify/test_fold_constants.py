@@ -204,6 +204,23 @@ def test_packed_weights_stay_packed(parse: Any) -> None:
     assert FoldConstants(fold_qdq=True).run(model).modified
 
 
+def test_float16_stays_where_it_is_wanted(parse: Any, apply_pass: Any, evaluate: Any) -> None:
+    text = """
+        g (float[2] x) => (float[2] y) <float16[2] half = {15, 16}, int64[2] whole = {1, 2}> {
+          wide = Cast <to = 1> (half)
+          real = Cast <to = 1> (whole)
+          sum = Add(x, real)
+          y = Mul(sum, wide)
+        }"""
+    model = parse(text)
+    x = {"x": np.array([1, 1], np.float32)}
+    before = evaluate(model, x)["y"]
+    assert apply_pass("fold-constants{keep-float16}", model).rules == {"fold-node": 1}
+    assert sum(node.op_type == "Cast" for node in model.graph) == 1
+    assert apply_pass("fold-constants", model).rules == {"fold-node": 1}
+    np.testing.assert_array_equal(evaluate(model, x)["y"], before)
+
+
 def test_random_nodes_and_nan_stay(parse: Any, apply_pass: Any) -> None:
     model = parse("""
         g (float[1] x) => (float[1] y) <float[1] zero = {0}> {
