@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.demosaic.picture import draw
-from examples.demosaic.schemes import integer, one_map, optimized
+from examples.demosaic.schemes import four_bits, integer, one_map, optimized
 from fixtures.demosaicnet import (
     BORDER,
     EVALUATION,
@@ -41,11 +41,12 @@ Picture = NDArray[np.float32]
 SIDE = 256
 CALIBRATION = 16
 """Cuts of photographs that calibrate; others than those that judge."""
-FLOAT, NAIVE, COMPENSATED, INTEGER = (
+FLOAT, NAIVE, COMPENSATED, INTEGER, FOUR_BITS = (
     "float",
     "one map for all",
     "the same, compensated",
     "integer graph",
+    "weights of 4 bits",
 )
 
 
@@ -105,6 +106,7 @@ def run(folder: Path, progress: Progress) -> Outcome:
         NAIVE: one_map(original, feeds, compensated=False),
         COMPENSATED: one_map(original, feeds, compensated=True),
         INTEGER: integer(original, feeds),
+        FOUR_BITS: four_bits(original, feeds),
     }
     for name in (FLOAT, INTEGER):
         ir.save(networks[name], folder / f"demosaicnet.{name.split()[0]}.onnx")

@@ -14,45 +14,112 @@ from onnxfold.passes.constants import constant_array
 from onnxfold.passes.linear import LINEAR_OPS
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import OPTIMIZE, TIDY, folding
+from onnxfold.passes.quantize.align_concat import AlignConcat
 from onnxfold.passes.quantize.correct_bias import CorrectBias
 from onnxfold.passes.quantize.gptq import Gptq
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
+from onnxfold.passes.quantize.overrides import Overrides
 from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.ranges import Ranges
+from onnxfold.passes.quantize.smooth_quant import SmoothQuant
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.calibrate import calibrate
+from onnxfold.runtime.calibrate.channel_maxima import measure_channel_maxima
 from onnxfold.runtime.calibrate.input_moments import measure_input_moments
 from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
 
 Array = NDArray[Any]
 Feeds = Sequence[dict[str, NDArray[np.float32]]]
 
+_ALPHA = 0.9
+"""Nearly all of the outliers go into weights: these have a scale a channel, and GPTQ."""
+_BLOCK = 32
+_BLOCKS_OPSET = 21
+
 
 def optimized(model: ir.Model) -> ir.Model:
-    """Return the float network, simplified."""
-    return Pipeline(parse_passes(OPTIMIZE)).run(model.clone()).model
+    """Return the float network, simplified; the upsampler that only moves pixels says so."""
+    return Pipeline(parse_passes(f"{OPTIMIZE},fuse-depth-to-space")).run(model.clone()).model
 
 
 def integer(model: ir.Model, feeds: Feeds) -> ir.Model:
     """Return the network in integers throughout: ConvInteger and fixed-point requantization.
 
-    A scale for each tensor of activations, of the least squared error, and one for each output
-    channel of weights; weights rounded together (GPTQ); mean errors taken out layer by layer; zero
-    points folded into biases. The image is read off the last layer's sums, which are not rounded.
+    What is joined with the mosaic takes the mosaic's range, so that its codes pass through as they
+    came from the sensor; channels of one activation get like ranges (SmoothQuant). A scale for each
+    tensor of activations, of the least squared error, and one for each output channel of weights;
+    weights rounded together (GPTQ); mean errors taken out layer by layer; zero points folded into
+    biases. The image is read off the last layer's sums, which are not rounded.
 
     Args:
         model: the float network, simplified.
         feeds: calibration data.
     """
-    ranges = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds, method="mse")
-    quantized = Pipeline((InsertQdq(ranges),)).run(model.clone()).model
-    moments = measure_input_moments(model, None, feeds, quantized=quantized)
+    extremes = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds)
+    aligned = Pipeline((AlignConcat(extremes),)).run(model.clone()).model
+    maxima = measure_channel_maxima(aligned, None, feeds)
+    aligned = Pipeline((SmoothQuant(maxima, alpha=_ALPHA),)).run(aligned).model
+    observed = tensors_to_observe(aligned, PlacementOptions())
+    ranges = calibrate(aligned, observed, feeds, method="mse")
+    ranges = Ranges({**ranges, **_of_the_mosaic(aligned, extremes)})
+    quantized = Pipeline((InsertQdq(ranges),)).run(aligned.clone()).model
+    moments = measure_input_moments(aligned, None, feeds, quantized=quantized)
     quantized = Pipeline((Gptq(moments, centered=True),)).run(quantized).model
-    errors = measure_output_errors(model, quantized, feeds)
+    errors = measure_output_errors(aligned, quantized, feeds)
     quantized = Pipeline((CorrectBias(errors),)).run(quantized).model
     _keep_sums(quantized)
     lower = parse_passes(f"infer-shapes,{folding('integer')},{TIDY}")
     return Pipeline(lower).run(quantized).model
+
+
+def four_bits(model: ir.Model, feeds: Feeds) -> ir.Model:
+    """Return the network with weights of 4 bits, as Q/DQ pairs.
+
+    A scale for 32 input channels of one tap, of the least error of products; rounded together
+    (GPTQ), mean errors taken out. Layers that read or make fewer than 32 channels, 1 % of all
+    weights, have 8 bits; activations have 16.
+
+    Args:
+        model: the float network, simplified.
+        feeds: calibration data.
+    """
+    model = (
+        Pipeline(parse_passes(f"upgrade-opset{{to={_BLOCKS_OPSET}}},infer-shapes"))
+        .run(model.clone())
+        .model
+    )
+    ranges = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds)
+    moments = measure_input_moments(model, None, feeds)
+    small = [node for node in _linear(model) if min(_parameter(node, 1).shape[:2]) < _BLOCK]
+    exceptions = [{"name": node.name, "weights": "s8", "block": 0} for node in small]
+    insert = InsertQdq(
+        ranges,
+        activations="u16",
+        weights="s4",
+        weight_ranges="hessian",
+        moments=moments,
+        block=_BLOCK,
+        overrides=Overrides.from_entries(exceptions),
+    )
+    quantized = Pipeline((insert,)).run(model.clone()).model
+    quantized = Pipeline((Gptq(moments, centered=True),)).run(quantized).model
+    errors = measure_output_errors(model, quantized, feeds)
+    return Pipeline((CorrectBias(errors),)).run(quantized).model
+
+
+def _of_the_mosaic(model: ir.Model, ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """The network's input, what is joined with it and what that is moved from: all of one range."""
+    source = model.graph.inputs[0].name or ""
+    names = [source]
+    joined = [node.inputs for node in model.graph if node.op_type == "Concat"]
+    for value in (value for values in joined for value in values):
+        moved = value
+        while moved is not None:
+            names.append(moved.name or "")
+            node = moved.producer()
+            is_moved = node is not None and node.op_type in ("DepthToSpace", "Slice")
+            moved = node.inputs[0] if node is not None and is_moved else None
+    return dict.fromkeys(names, ranges[source])
 
 
 def _keep_sums(quantized: ir.Model) -> None:
