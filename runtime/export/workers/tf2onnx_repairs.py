@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 _CONTRIB = "com.microsoft"
 _STANDARD_SINCE = frozenset({"Range"})
 """What tf2onnx writes in ONNX Runtime's own domain, though ONNX has the same (since opset 11)."""
+
+Form = tuple[tuple[str, tuple[str | int | float, ...]], ...]
+"""Operators in a row; each takes the input ("x"), results of those before it (by number), and
+constants."""
+
+_FORMS: dict[str, Form] = {
+    "Erfc": (("Erf", ("x",)), ("Sub", (1.0, 0))),
+    "Expm1": (("Exp", ("x",)), ("Sub", (0, 1.0))),
+    "Log1p": (("Add", ("x", 1.0)), ("Log", (0,))),
+    "TFL_RELU_N1_TO_1": (("Clip", ("x", -1.0, 1.0)),),
+}
+_GELU: Form = (
+    ("Mul", ("x", math.sqrt(0.5))),
+    ("Erf", (0,)),
+    ("Add", (1, 1.0)),
+    ("Mul", ("x", 0.5)),
+    ("Mul", (3, 2)),
+)
+_GELU_BY_TANH: Form = (
+    ("Mul", ("x", "x")),
+    ("Mul", (0, "x")),
+    ("Mul", (1, 0.044715)),
+    ("Add", ("x", 2)),
+    ("Mul", (3, math.sqrt(2 / math.pi))),
+    ("Tanh", (4,)),
+    ("Add", (5, 1.0)),
+    ("Mul", ("x", 0.5)),
+    ("Mul", (7, 6)),
+)
 
 
 def repair(model: Any) -> None:
@@ -21,7 +51,7 @@ def repair(model: Any) -> None:
     for node in (node for graph in graphs_of(model.graph) for node in graph.node):
         if node.domain == _CONTRIB and node.op_type in _STANDARD_SINCE:
             node.domain = ""
-    _replace_erfc(onnx, model)
+    _take_apart(onnx, model)
 
 
 def graphs_of(graph: Any) -> Iterator[Any]:
@@ -34,30 +64,35 @@ def graphs_of(graph: Any) -> Iterator[Any]:
                     yield from graphs_of(body)
 
 
-def _replace_erfc(onnx: Any, model: Any) -> None:
-    """Write 1 - Erf(x) for Erfc(x), which tf2onnx passes on as if ONNX had it."""
-    graphs = [graph for graph in graphs_of(model.graph) if any(map(_is_erfc, graph.node))]
+def _take_apart(onnx: Any, model: Any) -> None:
+    graphs = [graph for graph in graphs_of(model.graph) if any(map(_form, graph.node))]
     if not graphs:
         return
-    types = _types_without_erfc(onnx, model)
+    types = _types_of_results(onnx, model)
     for graph in graphs:
         nodes = list(graph.node)
         del graph.node[:]
         for node in nodes:
-            graph.node.extend(_as_erf(onnx, node, types) if _is_erfc(node) else [node])
+            form = _form(node)
+            graph.node.extend(_parts(onnx, node, form, types) if form else [node])
 
 
-def _is_erfc(node: Any) -> bool:
-    return bool(node.op_type == "Erfc")
+def _form(node: Any) -> Form:
+    """What a node is to become; nothing if it may stay."""
+    if node.op_type != "TFL_GELU":
+        return _FORMS.get(node.op_type, ())
+    by_tanh = any(each.name == "approximate" and each.i for each in node.attribute)
+    return _GELU_BY_TANH if by_tanh else _GELU
 
 
-def _types_without_erfc(onnx: Any, model: Any) -> dict[str, int]:
-    """Element types by tensor; Erf, which shape inference knows, has those of Erfc."""
+def _types_of_results(onnx: Any, model: Any) -> dict[str, int]:
+    """Element types by tensor; Erf, which shape inference knows, has those of what is missing."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in (node for graph in graphs_of(copy.graph) for node in graph.node):
-        if _is_erfc(node):
+        if _form(node):
             node.op_type = "Erf"
+            del node.attribute[:]
     inferred = onnx.shape_inference.infer_shapes(copy)
     return {
         each.name: each.type.tensor_type.elem_type
@@ -66,13 +101,21 @@ def _types_without_erfc(onnx: Any, model: Any) -> dict[str, int]:
     }
 
 
-def _as_erf(onnx: Any, node: Any, types: Mapping[str, int]) -> list[Any]:
-    make, (source,), (result,) = onnx.helper.make_node, node.input, node.output
-    one = onnx.helper.make_tensor(
-        f"{result}_one", types.get(result, onnx.TensorProto.FLOAT), [], [1.0]
-    )
-    return [
-        make("Constant", [], [one.name], name=f"{node.name}/One", value=one),
-        make("Erf", [source], [f"{result}_erf"], name=f"{node.name}/Erf"),
-        make("Sub", [one.name, f"{result}_erf"], [result], name=node.name),
-    ]
+def _parts(onnx: Any, node: Any, form: Form, types: Mapping[str, int]) -> list[Any]:
+    (source,), (result,) = node.input, node.output
+    element = types.get(result, onnx.TensorProto.FLOAT)
+    names = [f"{result}_part{place}" for place in range(len(form) - 1)] + [result]
+    made: list[Any] = []
+    for place, (kind, operands) in enumerate(form):
+        inputs: list[str] = []
+        for operand in operands:
+            if isinstance(operand, float):
+                name = f"{result}_constant{len(made)}"
+                value = onnx.helper.make_tensor(name, element, [], [operand])
+                made.append(onnx.helper.make_node("Constant", [], [name], name=name, value=value))
+                inputs.append(name)
+            else:
+                inputs.append(source if operand == "x" else names[operand])
+        label = node.name if place == len(form) - 1 else f"{node.name}/{kind}_{place}"
+        made.append(onnx.helper.make_node(kind, inputs, [names[place]], name=label))
+    return made

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,9 +80,34 @@ def _flat(tf: Any, call: Callable[..., Any]) -> Any:
     """``call`` as a function of TensorFlow that returns a list."""
 
     def flat(*arrays: Any) -> Any:
-        return [tf.identity(each) for each in _named(call(*arrays)).values()]
+        with _traced_in_place(tf):
+            return [tf.identity(each) for each in _named(call(*arrays)).values()]
 
     return tf.function(flat)
+
+
+@contextmanager
+def _traced_in_place(tf: Any) -> Generator[None]:
+    """Trace into what XLA would compile by itself, which tf2onnx does not look into.
+
+    Keras has it compile its grouped convolutions on CPUs.
+    """
+    function = tf.function
+
+    def as_it_is(*arguments: Any, **options: Any) -> Any:
+        if not options.get("jit_compile"):
+            return function(*arguments, **options)
+        return arguments[0] if arguments else _itself
+
+    tf.function = as_it_is
+    try:
+        yield
+    finally:
+        tf.function = function
+
+
+def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def _converted(function: Any, signature: Sequence[Any], request: Request, layers: Layers) -> Any:

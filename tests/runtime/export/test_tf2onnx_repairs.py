@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,6 +46,34 @@ def test_erfc_becomes_erf_of_its_own_type_in_a_body() -> None:
     np.testing.assert_allclose(found, [0.4795, 1.8427], rtol=2e-3)
 
 
+def _gelu(x: Any) -> Any:
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def _gelu_by_tanh(x: Any) -> Any:
+    return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _limited(x: Any) -> Any:
+    return np.clip(x, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("operator", "wanted"),
+    [
+        ("Expm1", np.expm1),
+        ("Log1p", np.log1p),
+        ("TFL_RELU_N1_TO_1", _limited),
+        ("TFL_GELU", _gelu),
+        ("TFL_GELU <approximate = 1>", _gelu_by_tanh),
+    ],
+)
+def test_operators_of_tensorflow_are_taken_apart(operator: str, wanted: Any) -> None:
+    model = _repaired(f"g (float[4] x) => (float[4] y) {{ y = {operator} (x) }}")
+    x = np.array([-0.9, -0.2, 0.4, 2.5], np.float32)
+    np.testing.assert_allclose(Session(model).run({"x": x})["y"], wanted(x), rtol=2e-6)
+
+
 def test_range_of_onnx_runtime_becomes_that_of_onnx() -> None:
     model = _repaired("""
         g (int64 n) => (int64[k] y) <int64 zero = {0}, int64 one = {1}> {
@@ -55,11 +85,11 @@ def test_range_of_onnx_runtime_becomes_that_of_onnx() -> None:
 
 
 def test_an_operator_that_onnx_lacks_is_found_in_a_body() -> None:
-    with pytest.raises(FrontEndError, match="ONNX has no operator for Expm1"):
+    with pytest.raises(FrontEndError, match="ONNX has no operator for Digamma"):
         _repaired("""
             g (float[2] x, bool c) => (float[2] y) {
                 y = If (c) <
-                    then_branch = a () => (float[2] p) { p = Expm1 (x) },
+                    then_branch = a () => (float[2] p) { p = Digamma (x) },
                     else_branch = b () => (float[2] q) { q = Neg (x) }
                 >
             }""")
