@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
-from onnxfold.passes.errors import NotEquivalentError, UsageError
+from onnxfold.passes.errors import BrokenContractError, NotEquivalentError, UsageError
 from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import FINISH, OPTIMIZE
@@ -55,6 +55,7 @@ from onnxfold.runtime.verify.compare import Comparison, compare_models
 
 _CALIBRATION_FEEDS = 256
 _NO_CANDIDATE = "no quantized candidate was within the budget and faster (measured)"
+_NOT_PROVEN = "what was chosen for it misses the budget where it is proven (measured)"
 _ADVICE = {
     FASTER: "--keep-slower quantizes it all the same",
     TRADED: "--preset fast quantizes it all the same",
@@ -62,6 +63,7 @@ _ADVICE = {
     WIDENED: "a wider --budget lets it take 8",
     ASKED_FOR: "leave out --skip",
     _NO_CANDIDATE: "--keep-slower, or a wider --budget",
+    _NOT_PROVEN: "a wider --budget",
 }
 _PREPARE = f"inline-functions{{which=all}},{OPTIMIZE}"
 """Exporters hide whole networks in local functions, where nothing could be quantized."""
@@ -160,19 +162,16 @@ def compile_model(
         wide = dict.fromkeys(selection.choice.in_16_bits, WIDENED)
         in_float = {**dict(selection.choice.in_float), **wide}
     plan = Plan(model_facts(model).sha256, passes, selection.decisions, in_float)
-    left_out = float_run.remarks
-    try:
-        run, comparison, task = _prove(model, plan, data, options, progress)
-    except NotEquivalentError as error:
-        if selection.choice is not None:
-            raise
-        # Only samples beyond those of the per-pass gates showed it: the original is always right.
-        plan = replace(plan, passes=())
-        run, comparison, task = _prove(model, plan, data, options, progress)
-        reason = f"the optimized float model leaves its contract: {error}"
-        left_out += (Remark("compile", "(whole model)", "", reason, "onnxfold optimize"),)
+    plans = [plan, replace(plan, passes=())]
+    if selection.choice is not None:
+        unproven = dict.fromkeys(linear_layers(optimized), _NOT_PROVEN)
+        floats = replace(plan, passes=(*float_passes, *finish), in_float=unproven)
+        plans = [plan] if options.takes_first else [plan, floats, replace(floats, passes=())]
+    plan, proof, remarks = _first_proven(model, plans, data, options, progress)
+    run, comparison, task = proof
+    left_out = (*float_run.remarks, *remarks)
     left_out = tuple(each for each in left_out if each not in run.remarks)
-    remarks = (*_explained(run.remarks, in_float, run.model, optimized), *left_out)
+    remarks = (*_explained(run.remarks, plan.in_float, run.model, optimized), *left_out)
     run = replace(run, remarks=remarks)
     return Compilation(run, comparison, task, selection.latency, plan, data.held_out)
 
@@ -205,9 +204,41 @@ def _suited(options: CompileOptions, model: ir.Model) -> CompileOptions:
     return replace(options, budget=suited_budget(options.budget, model))
 
 
+_Proof = tuple[VerifiedRun, Comparison, TaskResult | None]
+
+
+def _first_proven(
+    model: ir.Model,
+    plans: Sequence[Plan],
+    data: Data,
+    options: CompileOptions,
+    progress: Progress,
+) -> tuple[Plan, _Proof, tuple[Remark, ...]]:
+    """The first of ``plans`` that holds where it is proven, its proof, and why others did not.
+
+    What chose a plan saw fewer samples, and only what is deployed: the original is always right.
+
+    Raises:
+        NotEquivalentError: The last one does not hold, or a pass for integers broke its contract.
+    """
+    remarks: tuple[Remark, ...] = ()
+    for plan in plans[:-1]:
+        quantized = any(each.contract is Contract.APPROXIMATE for each in plan.passes)
+        try:
+            return plan, _prove(model, plan, data, options, progress), remarks
+        except NotEquivalentError as error:
+            if quantized and isinstance(error, BrokenContractError):
+                raise
+            which = "what was chosen" if quantized else "the optimized float model"
+            advice = "a wider --budget" if quantized else "onnxfold optimize"
+            reason = f"{which} does not hold where it is proven: {error}"
+            remarks += (Remark("compile", "(whole model)", "", reason, advice),)
+    return plans[-1], _prove(model, plans[-1], data, options, progress), remarks
+
+
 def _prove(
     model: ir.Model, plan: Plan, data: Data, options: CompileOptions, progress: Progress
-) -> tuple[VerifiedRun, Comparison, TaskResult | None]:
+) -> _Proof:
     budget = options.budget
     rounding = [each for each in plan.passes if each.contract is Contract.APPROXIMATE]
     quantized = bool(rounding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,13 @@ from onnxfold.runtime.compiler.embeddings import (
     embeddings,
     ranking_kept,
 )
+from onnxfold.runtime.compiler.sequences import (
+    DECISIONS,
+    LEAST_STEPS,
+    decisions_kept,
+    sequence_outputs,
+    steps_of,
+)
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
 from onnxfold.runtime.specs import Feed
@@ -35,6 +42,7 @@ from onnxfold.runtime.verify.metrics import OutputMetrics
 _CACHE_BYTES = 512 * 2**20
 _AS_DEPLOYED = replace(DEPLOYMENT, spinning=False)
 _PERFECT_DB = 200.0
+_CLOSE_DB = 2.0
 ACCURACY = "accuracy"
 _ROUNDING = 1e-12
 LABELS = "labels"
@@ -121,8 +129,9 @@ class QualityJudge:
     Where the data has labels, the task is the judge: the rate of changed answers in the budget
     becomes the share of right answers that may be lost, and noise only has to be within the wider
     limits that class scores have anyway. So it is with a metric of the user's own; and where a
-    transformer puts out embeddings, with the ranking of their similarities, where neither is given
-    and the budget sets no limits of its own.
+    transformer puts out embeddings, with the ranking of their similarities, and where all outputs
+    are class probabilities step by step, with the share of steps that decide as before, where
+    neither is given and the budget sets no limits of its own.
 
     Attributes:
         samples: How many feeds are compared: all of the source, or as many as fit the cache.
@@ -166,6 +175,7 @@ class QualityJudge:
             if used > _CACHE_BYTES:
                 break
         self._embedding = self._embedding_output(original) if metric is None else ""
+        self._sequences = self._sequence_outputs(original) if metric is None else ()
         self._metric = metric
         self._metric_name = metric_name
         self._reached = 0.0
@@ -188,17 +198,34 @@ class QualityJudge:
             deque(runs, maxlen=0)
             return comparer, TaskResult(self.samples, self._reached, figure, self._metric_name)
         if self._embedding:
-            found = [embeddings(outputs[self._embedding]) for _, outputs in runs]
-            kept = ranking_kept(self._embeddings(), found)
+            vectors = [embeddings(outputs[self._embedding]) for _, outputs in runs]
+            kept = ranking_kept(self._embeddings(), vectors)
             return comparer, TaskResult(self.samples, 1.0, kept, RANKING, RANKING_SHARE)
+        if self._sequences:
+            found: list[Array] = [out[name] for _, out in runs for name in self._sequences]
+            known = self._references(self._sequences)
+            kept = decisions_kept(known, found)
+            return comparer, TaskResult(steps_of(known), 1.0, kept, DECISIONS)
         answers = [_right_answers(each, outputs) for each, outputs in runs]
         rows, original, right = (sum(column) for column in zip(*answers, strict=True))
         return comparer, TaskResult(rows, original / rows, right / rows) if rows else None
 
+    def _is_decided_otherwise(self) -> bool:
+        """Whether the budget, or labels, say what counts."""
+        is_rate = self._budget.decisions_first and self._budget.max_flip_rate is not None
+        return not is_rate or any(each.labels.size for each in self._cache)
+
+    def _sequence_outputs(self, original: ir.Model) -> tuple[str, ...]:
+        """The outputs whose decisions are to judge; none where something else does."""
+        names = () if self._is_decided_otherwise() else sequence_outputs(original)
+        return names if names and steps_of(self._references(names)) >= LEAST_STEPS else ()
+
+    def _references(self, names: Sequence[str]) -> list[Array]:
+        return [each.reference[name] for each in self._cache for name in names]
+
     def _embedding_output(self, original: ir.Model) -> str:
         """The output whose ranking is to judge; empty where something else does."""
-        is_judge = self._budget.decisions_first and self._budget.max_flip_rate is not None
-        if not is_judge or any(each.labels.size for each in self._cache):
+        if self._is_decided_otherwise():
             return ""
         self._embedding = embedding_output(original)
         enough = self._embedding and sum(map(len, self._embeddings())) >= LEAST_ROWS
@@ -224,6 +251,9 @@ class QualityJudge:
             return Quality(passed=False, score=-math.inf, text=f"does not run: {error}")
         limits = task_budget(self._budget, task)
         verdict = comparer.judge(gate_for(Contract.APPROXIMATE, limits))
+        if verdict.passed and _is_close(comparer, limits) and self._config.optimize:
+            # The proof asks both ways of running it: they differ by a fraction of the noise.
+            verdict &= self._unoptimized(candidate).judge(gate_for(Contract.APPROXIMATE, limits))
         passed = verdict.passed and (task is None or within_budget(task, self._budget))
         metrics = list(comparer.metrics.values())
         decibels = [min(each.sqnr_db, _PERFECT_DB) for each in metrics]
@@ -232,6 +262,19 @@ class QualityJudge:
         text = f"{text}, too few samples" if verdict.inconclusive else text
         shortfall = 0.0 if limits.sqnr_db is None else max(0.0, limits.sqnr_db - score)
         return Quality(passed, score, text, shortfall)
+
+    def _unoptimized(self, candidate: ir.Model) -> Comparer:
+        """The metrics of ``candidate`` where ONNX Runtime does not optimize it."""
+        session = Session(with_float_io(candidate, self._float_edges), REFERENCE)
+        comparer = Comparer()
+        deque(self._runs(session, comparer), maxlen=0)
+        return comparer
+
+
+def _is_close(comparer: Comparer, limits: Budget) -> bool:
+    """Whether a limit on noise is met by so little that it may be missed by other arithmetic."""
+    lowest = min((each.sqnr_db for each in comparer.metrics.values()), default=math.inf)
+    return limits.sqnr_db is not None and lowest < limits.sqnr_db + _CLOSE_DB
 
 
 def task_budget(budget: Budget, task: TaskResult | None) -> Budget:

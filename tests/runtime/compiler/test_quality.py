@@ -9,11 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.errors import UsageError
+from onnxfold.runtime.compiler import quality as module
 from onnxfold.runtime.compiler.clock import make_clock
 from onnxfold.runtime.compiler.quality import Metric, QualityJudge
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.progress import Silent
-from onnxfold.runtime.specs import input_specs
+from onnxfold.runtime.session import Session, SessionConfig
+from onnxfold.runtime.specs import ModelLike, input_specs
 from onnxfold.runtime.verify.budget import Budget
 
 
@@ -53,6 +55,30 @@ def test_where_the_original_is_never_right_its_decisions_are_what_counts(
     judge = QualityJudge(model, open_feeds(data, input_specs(model)), budget)
     assert judge(model).passed
     assert not judge(other).passed
+
+
+@pytest.mark.parametrize(("limit", "runs"), [(20.0, 1), (30.0, 2)])
+def test_what_is_just_within_the_budget_is_run_without_optimizations_too(
+    limit: float, runs: int, parse: Callable[..., ir.Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    model = parse("g (float[N,3] x) => (float[N,3] y) { y = Identity(x) }")
+    near = parse("g (float[N,3] x) => (float[N,3] y) <float f = {1.03}> { y = Mul(x, f) }")
+    judge = QualityJudge(
+        model, open_feeds({"x": numbers}, input_specs(model)), Budget(limit, None, None)
+    )
+    loaded: list[bool] = []
+
+    class Counted(Session):
+        def __init__(self, loading: ModelLike, config: SessionConfig) -> None:
+            loaded.append(config.optimize)
+            super().__init__(loading, config)
+
+    monkeypatch.setattr(module, "Session", Counted)
+    quality = judge(near)
+    assert quality.passed
+    assert quality.score == pytest.approx(30.46, abs=0.01)
+    assert loaded == [True, False][:runs]
 
 
 BROKEN = """g (float[N,3] x) => (float[N,3] y) <int64[1] shape = {7}> { y = Reshape(x, shape) }"""
