@@ -62,7 +62,7 @@ MINUTES = 45.0
 """After so many on the clock no other model is begun."""
 FILE = Path(".onnxfold", "bench_quantization.json")
 
-_ROUNDS, _MOST_SECONDS, _TIMED_FEEDS = 21, 8.0, 4
+_ROUNDS, _LEAST_SECONDS, _MOST_SECONDS, _TIMED_FEEDS = 21, 2.0, 8.0, 4
 _ONE_THREAD = dataclasses.replace(DEPLOYMENT, name="one thread", threads=1)
 
 
@@ -103,6 +103,7 @@ def measure(name: str, models: Mapping[str, Path]) -> dict[str, dict[str, float]
             sessions,
             feeds[:: max(1, len(feeds) // _TIMED_FEEDS)][:_TIMED_FEEDS],
             rounds=_ROUNDS,
+            min_seconds=_LEAST_SECONDS,
             max_seconds=_MOST_SECONDS,
             clock=clock,
         )
