@@ -13,9 +13,10 @@ import numpy as np
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.suggest import did_you_mean
+from onnxfold.runtime.casts import cast as cast_array
 from onnxfold.runtime.feed_readers import Reader, open_reader
 from onnxfold.runtime.generated_feeds import DEFAULT_SAMPLES, ValueRange, generate_feed
-from onnxfold.runtime.specs import Feed, TensorSpec, dtype_name, is_float, is_integer
+from onnxfold.runtime.specs import Feed, TensorSpec, dtype_name, is_float
 
 
 class FeedSource:
@@ -142,7 +143,12 @@ class FeedSource:
         value = raw[spec.name]
         if not isinstance(spec.dtype, np.dtype):
             return value
-        array = self._cast(spec, np.asarray(value), spec.dtype, sample)
+        given = np.asarray(value)
+        try:
+            array = cast_array(given, spec.dtype)
+        except ValueError as error:
+            message = f"input '{spec.name}' wants {spec}, got {_describe(given)}{error}"
+            raise self._error(sample, message) from None
         if not _fits(spec, array):
             message = f"input '{spec.name}' wants {spec}, got {_describe(array)}"
             raise self._error(sample, message)
@@ -154,22 +160,6 @@ class FeedSource:
             message = f"input '{spec.name}' holds {array[tuple(place)]} at index {place}"
             raise self._error(sample, message)
         return array
-
-    def _cast(self, spec: TensorSpec, array: Array, dtype: np.dtype[Any], sample: int) -> Array:
-        """``array`` as ``dtype`` where that loses nothing but float precision."""
-        if dtype_name(array.dtype) == dtype_name(dtype):
-            return array.astype(object) if dtype.kind == "O" else array.astype(dtype, copy=False)
-        message = f"input '{spec.name}' wants {spec}, got {_describe(array)}"
-        integers = is_integer(array.dtype) and is_integer(dtype)
-        if not integers and not (is_float(array.dtype) and is_float(dtype)):
-            raise self._error(sample, message)
-        with np.errstate(over="ignore", invalid="ignore"):
-            result: Array = array.astype(dtype)
-        if integers and not np.array_equal(_exact(result), _exact(array)):
-            raise self._error(sample, f"{message} with values out of range")
-        if not integers and not np.array_equal(np.isfinite(result), np.isfinite(array)):
-            raise self._error(sample, f"{message} with values out of range")
-        return result
 
     def _error(
         self, sample: int, message: str, name: str = "", known: Iterable[str] = ()
@@ -247,8 +237,3 @@ def _fits(spec: TensorSpec, array: Array) -> bool:
         return False
     wanted = zip(array.shape, spec.shape, strict=True)
     return all(not isinstance(dim, int) or size == dim for size, dim in wanted)
-
-
-def _exact(array: Array) -> Array:
-    """Integers as Python's own, so that comparing them across types loses nothing."""
-    return array.astype(np.uint64 if array.dtype == np.uint64 else np.int64).astype(object)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.walk import all_nodes
 
 _WEIGHT_INPUTS: dict[str, frozenset[int]] = {
@@ -21,6 +22,14 @@ _WEIGHT_INPUTS: dict[str, frozenset[int]] = {
     "PRelu": frozenset({1}),
     "RMSNormalization": frozenset({1}),
     "RNN": frozenset({1, 2, 3}),
+    "SimplifiedLayerNormalization": frozenset({1}),
+    "com.microsoft::BiasGelu": frozenset({1}),
+    "com.microsoft::FastGelu": frozenset({1}),
+    "com.microsoft::FusedConv": frozenset({1, 2}),
+    "com.microsoft::FusedGemm": frozenset({0, 1, 2}),
+    "com.microsoft::FusedMatMul": frozenset({0, 1}),
+    "com.microsoft::SkipLayerNormalization": frozenset({2, 3, 4}),
+    "com.microsoft::SkipSimplifiedLayerNormalization": frozenset({2, 3}),
 }
 """Where operators read what was trained; running statistics are not."""
 
@@ -52,14 +61,13 @@ def trainable_weights(model: ir.Model) -> list[ir.Value]:
 def _weights_read(model: ir.Model) -> set[ir.Value]:
     found: set[ir.Value] = set()
     for node in all_nodes(model):
-        if node.domain:
-            continue
-        slots = _WEIGHT_INPUTS.get(node.op_type, frozenset())
+        kind = op_key(node)
+        slots = _WEIGHT_INPUTS.get(kind, frozenset())
         for index, value in enumerate(node.inputs):
             source = _behind_movement(value)
             if source is None or not _is_real(source):
                 continue
-            if index in slots or (node.op_type in _SCALED_BY and _size(source) > 1):
+            if index in slots or (kind in _SCALED_BY and _size(source) > 1):
                 found.add(source)
     return found
 

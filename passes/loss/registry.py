@@ -65,6 +65,8 @@ def opened_loss(name: str) -> Generator[Loss]:
     if name in LOSSES:
         yield registered_loss(name)
         return
+    if name.endswith(".py"):
+        raise UsageError(f"loss '{name}' names no function: write {name}:FUNCTION")
     if ":" not in name:
         raise UsageError(f"unknown loss '{name}'{_suggestion(name)}")
     try:

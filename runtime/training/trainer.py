@@ -17,9 +17,10 @@ from onnxfold.passes.loss.record import digest
 from onnxfold.passes.loss.strip_loss import StripLoss
 from onnxfold.passes.train.manifest import read_manifest
 from onnxfold.passes.train.strip_training import StripTraining
+from onnxfold.runtime.casts import cast
 from onnxfold.runtime.progress import Progress, Silent
 from onnxfold.runtime.session import DEPLOYMENT, Binding, Session, SessionConfig
-from onnxfold.runtime.specs import Feed, ModelLike, describe_model, load_ir
+from onnxfold.runtime.specs import Feed, ModelLike, TensorSpec, describe_model, load_ir
 from onnxfold.runtime.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 Schedule = Callable[[int], float]
@@ -79,14 +80,15 @@ class Trainer:
         """Make one step and return the loss before it.
 
         Args:
-            feed: The inputs and labels of a batch of any size.
+            feed: The inputs and labels of a batch of any size; other widths of integers or floats
+                are cast.
 
         Raises:
-            UsageError: An input is missing, unknown, or of another dtype or shape.
+            UsageError: An input is missing, unknown, or of another kind or shape.
             ExecutionError: The model failed, or the loss is no finite number. State is then what
                 it was before the step.
         """
-        self._check(feed)
+        feed = self._checked(feed)
         binding = self._bindings[self._now]
         for name, array in feed.items():
             contiguous: Array = np.ascontiguousarray(array).reshape(array.shape)
@@ -152,8 +154,7 @@ class Trainer:
             UsageError: An input is missing, unknown, or of another dtype or shape.
             ExecutionError: The model failed.
         """
-        self._check(feed)
-        found = self._session.run({**feed, **self._state})
+        found = self._session.run({**self._checked(feed), **self._state})
         new = {state.output for state in self._manifest.all_states}
         return {name: value for name, value in found.items() if name not in new}
 
@@ -213,12 +214,29 @@ class Trainer:
         binding.write(self._manifest.loss, self._loss)
         return binding
 
-    def _check(self, feed: Feed) -> None:
+    def _checked(self, feed: Feed) -> Feed:
+        """``feed``, of the graph's types where that loses nothing but float precision."""
         kept = {self._manifest.learning_rate, *self._state}
-        for name in feed:
+        specs = {spec.name: spec for spec in self._session.inputs}
+        fitting: dict[str, Any] = {}
+        for name, array in feed.items():
             if name in kept:
                 raise UsageError(f"{self._label}: the trainer itself feeds '{name}'")
-        self._session.check(feed)
+            fitting[name] = self._cast(specs[name], array) if name in specs else array
+        self._session.check(fitting)
+        return fitting
+
+    def _cast(self, spec: TensorSpec, array: Any) -> Any:
+        if not isinstance(spec.dtype, np.dtype) or not hasattr(array, "dtype"):
+            return array
+        try:
+            return cast(np.asarray(array), spec.dtype)
+        except ValueError as error:
+            got = f"{array.dtype.name}{list(array.shape)}{error}"
+            raise UsageError(
+                f"{self._label}: input '{spec.name}' wants {spec}, got {got}: cast it yourself "
+                f"(astype) where {spec.dtype.name} is meant"
+            ) from None
 
     def _scheduled(self, rate: float | Schedule) -> float:
         found = rate(self.steps) if callable(rate) else rate

@@ -1,4 +1,4 @@
-"""Finds labels in the data that make an injected loss NaN: class numbers that are no classes."""
+"""Finds what is wrong with the labels in the data: none, or class numbers that are no classes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,32 @@ from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, reduce
 
 
 def check_labels(model: ir.Model, feeds: FeedSource) -> None:
-    """Refuse data of which a label is no class, unless the loss leaves such labels out.
+    """Refuse data without labels, or with one that is no class and not left out by the loss.
 
     Args:
         model: A model with losses; others are not looked at.
         feeds: Feeds of the model as it was, with labels beside them.
 
     Raises:
-        UsageError: A label is no class and makes the loss NaN.
+        UsageError: Labels are missing, or one is no class and makes the loss NaN.
         ExecutionError: The model does not run.
     """
     record = read_record(model)
     if record is None:
         return
-    counts = {name: each.classes for name, each in record.data.items() if each.classes is not None}
-    if not counts:
+    if feeds.generated:
         return
+    needed = [name for name, each in record.data.items() if each.kind != "noise"]
+    counts = {name: each.classes for name, each in record.data.items() if each.classes is not None}
     for number, (feed, labels) in enumerate(feeds.with_labels()):
+        missing = next((name for name in needed if name not in labels), None)
+        if missing is not None:
+            found = ", ".join(f"'{name}'" for name in labels) or "none"
+            raise UsageError(
+                f"{feeds.description}, sample {number}: the loss wants an array '{missing}' of "
+                f"right answers beside the inputs, and there is {found}; add it, or name it with "
+                "--labels"
+            )
         for name, count in counts.items():
             outside = first_outside(labels.get(name), count)
             if outside is not None and _is_nan(model, record, feed, labels):

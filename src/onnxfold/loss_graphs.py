@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxfold.exporting import open_model
+from onnxfold.loss_verdicts import loss_text
 from onnxfold.outcome import Model, Outcome, Work, compared
 from onnxfold.passes.base import Pass
 from onnxfold.passes.errors import UsageError
@@ -59,17 +60,18 @@ def inject_loss(
         train: Add one step of this optimizer: ``sgd``, ``momentum``, ``adam``, ``adamw`` or
             ``adagrad``, with options in braces: ``adam{learning-rate=0.01}``.
         trainable: Names of the weights to train, or regular expressions; all by default.
-        data: What to verify on; arrays beside the inputs are labels. Generated if None.
+        data: What to verify on; arrays beside the inputs are the labels, which it has to hold.
+            Both are generated if None.
         progress: Told how far it is.
 
     Raises:
         UsageError: A loss, an option or a tensor is unknown or does not fit, the model has a loss
-            already, an operator has no gradient, or a label in the data is no class.
+            already, an operator has no gradient, or a label in the data is missing or no class.
         NotEquivalentError: An output changed, or a loss is not what float64 says.
         InvalidModelError: The model is missing, broken or hostile.
     """
     original = open_model(model, progress)
-    text = loss if isinstance(loss, str) else ",".join(loss)
+    text = loss_text(loss)
     if trainable and train is None:
         raise UsageError("trainable is for train: say which optimizer")
     given = {
@@ -82,17 +84,17 @@ def inject_loss(
     inject = parse_pass(PassSpec("inject-loss", options))
     wanted = _wanted_gradients(grad, train, _several(trainable))
     passes = [*_preparation(original, text, gradients=bool(wanted)), inject]
+    # Names are only known once the loss is in: they are made unique where they are taken.
+    prepared = Pipeline(tuple(passes)).run(original.clone()).model
     if wanted:
-        # Names are only known once the loss is in: they are made unique where they are taken.
-        prepared = Pipeline(tuple(passes)).run(original.clone()).model
         record = read_record(prepared)
         total = "" if record is None else record.total
         passes += _gradients(total, wanted)
         passes += _optimizer(total, train, _several(trainable))
     bar = progress or Silent()
     feeds = feeds_for(original, data, batch=_BATCH)
+    check_labels(prepared, feeds)
     run = run_verified(original, passes, feeds, bar)
-    check_labels(run.model, feeds)
     return compared(Work("loss", model, original, run, passes), feeds, bar)
 
 

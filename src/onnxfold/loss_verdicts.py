@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from onnxfold.passes.errors import UsageError
 from onnxfold.passes.loss.plan import LossRequest
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.specs import load_ir
@@ -18,11 +19,24 @@ NO_LIMITS = Budget(None, None, None, decisions_first=False)
 """What noise may be where a loss decides."""
 
 
+def loss_text(loss: str | Sequence[str]) -> str:
+    """Losses as one text.
+
+    Raises:
+        UsageError: They are no names.
+    """
+    try:
+        return loss if isinstance(loss, str) else ",".join(loss)
+    except TypeError:
+        message = f"loss is {loss!r}: name losses, like 'mse' or ['mse', 'psnr']"
+        raise UsageError(message) from None
+
+
 def loss_request(
     loss: str | Sequence[str], on: str | Sequence[str], labels: str
 ) -> LossRequest | None:
     """What is asked for of losses; None where nothing is."""
-    text = loss if isinstance(loss, str) else ",".join(loss)
+    text = loss_text(loss)
     names = (on,) if isinstance(on, str) else tuple(on)
     return LossRequest(text, names, labels) if text else None
 

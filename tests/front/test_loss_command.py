@@ -53,7 +53,8 @@ def labelled(net: Path, tmp_path: Path) -> Path:
     answers = np.argmax(Session(net).run({"image": images})["probabilities"], axis=1)
     labels = np.where(rng.random(48) < 0.3, rng.integers(0, 10, 48), answers)
     path = tmp_path / "samples.npz"
-    np.savez(path, image=images, labels=labels)
+    wanted = np.eye(10, dtype=np.float32)[labels]
+    np.savez(path, image=images, labels=labels, wanted=wanted)
     return path
 
 
@@ -158,6 +159,7 @@ def test_gradients_by_inputs(fixtures_dir: Path, tmp_path: Path) -> None:
         (("--loss", "mse", "--train", "adam,sgd"), "train is one optimizer"),
         (("--loss", "mse", "--trainable", "w"), "trainable is for train"),
         (("--loss", "mse", "--weight", "1", "2"), "2 weights for 1 losses"),
+        (("--loss", "own.py"), "loss 'own.py' names no function: write own.py:FUNCTION"),
         ((), "--loss"),
     ],
 )
@@ -209,6 +211,21 @@ def test_labels_that_are_no_classes_are_named(
     assert code == 2
     assert f"sample 3: loss {CE} of the reference is not a number" in err
     assert run(capsys, *command, "--loss", f"{CE}{{ignore-index=10}}")[0] == 0
+
+
+def test_data_without_labels_is_named(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "samples.npz"
+    np.savez(data, image=np.zeros((4, 3, 32, 32), np.float32), answers=np.zeros(4, np.int64))
+    command = ("loss", net, "-o", tmp_path / "o.onnx", "--data", data, "--loss", CE)
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert (
+        "wants an array 'labels' of right answers beside the inputs, and there is 'answers'" in err
+    )
+    assert not (tmp_path / "o.onnx").exists()
+    assert run(capsys, *command, "--labels", "answers")[0] == 0
 
 
 def test_a_quantized_model_says_what_to_do(
@@ -296,6 +313,12 @@ def test_verify_by_loss_wants_labels_and_a_loss(
     assert "a budget of loss needs to know which" in err
 
 
+@pytest.mark.parametrize("loss", [None, 3, [1], ["mse", None]])
+def test_what_is_no_name_is_no_loss(loss: Any, net: Path) -> None:
+    with pytest.raises(UsageError, match="name losses, like 'mse'"):
+        onnxfold.inject_loss(net, loss)
+
+
 def test_a_model_with_a_loss_takes_no_second_one(net: Path) -> None:
     outcome = onnxfold.inject_loss(net, "mse")
     assert read_record(load_ir(outcome.model)) is not None
@@ -314,11 +337,7 @@ def test_every_loss_of_the_library_goes_in_and_out(
     scales = ", ".join(f"float s{index} = {{{index + 1}}}" for index in range(len(names)))
     model = parse(f"g (float[{shape}] x) => ({outputs}) <{scales}> {{ {body} }}", opset=18)
     before = model_bytes(model)
-    x = np.random.default_rng(0).normal(size=(4, 8, *map(int, shape.split(",")[1:])))
-    feeds = [{"x": each.astype(np.float32)} for each in x]
-    outcome = onnxfold.inject_loss(
-        model, name, on=[f"out{index}" for index in range(len(names))], data=feeds
-    )
+    outcome = onnxfold.inject_loss(model, name, on=[f"out{index}" for index in range(len(names))])
     evidence = outcome.report.to_json()["passes"][-1]["evidence"]
     assert evidence["verdict"]["status"] == "passed"
     assert [each["name"] for each in evidence["added"]][-1] == "loss", "held against float64"

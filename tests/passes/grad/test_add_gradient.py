@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.grad.add_gradient import AddGradient
 from onnxfold.passes.registry import parse_passes
 
 Parse = Callable[..., ir.Model]
@@ -81,6 +82,20 @@ def test_refusals(parse: Parse, options: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         apply(f"add-gradient{options}", model)
     assert added(model) == []
+
+
+def test_weights_of_fused_operators(parse: Parse) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    g (float[N,2] x) => (float[N,2] y, float loss)
+    <float[2,2] w = {1, 2, 3, 4}, float[2] b = {5, 6}, float[2] s = {1, 2}, float[2] t = {3, 4}> {
+      a = com.microsoft.FusedMatMul (x, w)
+      c = com.microsoft.BiasGelu (a, b)
+      y = com.microsoft.SkipLayerNormalization (c, x, s, t)
+      loss = ReduceMean <keepdims = 0> (y)
+    }"""
+    model = AddGradient().run(parse(text)).model
+    names = [value.name for value in model.graph.outputs]
+    assert names == ["y", "loss", "grad_w", "grad_b", "grad_s", "grad_t"]
 
 
 def test_a_model_without_weights(parse: Parse) -> None:

@@ -209,7 +209,8 @@ def test_weights_that_explode_are_named(linear: ir.Model) -> None:
     [
         ({"x": batch(2)["x"]}, "input 'labels'.* is not fed"),
         ({**batch(2), "z": batch(2)["x"]}, "no input 'z'"),
-        ({**batch(2), "labels": np.zeros((2, 2))}, "wants float32"),
+        ({**batch(2), "labels": np.zeros((2, 2), np.int32)}, "wants float32.*, got int32.*astype"),
+        ({**batch(2), "x": np.full((2, 3), 1e300)}, "wants float32.* with values out of range"),
         ({**batch(2), "state_b": np.zeros(2, np.float32)}, "trainer itself feeds 'state_b'"),
         ({**batch(2), "learning_rate": np.zeros((), np.float32)}, "feeds 'learning_rate'"),
     ],
@@ -218,6 +219,14 @@ def test_wrong_feeds(feed: Feed, message: str, linear: ir.Model) -> None:
     trainer = Trainer(with_optimizer(linear, "kind=sgd"))
     with pytest.raises(UsageError, match=message):
         trainer.step(feed)
+
+
+def test_feeds_may_be_wider_than_the_graph_is(linear: ir.Model) -> None:
+    model = with_optimizer(linear, "kind=sgd")
+    feed = batch(4)
+    wide = {name: array.astype(np.float64) for name, array in feed.items()}
+    assert Trainer(model).step(wide) == Trainer(model).step(feed)
+    assert Trainer(model).run(wide)["loss"] == Trainer(model).run(feed)["loss"]
 
 
 def test_feeds_may_be_of_any_layout(linear: ir.Model) -> None:
