@@ -17,8 +17,9 @@ class AbsorbTransposes(TransposeMover):
 
     Beyond its operators: Relu, Clip and maxima (which of -0 and 0 they choose depends on where an
     element lies), sums and means, Softmax, transcendental functions, normalizations whose channels
-    stay second, and MatMul and Gemm behind a Reshape that flattens channels-last data for
-    them (the rows of their constant weights, quantized or not, are put into the other order).
+    stay second, and products with constants, quantized or not: of channels-last data that a Reshape
+    flattened for them (the rows of the weights take the other order), and those that a Reshape
+    unfolds into channels-last data (their columns do).
     """
 
     name: ClassVar[str] = "absorb-transposes"

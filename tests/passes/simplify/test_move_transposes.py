@@ -354,3 +354,40 @@ def test_a_constant_that_grows_the_tensor_stays_behind(parse: Any, apply_pass: A
         }}""")
     apply_pass("infer-shapes", model)
     assert not apply_pass("move-transposes", model).modified
+
+
+def test_columns_take_the_order_of_what_is_unfolded(
+    parse: Any, apply_pass: Any, assert_text: Any, evaluate: Any, random_feed: Any
+) -> None:
+    model = parse("""
+        g (float[N, 1] x) => (float[N, 2, 2, 1] y)
+        <int64[4] planes = {-1, 2, 1, 2}, int8[1, 4] w = {1, 2, 3, 4}, int8[4] z = {1, 1, 2, 2},
+         float[4] s = {0.1, 0.2, 0.3, 0.4}, float[4] b = {5, 6, 7, 8}> {
+          d = DequantizeLinear <axis = 1> (w, s, z)
+          m = MatMul(x, d)
+          a = Add(m, b)
+          r = Relu(a)
+          l = Reshape(r, planes)
+          f = Transpose <perm = [0, 3, 1, 2]> (l)
+          y = MaxPool <kernel_shape = [1, 1]> (f)
+        }""")
+    apply_pass("infer-shapes", model)
+    feed = random_feed(model, sizes={"N": 3})
+    before = evaluate(model, feed)["y"]
+    assert apply_pass("absorb-transposes", model).rules == {"move-transposes": 1}
+    apply_pass("remove-dead-code", model)
+    assert_text(
+        model,
+        """g (float[N, 1] x) => (float[N, 2, 2, 1] y)
+        <int8[1, 4] w_1 = {1, 3, 2, 4}, int8[4] z_1 = {1, 2, 1, 2},
+         int64[4] planes_1 = {-1, 2, 2, 1},
+         float[4] s_1 = {0.1, 0.3, 0.2, 0.4}, float[4] b_1 = {5, 7, 6, 8}> {
+          d = DequantizeLinear <axis = 1> (w_1, s_1, z_1)
+          m = MatMul(x, d)
+          a = Add(m, b_1)
+          r = Relu(a)
+          l_moved = Reshape(r, planes_1)
+          y = MaxPool <kernel_shape = [1, 1]> (l_moved)
+        }""",
+    )
+    np.testing.assert_allclose(evaluate(model, feed)["y"], before, rtol=1e-6)

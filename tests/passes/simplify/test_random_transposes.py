@@ -351,6 +351,23 @@ def product(builder: Builder, name: str, shape: Shape) -> Grown:
     return builder.node("MatMul", [flat, weights]), (shape[0], 4)
 
 
+def unfolded(builder: Builder, name: str, shape: Shape) -> Grown:
+    if len(shape) != 2:
+        return None
+    if builder.random.random() < 0.5:
+        codes = np.arange(shape[1] * 24).astype(np.int8).reshape(shape[1], 24)
+        scale = builder.constant(np.linspace(0.01, 0.02, 24, dtype=np.float32))
+        weights = builder.node("DequantizeLinear", [builder.constant(codes), scale], axis=1)
+        wide = builder.node("MatMul", [name, weights])
+    else:
+        inputs = [name, builder.numbers((24, shape[1])), builder.numbers((24,))]
+        wide = builder.node("Gemm", inputs, transB=1)
+    wide = builder.node("Add", [builder.numbers((24,)), wide])
+    wide = builder.node("LeakyRelu", [wide])
+    planes = builder.node("Reshape", [wide, builder.ints(-1, 2, 3, 4)])
+    return builder.node("Transpose", [planes], perm=FIRST), (shape[0], 4, 2, 3)
+
+
 # What turns a rounding error into a step stays out of the other table.
 STEADY = tuple(step for step in EXACT if step not in (unary, where, quantize, reduction))
 ROUNDING = (
