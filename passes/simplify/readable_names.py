@@ -18,7 +18,8 @@ _CALLS = re.compile(r"^/?(?:(?:Stateful)?PartitionedCall(?:_\d+)?/)+")
 _PORT = re.compile(r":(\d+)$")
 _MADE_UP = re.compile(
     r"__\d+|ReadVariableOp|merged_input|(?:^|/)(?:const|scale|zero_point|new_shape)_|_fold_opt"
-    r"|^(?:node_)?[A-Z]\w*_\d+$|^val_\d+$|^\d+$|^onnx::|^(?:Stateful)?PartitionedCall(?::|$)"
+    r"|^(?:node_)?[A-Z]\w*_\d+$|^val_\d+$|^\d+$|^(?:onnx::|arith\.|tfl\.)"
+    r"|^(?:Stateful)?PartitionedCall(?::|$)"
 )
 """What exporters number, or call after how a framework reads a variable."""
 _LEGACY_TORCH = re.compile(r"_output_\d+$")
@@ -95,10 +96,11 @@ class _Namer:
         self._inherit()
 
     def wanted(self) -> Iterator[tuple[ir.Value, str]]:
-        """Values of the main graph and the names that they should have, in the graph's order."""
-        for value in self._computed():
-            if not value.is_graph_output():
-                yield value, self.of_computed(value)
+        """Values of the main graph and the names that they should have; who comes first chooses."""
+        inner = [value for value in self._computed() if not value.is_graph_output()]
+        # Where two want the same name, it belongs to the one that had it in the framework.
+        for value in sorted(inner, key=lambda each: _is_made_up(each.name or "")):
+            yield value, self.of_computed(value)
         for value in self._graph.initializers.values():
             if not value.is_graph_input() and not value.is_graph_output():
                 yield value, self._of_constant(value)
@@ -114,19 +116,17 @@ class _Namer:
         return _without(self._root, _plain(node.outputs[0].name or "")).rpartition("/")[0]
 
     def _inherit(self) -> None:
-        """Nodes without a layer are in that of their readers, if it is one; or of their sources."""
-        for node in reversed(tuple(self._graph)):
-            if self._paths[node] or not _is_made_up(node.outputs[0].name or ""):
-                continue
-            readers = {use.node for value in node.outputs for use in value.uses()}
-            paths = {self._paths.get(each, "") for each in readers}
-            self._paths[node] = paths.pop() if len(paths) == 1 else ""
-        for node in self._graph:
-            if self._paths[node] or not _is_made_up(node.outputs[0].name or ""):
-                continue
+        """Nodes without a layer are in that of what they read first; or of their only reader."""
+        nodes = [node for node in self._graph if _is_made_up(node.outputs[0].name or "")]
+        for node in nodes:
             makers = (value.producer() for value in node.inputs if value is not None)
             found = (self._paths.get(each, "") for each in makers if each is not None)
-            self._paths[node] = next(found, "")
+            self._paths[node] = self._paths[node] or next(found, "")
+        for node in reversed(nodes):
+            readers = {use.node for value in node.outputs for use in value.uses()}
+            paths = {self._paths.get(each, "") for each in readers}
+            if not self._paths[node] and len(paths) == 1:
+                self._paths[node] = paths.pop()
 
     def of_computed(self, value: ir.Value) -> str:
         """What a computed value should be called, or the node of one that keeps its name."""
@@ -136,22 +136,23 @@ class _Namer:
         path = self._paths[node]
         name = _without(self._root, _plain(value.name or ""))
         if value.is_graph_output() or _is_made_up(value.name or ""):
-            return f"{path}/{node.op_type}" if path else node.op_type
+            if not path or path.rpartition("/")[2] == node.op_type:
+                return path or node.op_type
+            return f"{path}/{node.op_type}"
         if not path or name == path or name.startswith((f"{path}/", f"{path}_prequant")):
             return name
         return f"{path}/{_within(name, path) or node.op_type}"
 
     def _of_constant(self, value: ir.Value) -> str:
         name = _without(self._root, _plain(value.name or ""))
-        if not _is_made_up(value.name or ""):
-            return name
         uses = [(use.node, use.idx) for use in value.uses()]
-        if not uses:
-            return name
-        roles = {self._role(node, index) for node, index in uses}
         paths = {self._paths.get(node, "") for node, _ in uses}
-        role = roles.pop() if len(roles) == 1 else "constant"
         path = paths.pop() if len(paths) == 1 else ""
+        if not uses or not _is_made_up(value.name or ""):
+            inner = _within(name, path) if path else ""
+            return f"{path}/{inner}" if inner else name
+        roles = {self._role(node, index) for node, index in uses}
+        role = roles.pop() if len(roles) == 1 else "constant"
         return f"{path}/{role}" if path else role
 
     def _role(self, node: ir.Node, index: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import onnx
 import onnx_ir as ir
 
 from onnxfold.live_models import save_live
@@ -32,6 +33,7 @@ DEFAULT_OPSET = 18
 PYTHON_VARIABLE = "ONNXFOLD_PYTHON"
 _OPSETS = range(13, 22)
 _SAMPLES = 16
+_ONNX = (bytes, onnx.ModelProto, ir.Model)
 
 
 def export(
@@ -181,7 +183,7 @@ def open_source(
     """``open_model``, with what an export did.
 
     Args:
-        model: A model, or the path of a framework's own.
+        model: A model, or a framework's own: its path, or a live model of Keras, an estimator.
         progress: Told how far it is.
         trust_pickle: Read a pickle, which can run any program.
         python: The interpreter that has the framework, as for ``export``.
@@ -191,7 +193,10 @@ def open_source(
         UsageError: Its framework is missing, or it is a pickle that is not trusted.
         NotEquivalentError: The exported model computes something else than the framework.
     """
-    if not isinstance(model, str | os.PathLike) or not _is_foreign(Path(model)):
+    is_path = isinstance(model, str | os.PathLike)
+    # What is neither is a live object, whatever the types say.
+    given = cast("object", model)
+    if not (_is_foreign(Path(model)) if is_path else not isinstance(given, _ONNX)):
         return Opened(load_model(model))
     found = export(model, trust_pickle=trust_pickle, python=python, progress=progress)
     proof = found.report.equivalence

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from onnxfold.live_keras import PACKAGES, save_keras
 from onnxfold.passes.errors import InvalidModelError, UsageError
 from onnxfold.runtime.export.sources import Source
 
@@ -48,6 +49,8 @@ def save_live(
     """
     packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     name = f"live {type(model).__name__}"
+    if packages & set(PACKAGES):
+        return Live(save_keras(model, name, folder), name)
     if "torch" in packages:
         return _save_torch(cast("Any", model), name, folder, example_inputs, dynamic_batch)
     if packages & set(_ESTIMATORS):
@@ -59,8 +62,8 @@ def save_live(
         # The caller made it: there is nobody else to trust.
         return Live(Source(path, "pickle"), name, {"trust_pickle": True})
     raise UsageError(
-        f"a {type(model).__name__} is nothing that is known here: give a path, a module of torch, "
-        "or an estimator of scikit-learn, LightGBM or XGBoost"
+        f"a {type(model).__name__} is nothing that is known here: give a path, a model of Keras, "
+        "a module of torch, or an estimator of scikit-learn, LightGBM or XGBoost"
     )
 
 

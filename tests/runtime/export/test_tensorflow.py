@@ -13,10 +13,12 @@ import pytest
 
 import onnxfold
 from fixtures import convert_tflite, tensorflow_sources
+from fixtures.export_faults import wrong_constant
 from fixtures.fetch import DownloadError, fetch
 from fixtures.warm_front_ends import warm_front_ends
 from onnxfold.outcome import Outcome
-from onnxfold.passes.errors import InvalidModelError
+from onnxfold.passes.errors import InvalidModelError, NotEquivalentError
+from onnxfold.passes.serialization import model_bytes
 from onnxfold.runtime.session import DEPLOYMENT, Session
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
@@ -95,6 +97,53 @@ def test_graphs_compute_the_same_as_keras(exported: Callable[[str], Outcome]) ->
 def test_layers_from_elsewhere_are_named(sources: Path, python: Path) -> None:
     with pytest.raises(InvalidModelError, match="its layer 'Doubled' is defined elsewhere"):
         onnxfold.export(sources / "custom.keras", python=python)
+
+
+def test_operators_without_a_counterpart_are_named_with_their_layer(
+    sources: Path, python: Path
+) -> None:
+    with pytest.raises(InvalidModelError, match=r"no operator for Betainc \(layer 'net/odds"):
+        onnxfold.export(sources / "unsupported", python=python)
+
+
+@pytest.mark.parametrize(
+    ("name", "constant", "layer"),
+    [
+        ("nested.keras", "neck_1", "neck (Conv2D)"),
+        ("nested.keras", "mix_1", "body/mix (Conv2D)"),
+        ("two_heads.keras", "R0__", "lstm (LSTM)"),
+        ("frozen.pb", "dense", "dense"),
+        ("one_image.tflite", "const_fold_opt", "conv2d_1/Relu (CONV_2D, operator 0)"),
+    ],
+)
+def test_the_first_layer_that_differs_is_named(
+    name: str, constant: str, layer: str, sources: Path, python: Path
+) -> None:
+    with wrong_constant(constant), pytest.raises(NotEquivalentError) as caught:
+        onnxfold.export(sources / name, python=python)
+    _, _, words = str(caught.value).partition("the first layer that differs is ")
+    assert layer in words.partition(" (tensor")[0]
+
+
+def test_layers_give_names_and_errors_the_same_every_time(sources: Path, python: Path) -> None:
+    found, again = (
+        onnxfold.export(sources / "nested.keras", python=python, layers=True) for _ in range(2)
+    )
+    names = [value.name for node in found.model.graph for value in node.outputs]
+    assert {"neck/BiasAdd", "output"} <= set(names)
+    assert "head/weight" in found.model.graph.initializers
+    compared = {each["layer"]: each for each in found.report.equivalence["layers"]}
+    assert {"body/mix (Conv2D)", "neck (Conv2D)", "head (Dense)"} <= set(compared)
+    assert all(each["passed"] and each["relative_to_max"] < 1e-5 for each in compared.values())
+    assert model_bytes(found.model) == model_bytes(again.model)
+
+
+@pytest.mark.parametrize("name", ["one_image.tflite", "nested.keras"])
+def test_open_batches_are_proven_row_by_row(name: str, sources: Path, python: Path) -> None:
+    found = onnxfold.export(sources / name, python=python, dynamic_batch=True)
+    for value in (*found.model.graph.inputs, *found.model.graph.outputs):
+        assert value.shape is not None
+        assert str(value.shape[0]) == "batch"
 
 
 def test_tables_of_words_are_refused(sources: Path, python: Path) -> None:
