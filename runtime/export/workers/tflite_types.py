@@ -12,6 +12,8 @@ _WIDE_OPSET = 21
 _CHANGED = frozenset({"DFT", "GridSample", "GroupNormalization"})
 """What means something else in opset 21 than in 18; all others only take more types."""
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_SETTINGS = frozenset({"Clip", "Pad", "Range", "Resize", *_QUANTIZERS})
+"""Whose constants are no weights: kernels and other passes read them ahead of a run."""
 
 
 def store_halves(model: Any) -> int:
@@ -21,12 +23,15 @@ def store_halves(model: Any) -> int:
         model: An ONNX model of a file with float16 weights; modified.
 
     Returns:
-        How many constants it were.
+        How many constants there were.
     """
     onnx: Any = importlib.import_module("onnx")
+    settings = {
+        name for node in model.graph.node if node.op_type in _SETTINGS for name in node.input
+    }
     count = 0
     for tensor in list(model.graph.initializer):
-        if tensor.data_type != onnx.TensorProto.FLOAT:
+        if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in settings:
             continue
         array = onnx.numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):

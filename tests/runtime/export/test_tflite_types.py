@@ -26,9 +26,11 @@ g (float[1,2] x) => (float[1,2] y)
 def test_halves_are_stored_as_such() -> None:
     model = parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 18]>
-        g (float[2] x) => (float[2] y)
-        <float[2] half = {1.5, -0.25}, float[2] more = {0.1, 2.0}, float one = {1.0}>
-        { a = Mul (x, half)  b = Add (a, more)  y = Mul (b, one) }""")
+        g (float[2] x) => (float[4] y)
+        <float[2] half = {1.5, -0.25}, float[2] more = {0.1, 2.0}, float one = {1.0},
+         float[1] twice = {2.0}>
+        { a = Mul (x, half)  b = Add (a, more)  c = Mul (b, one)
+          y = Resize <mode = "nearest"> (c, , twice) }""")
     feed = {"x": np.array([3, 4], np.float32)}
     before = Session(model, REFERENCE).run(feed)["y"]
     assert store_halves(model) == 1
