@@ -36,6 +36,15 @@ def time_is_counted() -> Generator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def time_is_real() -> Generator[None]:
+    """``compile`` and ``fold`` time after all, in a module that says so."""
+    from fixtures.counted_time import real_time
+
+    with real_time():
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def cores_are_shared() -> Generator[None]:
     """Processes of one run share the cores: ONNX Runtime's threads would spin on each other's."""

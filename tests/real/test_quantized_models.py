@@ -17,7 +17,7 @@ from fixtures.fetch import DownloadError
 from onnxfold.runtime.session import DEPLOYMENT, Session
 from onnxfold.runtime.timing import measure_interleaved
 
-pytestmark = [pytest.mark.slow, pytest.mark.network]
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.usefixtures("time_is_real")]
 
 LEAST_SPEED = 0.9
 """The speed-up over float that every model must reach, on one thread.

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fixtures.counted_time import real_time
 from onnxfold.runtime.compiler.clock import Clock, make_clock, make_one_thread_clock
 from onnxfold.runtime.feeds import FeedSource, open_feeds
 from onnxfold.runtime.progress import Silent
 from onnxfold.runtime.specs import input_specs
 
-
-@pytest.fixture(autouse=True)
-def time_is_real() -> Generator[None]:
-    with real_time():
-        yield
+pytestmark = pytest.mark.usefixtures("time_is_real")
 
 
 def chain(parse: Callable[..., ir.Model], count: int) -> ir.Model:
