@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures docs
 
-.PHONY: help setup demo examples round-trips test test-fast check format bench fixtures docs wheel-check clean
+.PHONY: help setup demo examples round-trips test test-fast check format bench parity fixtures docs wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,9 +52,11 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantiz
 	@$(RUN) benchmarks/bench_calibration.py
 	@$(RUN) benchmarks/bench_fold.py
 	@$(RUN) -m benchmarks.bench_tflite
-	@$(RUN) -m benchmarks.bench_tflite
 	@$(RUN) benchmarks/bench_quantization.py
 	@$(RUN) benchmarks/bench_training.py
+
+parity: $(READY) ## Export every case of TensorFlow and hold it against TensorFlow: the table in docs/export.md
+	@$(RUN) -m fixtures.tensorflow_cases.corpus
 
 fixtures: $(READY) ## Regenerate the committed fixture models
 	@$(RUN) -m fixtures.generate
