@@ -80,8 +80,8 @@ class _Mover:
                 continue
             self._declared[root] = root.shape
             self._rewriter.declare(root, root.type, _permuted(root.shape, layout))
-            if not root.is_graph_output():
-                self._rewriter.rename(root, f"{(root.name or '').removesuffix('_moved')}_moved")
+            if root.name and not root.is_graph_output():
+                self._rewriter.rename(root, f"{root.name.removesuffix('_moved')}_moved")
 
     def _set_constant(self, node: ir.Node, index: int, array: Array) -> None:
         old = node.inputs[index] if index < len(node.inputs) else None

@@ -112,7 +112,9 @@ def sizes_in_64_bits(node: ir.Node, rewriter: Rewriter) -> None:
         return
     if output.dtype != ir.DataType.INT64 or before.dtype != ir.DataType.INT32 or None in found:
         return
-    if rewriter.opset(node) < _PARTS_OF_SHAPES or use_count(before) != 1:
+    if rewriter.opset(node) < _PARTS_OF_SHAPES:
+        return
+    if use_count(before) != 1 or before.is_graph_output() or joint.graph is not node.graph:
         return
     if any(isinstance(each, Axis) and each.value.graph is not node.graph for each in found):
         return
