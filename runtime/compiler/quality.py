@@ -260,7 +260,10 @@ class QualityJudge:
         score = min((each for each in decibels if not math.isnan(each)), default=-_PERFECT_DB)
         text = _describe(score, metrics, task)
         text = f"{text}, too few samples" if verdict.inconclusive else text
-        shortfall = 0.0 if limits.sqnr_db is None else max(0.0, limits.sqnr_db - score)
+        # Decisions have no distance: what misses them is as far off as its noise.
+        is_undecided = bool(self._sequences) and not passed
+        wanted = self._budget.sqnr_db if is_undecided else limits.sqnr_db
+        shortfall = 0.0 if wanted is None else max(0.0, wanted - score)
         return Quality(passed, score, text, shortfall)
 
     def _unoptimized(self, candidate: ir.Model) -> Comparer:

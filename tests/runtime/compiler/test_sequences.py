@@ -86,3 +86,4 @@ def test_changed_decisions_are(parse: Parse) -> None:
     source = open_feeds(undecided(40), input_specs(original))
     quality = QualityJudge(original, source, Budget())(other)
     assert not quality.passed
+    assert quality.shortfall_db == pytest.approx(30 - quality.score)
