@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxfold.passes.errors import UsageError
@@ -22,30 +22,34 @@ _PYTHONS = "3.10-3.13"
 @dataclass(frozen=True)
 class _Needs:
     required: tuple[str, ...]
-    optional: tuple[str, ...]
+    optional: Mapping[str, str]
     together: str
 
 
 _NEEDS: dict[Framework, _Needs] = {
     "tensorflow": _Needs(
-        ("tensorflow", "tf2onnx"),
-        ("tf_keras",),
-        "'tensorflow-cpu==2.21.0' 'tf2onnx==1.17.0' 'onnx==1.23.2' && "
-        "pip install --no-deps 'tf_keras==2.21.0'",
+        ("tensorflow", "tf2onnx", "onnx"),
+        {"tf_keras": "layers models of TensorFlow.js, and some .h5"},
+        "'tensorflow==2.21.0' 'tf_keras==2.21.0' 'tf2onnx==1.17.0' 'onnx==1.23.2'",
     ),
     "torch": _Needs(
-        ("torch", "onnxscript", "onnx"), (), "'torch==2.13.0' 'onnxscript==0.7.2' 'onnx==1.23.2'"
+        ("torch", "onnxscript", "onnx"), {}, "'torch==2.13.0' 'onnxscript==0.7.2' 'onnx==1.23.2'"
     ),
     "sklearn": _Needs(
         ("sklearn", "skl2onnx", "onnx"),
-        ("lightgbm", "xgboost", "onnxmltools"),
-        "'scikit-learn==1.9.1' 'skl2onnx==1.20.0' 'onnxmltools==1.16.0' 'onnx==1.23.2'",
+        {
+            "onnxmltools": "models of LightGBM and XGBoost",
+            "lightgbm": "models of LightGBM",
+            "xgboost": "models of XGBoost",
+        },
+        "'scikit-learn>=1.7.2,<=1.9.1' 'skl2onnx==1.20.0' 'onnxmltools==1.16.0' 'onnx==1.23.2'",
     ),
 }
-"""What each framework's front end imports, and versions that were tried together on 3.11."""
+"""What each framework's front end imports, what only some models need, and versions that were run
+together."""
 
 _PROBE = """
-import importlib, json, os, sys
+import importlib, importlib.metadata, json, os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 found, broken = {}, {}
@@ -53,7 +57,9 @@ for name in sys.argv[1:]:
     try:
         found[name] = str(importlib.import_module(name).__version__)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name in sys.argv and error.name != name:
+            found[name] = str(importlib.metadata.version(name))
+        elif error.name != name:
             broken[name] = str(error)
     except Exception as error:
         broken[name] = f"{type(error).__name__}: {error}"
@@ -75,6 +81,7 @@ class Finding:
         kinds: The kinds of models that it exports.
         together: Versions that are known to work together, as arguments of pip.
         fix: What to run; empty if it works.
+        without: Packages that are not there, with what only they are needed for.
     """
 
     framework: str
@@ -86,6 +93,7 @@ class Finding:
     kinds: tuple[str, ...]
     together: str
     fix: str
+    without: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
@@ -112,6 +120,16 @@ def diagnose(
     return [_finding(each, interpreter) for each in wanted]
 
 
+def remarks_of(findings: Sequence[Finding]) -> Iterator[str]:
+    """What else there is to say, in lines: what cannot be imported, and what only some need."""
+    for each in findings:
+        for name, reason in each.broken.items():
+            yield f"{each.framework}: {name} cannot be imported: {reason}"
+        for name, what in each.without.items():
+            if each.works:
+                yield f"{each.framework}: {name} is not installed; only {what} need it"
+
+
 def _finding(framework: Framework, python: str) -> Finding:
     needs = _NEEDS[framework]
     seen = _probe(python, (*needs.required, *needs.optional))
@@ -134,6 +152,11 @@ def _finding(framework: Framework, python: str) -> Finding:
         tuple(kind for kind, owner in FRAMEWORKS.items() if owner == framework),
         needs.together,
         fix,
+        {
+            name: what
+            for name, what in needs.optional.items()
+            if name not in seen["found"] and name not in seen["broken"]
+        },
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxfold.console import print_line, print_table
-from onnxfold.doctoring import Finding
+from onnxfold.doctoring import Finding, remarks_of
 from onnxfold.explaining import print_islands, print_remarks
 from onnxfold.loss_printing import print_loss_differences, print_losses
 from onnxfold.runtime.report.comparison import worst_input_in_words
@@ -43,6 +43,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
             for each in findings
         ),
     )
+    for line in remarks_of(findings):
+        print_line(line)
 
 
 def print_report(report: dict[str, Any]) -> None:

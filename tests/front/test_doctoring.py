@@ -14,9 +14,14 @@ from onnxfold.doctoring import diagnose
 from onnxfold.passes.errors import UsageError
 
 
-def _interpreter(folder: Path, found: dict[str, str], version: str = "3.11.7") -> Path:
+def _interpreter(
+    folder: Path,
+    found: dict[str, str],
+    version: str = "3.11.7",
+    broken: dict[str, str] | None = None,
+) -> Path:
     script = folder / "python"
-    document: dict[str, Any] = {"version": version, "found": found, "broken": {}}
+    document: dict[str, Any] = {"version": version, "found": found, "broken": broken or {}}
     script.write_text(f"#!{sys.executable}\nprint('noise')\nprint({json.dumps(document)!r})\n")
     script.chmod(0o755)
     return script
@@ -39,6 +44,28 @@ def test_what_is_missing_has_a_fix(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "onnxscript==" in capsys.readouterr().out
     # Nothing in particular was asked for.
     assert main(["doctor", "--python", str(python)]) == 0
+
+
+def test_what_only_some_models_need_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"sklearn": "1.9.1", "skl2onnx": "1.20.0", "onnx": "1.23.2", "lightgbm": "4.7.0"}
+    python = _interpreter(tmp_path, found, broken={"onnxmltools": "No module named 'packaging'"})
+    assert main(["doctor", "sklearn", "--python", str(python)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "sklearn: onnxmltools cannot be imported: No module named 'packaging'" in lines
+    assert "sklearn: xgboost is not installed; only models of XGBoost need it" in lines
+    assert not any("lightgbm is not" in line for line in lines)
+
+
+def test_a_package_that_waits_for_another_is_not_broken() -> None:
+    # tf2onnx is there for the tests, TensorFlow is not.
+    (found,) = diagnose(["tensorflow"], sys.executable)
+    if "tensorflow" in found.installed:
+        pytest.skip("TensorFlow is installed")
+    assert found.installed["tf2onnx"]
+    assert found.broken == {}
+    assert found.fix == "pip install 'onnxfold[tf]'"
 
 
 def test_other_versions_of_python_are_named(tmp_path: Path) -> None:
