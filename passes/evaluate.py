@@ -11,7 +11,8 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from onnxfold.passes.constants import Array
-from onnxfold.passes.kernels import KERNELS, ArrayLike, Call, NotFoldableError
+from onnxfold.passes.kernel_call import ArrayLike, Call, NotFoldableError
+from onnxfold.passes.kernels import KERNELS
 
 _REFERENCE_OPS = frozenset(
     {
