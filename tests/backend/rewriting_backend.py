@@ -123,7 +123,10 @@ def run(model: onnx.ModelProto, case: Case) -> list[list[Any]]:
     Raises:
         OnnxfoldError: ONNX Runtime refuses the model or its inputs.
     """
-    session = Session(model, REFERENCE)
+    return _run(Session(model, REFERENCE), case)
+
+
+def _run(session: Session, case: Case) -> list[list[Any]]:
     names = [spec.name for spec in session.inputs]
     feeds = [dict(zip(names, given, strict=False)) for given in case.inputs]
     return [list(session.run(feed).values()) for feed in feeds]
@@ -138,7 +141,8 @@ def rewrite(model: onnx.ModelProto, pipeline: str) -> onnx.ModelProto:
 def reference_outputs(case: Case) -> list[list[Any]] | None:
     """What the untouched case computes; None where ONNX Runtime cannot run it repeatably."""
     try:
-        first, second = run(case.model, case), run(case.model, case)
+        session = Session(case.model, REFERENCE)
+        first, second = _run(session, case), _run(session, case)
     except OnnxfoldError:
         return None
     return first if first and difference(first, second, 0, 0) == "" else None

@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 SMALL = ["silero-vad", "chars2vec", "romanizer-encoder", "romanizer-decoder"]
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 BATCH = 32
-CALIBRATED = 160
-"""Samples a model is compiled with; the demos take all there are."""
+CALIBRATED = 96
+"""Samples a model is compiled with; the demos take all there are, and more compensations."""
 WIDEST_LOSS = 0.005
 
 
@@ -61,7 +61,7 @@ def test_compile_passes_or_leaves_the_model_in_float(
     runs_alike(path, outcome.model, feeds[0])
 
 
-@pytest.mark.parametrize("name", ["densenet121", "inception_v1", "shufflenet", "squeezenet"])
+@pytest.mark.parametrize("name", ["inception_v1", "shufflenet", "squeezenet"])
 def test_networks_of_the_model_zoo_without_their_weights_optimize(name: str) -> None:
     """Their weights are made up by ConstantOfShape: only the structure is real."""
     path = LIGHT / f"light_{name}.onnx"
@@ -86,7 +86,7 @@ def test_the_direction_classifier_compiled_keeps_its_accuracy(
 def keeps_accuracy(path: Path, calibration: Samples, evaluation: Samples) -> None:
     inputs, labels = calibration.inputs[:CALIBRATED], calibration.labels[:CALIBRATED]
     data = {calibration.input_name: inputs, "labels": labels}
-    outcome = onnxfold.compile(path, data=data)
+    outcome = onnxfold.compile(path, data=data, preset="fast")
     assert outcome.report.passed, outcome.report.reasons
     onnx.checker.check_model(ir.to_proto(outcome.model))
     lost = accuracy(Session(path, DEPLOYMENT), evaluation) - accuracy(
