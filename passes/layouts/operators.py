@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxfold.passes.layouts import elementwise, movement, products, reductions, reshapes
-from onnxfold.passes.layouts.carry import Carry, Handler, Known
+from onnxfold.passes.layouts.carry import Carry, Handler, Known, rank_of
 from onnxfold.passes.op_kinds import is_dequantize, is_quantize
 
 OLDEST_OPSET = 13
@@ -35,4 +35,12 @@ def carry(node: ir.Node, known: Known, handlers: dict[str, Handler]) -> Carry | 
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None
     handler = handlers.get(node.op_type)
-    return None if handler is None else handler(node, known)
+    change = None if handler is None else handler(node, known)
+    # Who reads a tensor in which layout can be told where the number of its axes is known only.
+    return change if change is not None and _ranks_are_known(node, change) else None
+
+
+def _ranks_are_known(node: ir.Node, change: Carry) -> bool:
+    made = zip(node.outputs, change.outputs, strict=True)
+    read = ((node.inputs[index], layout) for index, layout in change.inputs.items())
+    return all(rank_of(value) == len(layout) for value, layout in (*made, *read))

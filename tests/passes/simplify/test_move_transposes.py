@@ -391,3 +391,16 @@ def test_columns_take_the_order_of_what_is_unfolded(
         }""",
     )
     np.testing.assert_allclose(evaluate(model, feed)["y"], before, rtol=1e-6)
+
+
+def test_a_result_of_unknown_rank_stays(parse: Any, apply_pass: Any) -> None:
+    # Of the parts of a Split into computed sizes, shape inference says nothing.
+    model = parse(f"""
+        g (float[1, 2, 3, 4] x, int64[2] sizes) => (float[?, ?, ?, ?] y) {{
+          l = {TO_LAST} (x)
+          a, b = Split <axis = -1> (l, sizes)
+          n = Neg(a)
+          y = Concat <axis = -1> (n, b)
+        }}""")
+    apply_pass("infer-shapes", model)
+    assert not apply_pass("move-transposes", model).modified
