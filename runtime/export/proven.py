@@ -109,9 +109,9 @@ def prove_export(
     exported = proof.exported
     feeds = [{key: feed[key] for key in feed if key in names} for feed in exported.feeds]
     bar.stage("comparing with the framework")
-    passes = (
-        f"{EXPORTED},dynamic-batch,{_NAMES}" if wanted.dynamic_batch else f"{EXPORTED},{_NAMES}"
-    )
+    # Before the clean-up, which takes a transpose of one sample for a reshape.
+    opened = "dynamic-batch," if wanted.dynamic_batch else ""
+    passes = f"{opened}{EXPORTED},{_NAMES}"
     try:
         run, _ = run_tolerant(
             given, parse_passes(passes), open_feeds(feeds, input_specs(given)), bar
@@ -142,9 +142,8 @@ def _what_differs(proof: Proof, model: ir.Model, comparison: Comparison) -> str:
     where = name_divergence(
         proof.source, proof.request, proof.exported, model, proof.gate, comparison, proof.python
     )
-    return (
-        f"{proof.source.path}: {'; '.join([*comparison.verdict.reasons, *filter(None, [where])])}"
-    )
+    reasons = (*comparison.verdict.reasons, *([where] if where else []))
+    return f"{proof.source.path}: {'; '.join(reasons)}"
 
 
 def _prove_rows(proof: Proof, model: ir.Model, feeds: Sequence[dict[str, Any]]) -> None:

@@ -12,11 +12,12 @@ import pytest
 
 import onnxfold
 from fixtures import demosaicnet
+from fixtures.export_faults import wrong_constant
 from fixtures.exporters import run_program, sklearn_python, torch_python
 from fixtures.fetch import DownloadError, fetch
 from fixtures.warm_front_ends import warm_front_ends
 from onnxfold.cli import main
-from onnxfold.passes.errors import InvalidModelError, UsageError
+from onnxfold.passes.errors import InvalidModelError, NotEquivalentError, UsageError
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
@@ -43,6 +44,17 @@ class Transformer(nn.Module):
     def forward(self, ids):
         return self.body(self.words(ids)).mean(1)
 
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.conv, self.body = nn.Conv2d(3, 8, 1), nn.TransformerEncoder(layer, 1)
+        self.token, self.head = nn.Parameter(torch.randn(1, 1, 16)), nn.Linear(16, 3)
+    def forward(self, x):
+        y = self.conv(x).flatten(2)
+        y = torch.cat([self.token.expand(y.shape[0], -1, -1), y], 1)
+        return self.head(self.body(y).mean(1))
+
 class Bad(nn.Module):
     def forward(self, x):
         return torch.linalg.eigh(x)[0]
@@ -53,6 +65,7 @@ batch = {0: torch.export.Dim("batch")}
 save(Transformer().eval(), "transformer.pt2", (torch.zeros(2, 7, dtype=torch.long),),
      dynamic_shapes=(batch,))
 save(nn.Sequential(Bad()), "bad.pt2", (torch.eye(4),))
+save(Attention().eval(), "attention.pt2", (torch.randn(1, 3, 4, 4),))
 net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(144, 3))
 save(net.eval(), "net.pt2", (torch.randn(1, 3, 8, 8),))
 torch.jit.save(torch.jit.script(net.train()), folder / "net.pt")
@@ -175,6 +188,21 @@ def test_fixed_batches_are_opened(torch_sources: tuple[Path, Path]) -> None:
     folder, python = torch_sources
     found = onnxfold.export(folder / "net.pt2", python=python, dynamic_batch=True)
     assert _shapes(found.model) == {"input": ["batch", 3, 8, 8], "output": ["batch", 3]}
+
+
+def test_attention_with_a_fixed_batch_is_opened(torch_sources: tuple[Path, Path]) -> None:
+    folder, python = torch_sources
+    found = onnxfold.export(folder / "attention.pt2", python=python, dynamic_batch=True)
+    assert _shapes(found.model) == {"x": ["batch", 3, 4, 4], "output": ["batch", 3]}
+    names = {value.name for node in found.model.graph for value in node.outputs}
+    assert "body.layers.0.norm1/LayerNormalization" in names
+
+
+def test_the_first_module_that_differs_is_named(torch_sources: tuple[Path, Path]) -> None:
+    folder, python = torch_sources
+    with wrong_constant("layers.0.linear1.bias"), pytest.raises(NotEquivalentError) as caught:
+        onnxfold.export(folder / "attention.pt2", python=python)
+    assert "first layer that differs is body.layers.0.linear1 (Linear)" in str(caught.value)
 
 
 def test_older_opsets_take_the_legacy_exporter(torch_sources: tuple[Path, Path]) -> None:
