@@ -292,17 +292,18 @@ def networks(pairs: Path | None, *, real: bool) -> Iterator[Network]:
 
 
 def _real_networks() -> Iterator[Network]:
-    """MLPerf Tiny style int8 TFLite models, fetched and converted."""
+    """MLPerf Tiny style int8 TFLite models, fetched, and converted by one process."""
     sys.path.insert(0, str(_FIXTURES.parent))
-    convert: Any = importlib.import_module("fixtures.convert_tflite").convert
+    convert: Any = importlib.import_module("fixtures.convert_tflite").convert_all
     fetch_error: type[Exception] = importlib.import_module("fixtures.fetch").FetchError
-    for name in _REAL:
-        try:
-            quantized, original = convert(f"silabs-{name}"), convert(f"silabs-{name}-float")
-        except fetch_error as error:
-            print(f"SKIPPED {name}: {error}", file=sys.stderr)
-            continue
-        yield Network(name, onnx.load(quantized), onnx.load(original))
+    pairs = {name: (f"silabs-{name}", f"silabs-{name}-float") for name in _REAL}
+    try:
+        paths = convert([each for pair in pairs.values() for each in pair])
+    except fetch_error as error:
+        print(f"SKIPPED int8 TFLite models: {error}", file=sys.stderr)
+        return
+    for name, (quantized, original) in pairs.items():
+        yield Network(name, onnx.load(paths[quantized]), onnx.load(paths[original]))
 
 
 def fold(model: onnx.ModelProto, target: str) -> onnx.ModelProto:
