@@ -274,7 +274,7 @@ def resize(builder: Builder, name: str, shape: Shape) -> Grown:
     scales = [1, *(builder.random.choice((1, 2)) for _ in shape[1:])]
     grown = tuple(d * s for d, s in zip(shape, scales, strict=True))
     operand = builder.constant(np.array(scales, np.float32))
-    how = {"mode": "nearest", "nearest_mode": "floor"}
+    how: dict[str, Any] = {"mode": "nearest", "nearest_mode": "floor"}
     how["coordinate_transformation_mode"] = "asymmetric"
     return builder.node("Resize", [name, "", operand], **how), grown
 
