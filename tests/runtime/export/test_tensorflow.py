@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Generator
@@ -20,6 +21,28 @@ from onnxfold.outcome import Outcome
 from onnxfold.passes.errors import InvalidModelError, NotEquivalentError
 from onnxfold.passes.serialization import model_bytes
 from onnxfold.runtime.session import DEPLOYMENT, Session
+
+_LIVE = """
+import json, sys
+sys.path += sys.argv[1:]
+import keras, onnxfold
+from keras import layers
+
+class Doubled(layers.Layer):
+    def call(self, x):
+        return x * 2
+
+def shapes(model):
+    return {v.name: str(v.shape) for v in (*model.graph.inputs, *model.graph.outputs)}
+
+a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+heads = [layers.Dense(3, name="p")(Doubled()(a) + b), layers.Dense(2, name="q")(b)]
+found = onnxfold.export(keras.Model([a, b], heads))
+net = keras.Sequential([layers.Input((4, 4, 3), name="image"), layers.Flatten(), layers.Dense(2)])
+better = onnxfold.optimize(net)
+report = {found.report.source.path: shapes(found.model), "optimized": shapes(better.model)}
+print("", json.dumps(report), sep="\\n")
+"""
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
@@ -144,6 +167,17 @@ def test_open_batches_are_proven_row_by_row(name: str, sources: Path, python: Pa
     for value in (*found.model.graph.inputs, *found.model.graph.outputs):
         assert value.shape is not None
         assert str(value.shape[0]) == "batch"
+
+
+def test_live_models_are_saved_as_what_the_program_knows(python: Path) -> None:
+    # That environment has TensorFlow, this one has onnxfold: the former looks here for the rest.
+    places = [str(Path(each.__file__ or "").parents[1]) for each in (onnxfold, np)]
+    words = [str(python), "-c", _LIVE, *places]
+    done = subprocess.run(words, check=True, capture_output=True, timeout=300)
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "live Functional": {"a": "[batch,4]", "b": "[batch,4]", "p": "[batch,3]", "q": "[batch,2]"},
+        "optimized": {"image": "[batch,4,4,3]", "output": "[batch,2]"},
+    }
 
 
 def test_tables_of_words_are_refused(sources: Path, python: Path) -> None:
