@@ -20,7 +20,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 
-_EPOCHS, _BATCH, _CALIBRATION = 6, 32, 200
+_EPOCHS, _BATCH, _CALIBRATION = 12, 32, 200
 
 
 def main(folder: Path) -> None:

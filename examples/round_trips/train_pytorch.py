@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-_EPOCHS, _BATCH = 6, 32
+_EPOCHS, _BATCH = 12, 32
 
 
 def main(folder: Path) -> None:
