@@ -16,7 +16,7 @@ from onnxfold.passes.registry import parse_passes
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
-_SAMPLE = 110
+_SAMPLE = 80
 
 
 @pytest.fixture(scope="module")
