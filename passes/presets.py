@@ -7,14 +7,16 @@ from typing import Literal
 
 SIMPLIFY = (
     "remove-dead-code,lift-constants,capture-invariants,infer-shapes,fold-constants,"
-    "remove-identity,merge-transposes,merge-reshapes,remove-identity,deduplicate-initializers,"
+    "remove-identity,resolve-shapes,merge-casts,remove-identity,move-transposes,merge-transposes,"
+    "merge-reshapes,remove-identity,deduplicate-initializers,"
     "eliminate-common-subexpressions,infer-shapes,fold-constants,remove-identity,"
     "remove-dead-code"
 )
 """Everything that keeps every bit."""
 
 FUSE = (
-    "einsum-to-matmul,infer-shapes,remove-redundant-expand,fuse-one-hot-matmul,fold-lookup-table,fuse-layer-norm,fuse-softmax,"
+    "einsum-to-matmul,absorb-transposes,infer-shapes,remove-redundant-expand,fuse-one-hot-matmul,"
+    "fold-lookup-table,fuse-layer-norm,fuse-softmax,"
     "fuse-hard-swish,fold-pad,fold-scale-bias,fold-batch-norm,fold-scale-bias,"
     "narrow-global-max-pool,fuse-matmul-add"
 )
@@ -28,7 +30,7 @@ FINISH = "sum-before-layer-norm"
 
 FOLD = (
     "infer-shapes,upgrade-opset,inline-functions,lift-constants,infer-shapes,einsum-to-matmul,"
-    "fold-constants,remove-identity,lift-qoperator,infer-shapes"
+    "fold-constants,remove-identity,move-transposes,lift-qoperator,infer-shapes"
 )
 """What ``fold`` runs before it folds: nothing that takes Q/DQ pairs apart."""
 

@@ -87,11 +87,11 @@ _CODES = "uint8[1,2,4,4] y"
 _REAL = "float[1,2,4,4] y"
 
 ON_PURPOSE = {
-    "a Transpose ahead of the first quantizer": (
-        "float[4,4,2,1] f",
+    "a Concat ahead of the first quantizer": (
+        "float[1,1,4,4] f",
         _CODES,
-        "m = Transpose (f) y = QuantizeLinear (m, s, z)",
-        "Transpose",
+        "m = Concat<axis = 1> (f, f) y = QuantizeLinear (m, s, z)",
+        "Concat",
     ),
     "float arithmetic that ends in a quantizer": (
         "float[1,2,4,4] f",
