@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -26,6 +27,9 @@ from onnxfold.runtime.specs import Feed, ModelLike
 _SUFFIX = "_kernel_time"
 _CONTAINERS = frozenset({"If", "Loop", "Scan"})
 """Their times hold those of the nodes in their bodies, which are listed as well."""
+
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
+"""Names that need no escape in JSON."""
 
 _LARGEST_SAVED = 1 << 30
 """Bytes of parameters up to which the executed graph is written to a file to be read."""
@@ -122,8 +126,9 @@ def execution_profile(
     if not feeds:
         raise UsageError("a profile needs at least one feed")
     attributed = isinstance(model, ir.Model) and _parameter_bytes(model) <= _LARGEST_SAVED
+    renamed: dict[str, str] = {}
     if isinstance(model, ir.Model):
-        model = _with_names(model)
+        model, renamed = _with_names(model)
     with tempfile.TemporaryDirectory(prefix="onnxfold-") as folder:
         graph = Path(folder) / "executed.onnx" if attributed else None
         prefix = Path(folder) / "profile"
@@ -139,9 +144,9 @@ def execution_profile(
         events = json.loads(session.end_profiling().read_text(encoding="utf-8"))
         executed = onnx.load(graph, load_external_data=False).graph if graph else None
     times = _node_times(_without_first_run(events), count)
-    if executed is None or not isinstance(model, ir.Model):
-        return Profile(tuple(times))
-    return Profile(tuple(_attributed(times, coverage(model, executed))))
+    if executed is not None and isinstance(model, ir.Model):
+        times = _attributed(times, coverage(model, executed))
+    return Profile(tuple(_as_called(each, renamed) for each in times))
 
 
 def optimized_op_census(model: ModelLike, config: SessionConfig = DEPLOYMENT) -> dict[str, int]:
@@ -168,14 +173,30 @@ def _attributed(times: Iterable[NodeTime], covered: Coverage) -> Iterator[NodeTi
         yield replace(each, covers=covered.get(key, ()))
 
 
-def _with_names(model: ir.Model) -> ir.Model:
-    """A copy whose nodes all have names: the profile knows nodes by nothing else."""
-    if all(node.name for node in all_nodes(model)):
-        return model
+def _with_names(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
+    """A copy whose nodes all have plain names, and what those are called that got another.
+
+    The profile knows nodes by nothing else, and ONNX Runtime 1.23 writes names into JSON as they
+    are, quotes and all.
+    """
+    if all(node.name and _PLAIN.fullmatch(node.name) for node in all_nodes(model)):
+        return model, {}
     named = model.clone()
-    for node in all_nodes(named):
-        node.name = node_name(node)
-    return named
+    renamed: dict[str, str] = {}
+    for index, node in enumerate(all_nodes(named)):
+        name = node_name(node)
+        node.name = name
+        if not _PLAIN.fullmatch(name):
+            node.name = f"renamed_{index}_"
+            renamed[node.name] = name
+    return named, renamed
+
+
+def _as_called(time: NodeTime, renamed: Mapping[str, str]) -> NodeTime:
+    if not renamed:
+        return time
+    covers = tuple(renamed.get(name, name) for name in time.covers)
+    return replace(time, node=renamed.get(time.node, time.node), covers=covers)
 
 
 def _parameter_bytes(model: ir.Model) -> int:

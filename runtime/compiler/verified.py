@@ -147,9 +147,9 @@ def _computed_rightly(
     model: ir.Model, passes: Sequence[Pass]
 ) -> tuple[tuple[Pass, ...], list[Remark]]:
     """``passes`` without those whose operator this ONNX Runtime gets wrong; and what was lost."""
-    if is_layer_norm_stable():
-        return tuple(passes), []
     kept = tuple(each for each in passes if each.name != _LAYER_NORM)
+    if len(kept) == len(passes) or is_layer_norm_stable():
+        return tuple(passes), []
     done = Pipeline(tuple(passes)).run(model.clone())
     if not any(result.modified for pass_, result in done.results if pass_.name == _LAYER_NORM):
         return kept, []

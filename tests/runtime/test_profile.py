@@ -56,6 +56,17 @@ def test_a_fused_node_does_the_work_of_all_it_is_made_of(
     assert covers["Softmax"] == {"y"}
 
 
+def test_names_that_json_cannot_hold_as_they_are(parse: Callable[..., ir.Model]) -> None:
+    model = parse("""
+        g (float[2,2] x) => (float[2,2] y) { [first] h = Sin(x)  [second] y = MatMul(h, x) }
+    """)
+    first, second = model.graph
+    first.name, second.name = '{"layer": [1]}', "back\\slash\n"
+    profile = profiled(model)
+    assert {each.covers for each in profile.times} == {(first.name,), (second.name,)}
+    assert [each.name for each in model.graph] == ['{"layer": [1]}', "back\\slash\n"]
+
+
 def test_changes_of_layout_count_for_what_they_are_made_for(fixtures_dir: Path) -> None:
     times = profiled(ir.load(fixtures_dir / "conv_net.onnx")).times
     covers = {each.node: set(each.covers) for each in times}
