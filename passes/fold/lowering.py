@@ -285,13 +285,14 @@ class Function(Lowering):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Slopes(Lowering):
-    """A function of an unrounded product that is one factor below 0 and another above.
+    """A function of an unrounded product: one factor below 0 and another above, within limits.
 
     Attributes:
         operand: The int32 accumulator.
         residual: What is added to its real numbers (float64, broadcastable); None for nothing.
         below: The factor of negative numbers (float64), broadcastable.
         above: The factor of positive numbers, likewise.
+        limits: The smallest and the largest code of the result.
         type: Type of the result.
     """
 
@@ -299,6 +300,7 @@ class Slopes(Lowering):
     residual: Array | None
     below: Array
     above: Array
+    limits: tuple[int, int]
     type: AffineType
 
 

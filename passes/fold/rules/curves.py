@@ -6,7 +6,9 @@ over all that the product can be: a thousandth of the codes may move, ten times 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -74,14 +76,17 @@ def _lowering(
     reach += 0.0 if residual is None else float(np.max(np.abs(residual)))
     slopes = _slopes(found, unit, reach, types)
     if slopes is not None:
+        # Rounding is monotone: limits on real numbers are limits on their codes.
+        low, high = (int(code) for code in want.quantize(np.asarray(slopes.limits, np.float32)))
         return Slopes(
             node=nodes[-1],
             reads=(source,),
             covered=covered_nodes(nodes),
             operand=Operand(unit, source),
             residual=residual,
-            below=slopes[0],
-            above=slopes[1],
+            below=slopes.below,
+            above=slopes.above,
+            limits=(low, high),
             type=want,
         )
     if found.axis is not None:
@@ -110,27 +115,52 @@ def _lowering(
     return Refusal(f"'{source.name}' is not rounded, and lines between knots are too far off")
 
 
-def _slopes(
-    found: FunctionOf, unit: AffineType, reach: float, types: TypeState
-) -> tuple[Array, Array] | None:
+@dataclass(frozen=True)
+class _Slopes:
+    """A function of one real number that is a factor on each side of 0, within limits.
+
+    Attributes:
+        below: The factor of negative numbers (float64), broadcastable to the source.
+        above: The factor of positive numbers, likewise.
+        limits: The smallest and the largest result.
+    """
+
+    below: Array
+    above: Array
+    limits: tuple[float, float]
+
+
+def _slopes(found: FunctionOf, unit: AffineType, reach: float, types: TypeState) -> _Slopes | None:
     """The factors below and above 0, of a function that is no more; None where it is more."""
     assert found.source.shape is not None
-    magnitudes = _magnitudes(unit, reach)
-    whole = 2.0 ** np.floor(np.log2(magnitudes[-1]))  # the quotient is the factor itself
-    magnitudes = np.concatenate([[whole], magnitudes])
-    sides: list[Array] = []
-    for sign in (-1.0, 1.0):
-        x = (sign * magnitudes).astype(np.float32)
-        factors = results(found, x, types).astype(np.float64) / x
-        first = factors[..., :1]
-        if not np.all(np.abs(factors - first) <= _SLOPE_ROUNDING * np.abs(first)):
+    magnitudes = _magnitudes(unit, 2 * reach)  # the limits are beyond all that is reached
+    least, most = (math.frexp(float(each))[1] for each in (magnitudes[0], magnitudes[-1]))
+    # The result for a power of two, over that, is the factor itself.
+    whole = [2.0**exponent for exponent in range(most - 1, least - 2, -1)]
+    positive = np.concatenate([whole, magnitudes]).astype(np.float32)
+    negative, zero = -positive, np.zeros(1, np.float32)
+    reals = [results(found, x, types).astype(np.float64) for x in (negative, positive, zero)]
+    limits = min(float(np.min(y)) for y in reals), max(float(np.max(y)) for y in reals)
+    sides = [_factors(x, y, limits) for x, y in zip((negative, positive), reals[:2], strict=True)]
+    # Where a side is at its limit, the other's factor leads there, or none does.
+    below, above = (
+        np.where(np.isnan(mine), theirs, mine) for mine, theirs in (sides, reversed(sides))
+    )
+    for x, y, factor in zip((negative, positive, zero), reals, (below, above, above), strict=True):
+        line = np.clip(factor * x, *limits)
+        if not np.all(np.abs(y - line) <= _SLOPE_ROUNDING * np.abs(line)):
             return None
-        behind = 0 if found.axis is None else len(found.source.shape) - found.axis - 1
-        shape = [] if found.axis is None else [-1] + [1] * behind
-        sides.append(np.asarray(first[..., 0]).reshape(shape))
-    at_zero = results(found, np.zeros(1, np.float32), types)
-    below, above = sides
-    return None if bool(np.any(at_zero)) or not (below.any() or above.any()) else (below, above)
+    behind = 0 if found.axis is None else len(found.source.shape) - found.axis - 1
+    shape = [] if found.axis is None else [-1] + [1] * behind
+    return _Slopes(below.reshape(shape), above.reshape(shape), limits)
+
+
+def _factors(x: Array, y: Array, limits: tuple[float, float]) -> Array:
+    """The first quotient y / x, along the last axis, within the limits; NaN where there is none."""
+    inside = (y > limits[0]) & (y < limits[1])
+    first = np.argmax(inside, axis=-1, keepdims=True)
+    quotients = np.take_along_axis(y / x, first, axis=-1)
+    return np.where(np.take_along_axis(inside, first, axis=-1), quotients, np.nan)
 
 
 def _magnitudes(unit: AffineType, reach: float) -> Array:

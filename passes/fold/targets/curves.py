@@ -29,26 +29,31 @@ _RESIDUAL_BITS = 10  # of a fraction of a unit of the accumulator
 
 
 def write_slopes(lowering: Slopes, build: Builder) -> ir.Value:
-    """One multiplier for what is negative and one for what is positive."""
-    output, unit = lowering.node.outputs[0], lowering.operand.type
+    """One multiplier for what is negative and one for what is positive, where they differ."""
+    output, unit, limits = lowering.node.outputs[0], lowering.operand.type, lowering.limits
     total = build.operand(lowering.operand, output.name or "product")
+    scale = spread(unit.scale.astype(np.float64), unit, total)
+    step, bound = scale / float(lowering.type.scale), np.iinfo(np.int32).max
+    if np.array_equal(lowering.below, lowering.above):
+        codes = None
+        if lowering.residual is not None:
+            codes = lowering.above * lowering.residual / float(lowering.type.scale)
+        term = Term(total, np.asarray(lowering.above * step), 0, bound)
+        return rescale([term], lowering.type, output, build, constant=codes, limits=limits)
     write = IntegerOps(build, output, output.shape)
-    scale, bits = spread(unit.scale.astype(np.float64), unit, total), 0
-    bound = np.iinfo(np.int32).max
     if lowering.residual is not None:
-        bits = _RESIDUAL_BITS
-        offset = np.rint(np.ldexp(lowering.residual / scale, bits)).astype(np.int64)
-        total = write.mul(write.cast(total, _INT64), np.asarray(1 << bits, np.int64))
+        offset = np.rint(np.ldexp(lowering.residual / scale, _RESIDUAL_BITS)).astype(np.int64)
+        total = write.mul(write.cast(total, _INT64), np.asarray(1 << _RESIDUAL_BITS, np.int64))
         total = write.add(total, offset)
-        bound = (bound << bits) + int(np.max(np.abs(offset)))
+        bound = (bound << _RESIDUAL_BITS) + int(np.max(np.abs(offset)))
+        step = np.ldexp(step, -_RESIDUAL_BITS)
     assert total.dtype is not None
     zero = build.constant(np.zeros((), total.dtype.numpy()), "zero")
-    step = np.ldexp(scale / float(lowering.type.scale), -bits)
     terms = [
         Term(write.op(op_type, [total, zero], total.dtype), np.asarray(slope * step), 0, bound)
         for op_type, slope in (("Min", lowering.below), ("Max", lowering.above))
     ]
-    return rescale(terms, lowering.type, output, build)
+    return rescale(terms, lowering.type, output, build, limits=limits)
 
 
 def write_curve(curve: Curve, build: Builder) -> ir.Value:

@@ -55,6 +55,7 @@ def rescale(
     *,
     constant: Array | None = None,
     shape: ir.Shape | None = None,
+    limits: tuple[int, int] | None = None,
 ) -> ir.Value:
     """The sum of ``terms``, rounded to codes of ``affine``.
 
@@ -65,8 +66,9 @@ def rescale(
         build: Where it is written.
         constant: What is added besides, in codes (float64); broadcastable to the result.
         shape: The shape of the result where it differs from that of ``like``.
+        limits: The smallest and the largest code, where they are not those of ``affine``.
     """
-    low, high = affine.limits
+    low, high = affine.limits if limits is None else limits
     zero = int(affine.zero_point)
     largest = sum(float(np.max(np.abs(term.factor))) * term.bound for term in terms)
     largest += 0.0 if constant is None else float(np.max(np.abs(constant), initial=0.0))

@@ -184,3 +184,57 @@ def test_slopes_as_they_are_written(parse: Callable[..., ir.Model]) -> None:
     ]  # fmt: skip
     found = Session(folded).run({"q": np.array([[[[90, 111]]]], np.uint8)})["y"]
     assert found.tolist() == [[[[10, 22]]]]  # -2.5 / -2 and 2.75, in eighths
+
+
+_HALVES = """
+g (uint8[256,1] q) => (float[256,4] c, uint8[256,4] y)
+<float sx = {0.03125}, uint8 zx = {128}, int8[1,4] w = {64, -64, 96, 33},
+ float sw = {0.0078125}, float sy = {0.03125}, uint8 zy = {30}, float zero = {0.0},
+ float six = {1.03125}, float low = {-0.265625}>
+{
+  x = DequantizeLinear (q, sx, zx)
+  wf = DequantizeLinear (w, sw)
+  c = MatMul (x, wf)
+  BODY
+  y = QuantizeLinear (r, sy, zy)
+}"""
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "r = Clip (c, zero, six)",
+        "r = Clip (c, low, six)",
+        "r = Relu (c)",
+        "a = LeakyRelu <alpha = 0.25> (c) r = Min (a, six)",
+        "a = Abs (c) r = Max (a, six)",
+    ],
+)
+def test_halves_within_limits_go_to_the_even_code(
+    body: str, target: Target, parse: Callable[..., ir.Model]
+) -> None:
+    """What another reader leaves real was a line between knots, which holds no half exactly."""
+    text = _HALVES.replace("BODY", body)
+    folded, result = _folded(text, target, parse)
+    feed = {"q": np.arange(256, dtype=np.uint8).reshape(256, 1)}
+    wanted = Session(parse(text), REFERENCE).run(feed)
+    for name, got in Session(folded, REFERENCE).run(feed).items():
+        np.testing.assert_array_equal(got, wanted[name])
+    assert result.rules["fold-slopes"] == 1
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+@pytest.mark.parametrize("layer", ["Conv, real bias", "MatMul"])
+@pytest.mark.parametrize(
+    "function",
+    ["r = Clip (c, zero, six)", "l = LeakyRelu <alpha = 0.2> (c) r = Min (l, three)"],
+)
+def test_limits_on_products(
+    function: str, layer: str, target: Target, parse: Callable[..., ir.Model]
+) -> None:
+    text = _text(layer, function, "y = QuantizeLinear (r, sy, zy) v = QuantizeLinear (c, sx, zx)")
+    text = text.replace("(uint8[] y)", "(uint8[] y, uint8[] v)")
+    folded, result = _folded(text, target, parse)
+    assert result.rules["fold-slopes"] == 1
+    _check_codes(text, folded, parse)
