@@ -92,12 +92,31 @@ def is_only_quantized(value: ir.Value) -> bool:
     """Whether a computed real number is seen through QuantizeLinear alone.
 
     Where its operands were rounded before, it differs from the original's without anything that is
-    seen being wrong: the codes behind it are what is compared.
+    seen being wrong: the codes behind it are what is compared. What the bodies of an If dequantize
+    is not meant: those are codes, rounded inside where nothing is compared. One of them may be off
+    by one, as any may, and where they are rounded again to finer ones, that is two of those.
     """
     if value.producer() is None or value.is_graph_output() or value.dtype != ir.DataType.FLOAT:
         return False
+    if dequantizing_nodes(value):
+        return False
     readers = [use.node for use in value.uses()]
     return bool(readers) and all(each.op_type == "QuantizeLinear" for each in readers)
+
+
+def dequantizing_nodes(value: ir.Value) -> list[ir.Node]:
+    """The DequantizeLinear that computes ``value``, or those of the bodies of an If that does.
+
+    Empty where it, or one of the bodies, does not end in one.
+    """
+    node = value.producer()
+    if node is None or node.op_type == "DequantizeLinear":
+        return [] if node is None else [node]
+    if node.op_type != "If" or node.domain:
+        return []
+    index = node.outputs.index(value)
+    found = [dequantizing_nodes(body.outputs[index]) for body in iterate_graphs(node)]
+    return [each for body in found for each in body] if all(found) else []
 
 
 def _remove_dead(graph: ir.Graph) -> None:

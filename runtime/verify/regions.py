@@ -16,6 +16,7 @@ from onnxfold.passes.walk import iterate_graphs
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
 from onnxfold.runtime.verify.cut import (
     cut_at,
+    dequantizing_nodes,
     is_only_quantized,
     keep_outputs,
     named_values,
@@ -400,15 +401,19 @@ def _value(array: Array, *, recoded: bool) -> Array:
 
 
 def _code_step(value: ir.Value) -> float | None:
-    """The real number one code of ``value`` stands for; None where it is not dequantized."""
-    producer = value.producer()
-    if producer is None or producer.op_type != "DequantizeLinear":
-        return None
-    codes = producer.inputs[0]
-    if codes is not None and codes.dtype == ir.DataType.INT32:
-        return None  # an accumulator, whose steps are finer than float32
-    scale = constant_array(producer.inputs[1])
-    return None if scale is None or scale.size != 1 else float(scale.reshape(()))
+    """The real number one code of ``value`` stands for; None where it is not dequantized.
+
+    That of the coarsest codes, where the bodies of an If dequantize with several scales.
+    """
+    steps: list[float] = []
+    for node in dequantizing_nodes(value):
+        codes, scale = node.inputs[0], constant_array(node.inputs[1])
+        if codes is not None and codes.dtype == ir.DataType.INT32:
+            return None  # an accumulator, whose steps are finer than float32
+        if scale is None or scale.size != 1:
+            return None
+        steps.append(float(scale.reshape(())))
+    return max(steps, default=None)
 
 
 def _zero_point(value: ir.Value, recoded: bool) -> float:

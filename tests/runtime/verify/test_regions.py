@@ -153,3 +153,33 @@ def test_what_is_quantized_by_all_that_reads_it_is_compared_as_codes(
     survey = check_regions(parse(before), rounded, [_FEED])
     assert [each.name for each in survey.results] == ["p"]
     assert survey.results[0].mismatches == 0
+
+
+_BRANCHES = """
+agraph (float[4] f, bool k) => (int8[4] p)
+<float s = {0.5}, int8 z = {0}, int8 one = {1}, float t = {0.25}>
+{
+  y = If (k) <
+    then_branch = a () => (float[4] u) {
+      r = Relu (f) q = QuantizeLinear (r, s, z) u = DequantizeLinear (q, s, z) },
+    else_branch = b () => (float[4] v) {
+      n = Neg (f) w = QuantizeLinear (n, s, z) v = DequantizeLinear (w, s, z) }
+  >
+  p = QuantizeLinear (y, t, z)
+}
+"""
+
+
+def test_codes_inside_a_body_are_compared_where_they_come_out(
+    parse: Callable[..., ir.Model],
+) -> None:
+    """A code off by one inside is two of those it is rounded to outside: it is one that is off."""
+    off = parse(_BRANCHES.replace("(r, s, z)", "(r, s, one)"))
+    for model in (before := parse(_BRANCHES), off):
+        next(node for node in model.graph if node.op_type == "If").outputs[
+            0
+        ].dtype = ir.DataType.FLOAT
+    survey = check_regions(before, off, [_FEED | {"k": np.array(True)}])
+    (region,) = survey.results
+    assert (region.name, region.quantized) == ("y", True)
+    assert (region.mismatches, region.largest) == (4, 1.0)
