@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import onnx_ir as ir
 
+from onnxfold.passes.fold.wants import commutes
 from onnxfold.passes.walk import iterate_graphs, nested_graphs
 
 
@@ -91,17 +92,32 @@ def values_read(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
 def is_only_quantized(value: ir.Value) -> bool:
     """Whether a computed real number is seen through QuantizeLinear alone.
 
-    Where its operands were rounded before, it differs from the original's without anything that is
-    seen being wrong: the codes behind it are what is compared. What the bodies of an If dequantize
-    is not meant: those are codes, rounded inside where nothing is compared. One of them may be off
-    by one, as any may, and where they are rounded again to finer ones, that is two of those.
+    At once, or behind ops that do the same to codes: Max and Reshape, say. Where its operands were
+    rounded before, it differs from the original's without anything that is seen being wrong: the
+    codes behind it are what is compared.
+
+    What the bodies of an If dequantize is not meant: those are codes, rounded inside where nothing
+    is compared. One of them may be off by one, as any may, and where they are rounded again to
+    finer ones, that is two of those.
     """
-    if value.producer() is None or value.is_graph_output() or value.dtype != ir.DataType.FLOAT:
+    producer = value.producer()
+    if producer is None or value.dtype != ir.DataType.FLOAT:
         return False
-    if dequantizing_nodes(value):
+    if producer.op_type == "If" and dequantizing_nodes(value):
         return False
-    readers = [use.node for use in value.uses()]
-    return bool(readers) and all(each.op_type == "QuantizeLinear" for each in readers)
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        if current.is_graph_output() or not current.uses():
+            return False
+        for node, index in current.uses():
+            if node.op_type == "QuantizeLinear":
+                continue
+            if not commutes(node, index):
+                return False
+            waiting.extend(each for each in node.outputs if each not in seen)
+            seen.update(node.outputs)
+    return True
 
 
 def dequantizing_nodes(value: ir.Value) -> list[ir.Node]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import numpy as np
 import onnx.parser
 import pytest
 
 from fixtures.fake_quant.contract import Tally, judge, structure
 from fixtures.fake_quant.drawing import Drawing, UndrawableError
 from fixtures.fake_quant.random_graph import FAMILIES, draw
-from fixtures.fake_quant.survey import Found
+from fixtures.fake_quant.survey import Found, distinct
 
 _RIGHT = Found("t", "Conv", "QLinearConv", "reference", 1000, 1, 1.0, 1000, 1, 1.0)
 
@@ -41,6 +42,14 @@ def test_what_is_rare_in_each_region_is_seen_over_many() -> None:
     assert not judge(replace(_RIGHT, wrong=3))
     assert any("Conv (reference)" in each for each in tally.broken())
     assert not Tally().broken()
+
+
+def test_a_number_that_is_repeated_is_one_number() -> None:
+    """A Pad writes one number many times: rounded wrongly, it is no dozen of wrong roundings."""
+    position = np.array([[4.4996, 4.4996 + 1e-12], [4.4996, 2.25]])
+    want, got = np.array([[4, 4], [4, 2]]), np.array([[5, 5], [4, 2]])
+    seen = distinct(position, want, got)
+    assert seen.tolist() == [[2.25, 4.4996, 4.4996], [2, 4, 4], [2, 4, 5]]
 
 
 def test_structure_ignores_names_and_sees_all_else() -> None:

@@ -21,6 +21,7 @@ agraph (float[4] f) => (float[4] y)
   y = DequantizeLinear (p, s, z)
 }
 """
+_REAL = ir.DataType.FLOAT
 _FEED = {"f": np.array([0.4, 1.2, -2.0, 7.0], np.float32)}
 
 
@@ -183,3 +184,20 @@ def test_codes_inside_a_body_are_compared_where_they_come_out(
     (region,) = survey.results
     assert (region.name, region.quantized) == ("y", True)
     assert (region.mismatches, region.largest) == (4, 1.0)
+
+
+def test_what_is_rounded_behind_a_choice_is_compared_as_codes(
+    parse: Callable[..., ir.Model],
+) -> None:
+    """The larger of two is rounded before it is chosen: what is chosen differs, not its code."""
+    before = """
+        agraph (float[4] f, float[4] g) => (int8[2,2] p)
+        <float s = {0.5}, int8 z = {0}, int64[2] sizes = {2, 2}>
+        { m = Max (f, g)  r = Reshape (m, sizes)  p = QuantizeLinear (r, s, z) }
+        """
+    pair = "q = QuantizeLinear (f, s, z) x = DequantizeLinear (q, s, z)"
+    rounded = parse(before.replace("m = Max (f", f"{pair} m = Max (x"))
+    for node in rounded.graph:
+        node.outputs[0].dtype = ir.DataType.INT8 if node.op_type == "QuantizeLinear" else _REAL
+    survey = check_regions(parse(before), rounded, [_FEED | {"g": np.zeros(4, np.float32)}])
+    assert [(each.name, each.mismatches) for each in survey.results] == [("p", 0)]
