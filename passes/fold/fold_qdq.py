@@ -21,7 +21,9 @@ from onnxfold.passes.fold.lowering import Linear, Lowering
 from onnxfold.passes.fold.placement import place
 from onnxfold.passes.fold.plan import Plan, make_plan
 from onnxfold.passes.fold.targets.edge_channels import add_edge_channels
+from onnxfold.passes.fold.targets.flat_means import read_means_flat
 from onnxfold.passes.fold.targets.float_kernels import FloatKernels
+from onnxfold.passes.fold.targets.merged_pixels import merge_pixels
 from onnxfold.passes.fold.targets.packed_weights import keep_weights_unpacked, pack_weights
 from onnxfold.passes.fold.targets.padded_channels import pad_channels
 from onnxfold.passes.fold.targets.qdq import REAL_BIASES
@@ -75,6 +77,8 @@ class FoldQdq(Pass):
             dequantize_weights(plan, rewriter, guarded)
         if self.target == "ort":
             pack_weights(plan, rewriter)
+            read_means_flat(plan, rewriter)
+            merge_pixels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
             pad_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
             add_edge_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
         else:

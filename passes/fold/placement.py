@@ -11,10 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
+from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.costs import (
     CostTable,
+    Features,
     convolution_features,
     element_features,
     float_family,
@@ -32,6 +35,7 @@ from onnxfold.passes.fold.lowering import (
 )
 from onnxfold.passes.fold.plan import Plan
 from onnxfold.passes.fold.targets.channels_last import is_turned
+from onnxfold.passes.fold.targets.pixel_blocks import fastest, layer_of
 
 _MARGIN = 1.05
 """Float kernels must win by this factor: costs are fitted, and codes take a quarter of the room."""
@@ -114,7 +118,10 @@ def place(plan: Plan, costs: CostTable) -> frozenset[Lowering]:
         sources = [origins[each] for each in lowering.reads if each in origins]
         stage = _stage(lowering, costs)
         if stage is not None and not (isinstance(lowering, Move) and not sources):
-            if not sources:
+            if sources:
+                # Behind an integer kernel the codes are channels-last.
+                stage.enter += costs.cost("change of layout", _elements_read(lowering))
+            else:
                 _begin(stage, plan, costs)
             (sources[0].readers if sources else roots).append(stage)
             stages.append(stage)
@@ -136,7 +143,7 @@ def _begin(stage: _Stage, plan: Plan, costs: CostTable) -> None:
     value = stage.lowering.reads[0]
     producer = value.producer()
     source = None if producer is None else plan.lowerings.get(producer)
-    turn = costs.cost("change of layout", element_features(_elements(value) or 0))
+    turn = costs.cost("change of layout", _elements_read(stage.lowering))
     # ONNX Runtime cancels a Transpose from channels-last in front of an integer kernel.
     if is_turned(value):
         stage.enter += turn
@@ -190,6 +197,7 @@ def _convolution(linear: Linear, costs: CostTable) -> _Stage | None:
         costs.cost(integer_family(inputs, outputs, group), features),
         costs.cost(integer_family(inputs, whole, whole if group > 1 else 1), padded),
     )
+    integer = _in_blocks(linear, weights, costs, integer)
     return _Stage(
         lowering=linear,
         integer=integer,
@@ -198,6 +206,16 @@ def _convolution(linear: Linear, costs: CostTable) -> _Stage | None:
         stay=_MARGIN * costs.cost("rounding", element_features(read)),
         leave=_MARGIN * costs.cost("float to codes", element_features(written)),
     )
+
+
+def _in_blocks(linear: Linear, weights: Array, costs: CostTable, cost: float) -> float:
+    """The cost of an integer kernel that works on blocks of pixels, or ``cost`` if that is less."""
+    value = linear.x.value
+    if value is None or np.any(linear.w.type.zero_point):
+        return cost
+    layer = layer_of(linear.operator, value, linear.output, weights)
+    found = None if layer is None else fastest(layer, costs, cost)
+    return cost if found is None else found[1]
 
 
 def _max_pool(move: Move, costs: CostTable) -> _Stage | None:
@@ -218,6 +236,10 @@ def _max_pool(move: Move, costs: CostTable) -> _Stage | None:
         stay=0.0,
         leave=_MARGIN * costs.cost("float to codes", element_features(written)),
     )
+
+
+def _elements_read(lowering: Lowering) -> Features:
+    return element_features(_elements(lowering.reads[0]) or 0)
 
 
 def _elements(value: ir.Value) -> int | None:

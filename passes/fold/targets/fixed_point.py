@@ -92,6 +92,8 @@ def rescale(
         partial = IntegerOps(build, like, _broadcast(total.shape, each.shape))
         total = partial.op("Add", [total, each], _INT64)
     width = _tie_width(terms, factors, bits)
+    if width is None and _ties_together(terms, constant, bits):
+        width = 0
     if width is not None:
         total = write.add(total, added)
         odd = write.odd(total, bits, width)
@@ -216,6 +218,22 @@ def _can_tie(factor: Array, bound: int, bits: int) -> bool:
     found = found[found != 0]
     lowest_bit = found & -found
     return bool(np.any((1 << (bits - 1)) // lowest_bit <= bound))
+
+
+def _ties_together(terms: Sequence[Term], constant: Array | None, bits: int) -> bool:
+    """Whether terms that never lie midway between two codes alone may do so together.
+
+    As 1.3 a - 0.3 b does where a is b: only where fixed point holds all the factors exactly.
+    """
+    numbers = [np.asarray(np.ldexp(term.factor, bits)).reshape(-1) for term in terms]
+    if any(bool(np.any(each != np.rint(each))) for each in numbers):
+        return False
+    if constant is None or not np.any(constant):
+        return len(terms) > 1
+    added = np.ldexp(constant, bits).reshape(-1)
+    odd = np.concatenate(numbers).astype(np.int64)
+    finest = np.min(odd & -odd, where=odd != 0, initial=1 << (bits - 1))
+    return bool(np.any(np.mod(added, float(finest)) == 0))
 
 
 def _tie_width(terms: Sequence[Term], factors: Sequence[Array], bits: int) -> int | None:
