@@ -19,6 +19,7 @@ from onnxfold.passes.fold.types import TypeState
 from onnxfold.passes.rewriter import Rewriter
 
 Evaluate = Callable[[ir.Model, dict[str, Any]], dict[str, Any]]
+_CANCELLING = (0.5 + float(np.float32(0.15)), -float(np.float32(0.15)))
 _PATIENT = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -123,6 +124,24 @@ def test_halves_of_a_mean_of_six_operands_go_to_the_even_code(evaluate: Evaluate
     got = _rescaled(codes, [1 / 6] * 6, [0] * 6, _type(0), evaluate)
     want = [_expected(Fraction(int(total), 6), _type(0)) for total in np.sum(codes, axis=0)]
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("factors", "addend"),
+    [(_CANCELLING, None), (_CANCELLING, 3.0), (_CANCELLING, 0.3), ((2.0**-12,), 0.5)],
+)
+def test_halves_of_terms_that_have_none_alone_go_to_the_even_code(
+    factors: tuple[float, ...], addend: float | None, evaluate: Evaluate
+) -> None:
+    """0.65 a - 0.15 b is a half where a is b and odd."""
+    codes = [np.arange(256, dtype=np.int32)] * len(factors)
+    constant = None if addend is None else np.asarray(addend)
+    got = _rescaled(codes, factors, [128] * len(factors), _type(100), evaluate, constant)
+    exact = [
+        sum(Fraction(factor) * (code - 128) for factor in factors) + Fraction(addend or 0)
+        for code in range(256)
+    ]
+    np.testing.assert_array_equal(got, [_expected(each, _type(100)) for each in exact])
 
 
 @_PATIENT
