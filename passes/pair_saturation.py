@@ -24,6 +24,7 @@ SAFE_MAGNITUDE = 64
 
 _INT16 = (-32768, 32767)
 _CODES = (0, 255)
+_LOWEST = -128
 
 _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "QLinearConv": (3,),
@@ -38,6 +39,7 @@ _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
 }
 """Where the ops with these kernels take their weights."""
 
+_TAKES_COMPUTED = frozenset({"QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"})
 _QUANTIZES_ITS_DATA = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _KEEPS_CODES = frozenset({"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
 
@@ -145,7 +147,11 @@ def _examine(node: ir.Node) -> LayerSaturation | None:
     ]
     known = [each for each in rows if each is not None]
     data = node.inputs[0]
-    if not known or _is_depthwise(node) or (data is not None and data.dtype == ir.DataType.INT8):
+    if data is not None and data.dtype == ir.DataType.INT8:
+        return None
+    if node.op_type in _TAKES_COMPUTED and not known:
+        return _computed_operand(node, node.inputs[_WEIGHT_INPUTS[key][0]])
+    if not known or _is_depthwise(node):
         return None
     low, high = _CODES if node.op_type in _QUANTIZES_ITS_DATA else _code_range(data)
     limits = [pair_limits(each, low, high) for each in known]
@@ -155,6 +161,15 @@ def _examine(node: ir.Node) -> LayerSaturation | None:
         return None
     largest = max(int(max(np.max(-lower), np.max(upper))) for lower, upper in limits)
     return LayerSaturation(node, channels, sum(each.size for each in saturates), largest)
+
+
+def _computed_operand(node: ir.Node, value: ir.Value | None) -> LayerSaturation | None:
+    """A product of two computed tensors, the second in int8, which can take any codes."""
+    if value is None or value.dtype != ir.DataType.INT8 or constant_array(value) is not None:
+        return None
+    columns = value.shape[-1] if value.shape is not None and len(value.shape) else 1
+    count = columns if isinstance(columns, int) else 1
+    return LayerSaturation(node, count, count, -2 * _CODES[1] * _LOWEST)
 
 
 def _rows(node: ir.Node, value: ir.Value | None) -> Array | None:

@@ -73,7 +73,8 @@ def folding(
         target: What to fold for.
         costs: A file of costs, or ``none``; see ``fold-qdq``.
         relax: Whether activations need not be rounded, and then what becomes of their limits.
-        reduce_range: Whether weights are reduced that x86 machines without VNNI compute wrongly.
+        reduce_range: Whether weights are reduced that x86 machines without VNNI compute wrongly,
+            and products of two computed tensors left as those compute them right.
         dynamic_lstm: Whether LSTMs with quantized weights may round their data at every step.
         float_biases: Whether biases are float numbers (target ``qdq``, for TensorRT).
     """
@@ -90,7 +91,8 @@ def folding(
     if dynamic_lstm:
         prepare = f"quantize-lstm,{prepare}"
     fold = fold_pass(target, costs, reduce_range=reduce_range, float_biases=float_biases)
-    return f"{FOLD},{prepare}{fold},{TIDY}"
+    signs = "sign-operands," if target == "ort" and not reduce_range else ""
+    return f"{FOLD},{prepare}{fold},{signs}{TIDY}"
 
 
 def fold_pass(

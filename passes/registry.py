@@ -76,6 +76,7 @@ PASSES: dict[str, str] = {
     "quantize-lstm": "fold.quantize_lstm:QuantizeLstm",
     "reduce-range": "fold.reduce_range:ReduceRange",
     "relax-rounding": "fold.relax_rounding:RelaxRounding",
+    "sign-operands": "fold.sign_operands:SignOperands",
     "split-readers": "fold.split_readers:SplitReaders",
     # gradients: additive
     "add-cotangents": "grad.add_cotangents:AddCotangents",

@@ -99,8 +99,8 @@ def _print_portability(document: dict[str, Any]) -> None:
     count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
     print_item(
         f"portable to x86 without VNNI: no, {count} can saturate ({', '.join(shown)}): "
-        "--reduce-range gives them 7-bit weights, or session.x64quantprecision=1 there is exact "
-        "and slower",
+        "--reduce-range gives them 7-bit weights and uint8 operands, or "
+        "session.x64quantprecision=1 there is exact and slower",
         first="",
         rest=2,
     )

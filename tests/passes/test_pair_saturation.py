@@ -114,7 +114,7 @@ def test_a_clip_limits_the_data(parse: Callable[..., ir.Model]) -> None:
     [
         ("uint8[3,2] x) => (int32[3,2] y", "<uint8[2,2] w = {255, 255, 255, 255}>", ""),
         ("int8[3,2] x) => (int32[3,2] y", f"<{_W4}>", ""),
-        ("uint8[3,2] x, int8[2,2] w) => (int32[3,2] y", "", ""),
+        ("uint8[3,2] x, uint8[2,2] w) => (int32[3,2] y", "", ""),
         (
             "uint8[1,2,4,4] x) => (uint8[1,2,3,3] y",
             f"<int8[2,1,2,2] w = {{99, 99, 99, 99, 99, 99, 99, 99}}, {_QUANTIZED}>",
