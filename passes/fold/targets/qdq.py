@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_array
-from onnxfold.passes.fold.accumulate import has_coarse_bias
+from onnxfold.passes.fold.accumulate import has_coarse_bias, residual_bias
 from onnxfold.passes.fold.lowering import (
     AveragePool,
     Clamp,
@@ -213,8 +213,7 @@ def _linear(linear: Linear, build: Builder, *, real_biases: bool) -> ir.Value:
     ]
     op_type, attributes = _operator(linear)
     bias = _bias(linear, build, real=real_biases)
-    # ONNX Runtime rounds a float bias of its own accord, however coarse: an Add it leaves alone.
-    apart = op_type == "MatMul" or has_coarse_bias(linear)
+    apart = op_type == "MatMul" or _would_be_rounded(linear)
     if bias is not None and not apart:
         inputs.append(bias)
     real = build.insert(op_type, inputs, output, _FLOAT, attributes=attributes)
@@ -222,6 +221,16 @@ def _linear(linear: Linear, build: Builder, *, real_biases: bool) -> ir.Value:
         real = build.insert("Add", [real, bias], output, _FLOAT)
     build.names[real] = output.name or build.names[real]
     return real if linear.type is None else build.quantize(real, linear.type, output)
+
+
+def _would_be_rounded(linear: Linear) -> bool:
+    """Whether a bias as an input would move more codes than it may: an Add is left alone.
+
+    ONNX Runtime rounds a float bias of its own accord, also that of a product nothing rounds.
+    """
+    if linear.type is None and linear.bias_codes is not None:
+        return residual_bias(linear) is not None
+    return has_coarse_bias(linear)
 
 
 def _operator(linear: Linear) -> tuple[str, Mapping[str, ir.Attr | int]]:
@@ -246,9 +255,9 @@ def _bias(linear: Linear, build: Builder, *, real: bool) -> ir.Value | None:
     name = f"{linear.output.name}_bias"
     is_matmul = _operator(linear)[0] == "MatMul"
     rounded = linear.bias_codes is not None and linear.type is not None and not real
-    if not rounded or is_matmul or has_coarse_bias(linear):
+    if not rounded or is_matmul or _would_be_rounded(linear):
         bias = linear.bias.astype(np.float32)
-        if has_coarse_bias(linear) and linear.w.codes is not None and not is_matmul:
+        if _would_be_rounded(linear) and linear.w.codes is not None and not is_matmul:
             bias = bias.reshape(channel_shape(linear, bias))
         if is_matmul and linear.type is None and len(linear.output.shape or ()) > 2:
             # Of a vector ONNX Runtime makes the bias of a Gemm, and rounds it to int32 codes.

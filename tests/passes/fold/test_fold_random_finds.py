@@ -368,23 +368,30 @@ def test_halves_of_a_mean_of_six_go_to_the_even_code(
     np.testing.assert_array_equal(_outputs(model, feed)["p"], wanted)
 
 
+@pytest.mark.parametrize("rows", ["2,3,4", "24"])
 def test_a_bias_that_is_finer_than_the_sums_is_not_rounded_to_them(
+    rows: str,
     parse: Callable[..., ir.Model],
 ) -> None:
-    model = parse("""
-    agraph (uint8[2,3,4,1] q) => (uint16[2,3,4,4] p)
-    <float s = {0.00234}, uint8 z = {0}, int8[1,4] w = {27, 4, -27, 90}, float sw = {0.01534},
-     float[4] b = {-0.06462315, -0.06944706, 0.13473432, 0.0301}, float t = {0.0000035},
-     uint16 u = {20000}>
-    {
+    model = parse(f"""
+    agraph (uint8[{rows},1] q) => (uint16[{rows},4] p)
+    <float s = {{0.00234}}, uint8 z = {{0}}, int8[1,4] w = {{27, 4, -27, 90}},
+     float sw = {{0.01534}},
+     float[4] b = {{-0.06462315, -0.06944706, 0.13473432, 0.0301}}, float t = {{0.0000035}},
+     uint16 u = {{20000}}>
+    {{
       x = DequantizeLinear (q, s, z)
       y = DequantizeLinear (w, sw)
       m = MatMul (x, y)
       a = Add (b, m)
       p = QuantizeLinear (a, t, u)
-    }
+    }}
     """)
-    feed = {"q": np.random.default_rng(0).integers(0, 256, (2, 3, 4, 1)).astype(np.uint8)}
+    feed = {
+        "q": np.random.default_rng(0)
+        .integers(0, 256, [*map(int, rows.split(",")), 1])
+        .astype(np.uint8)
+    }
     wanted = _outputs(model, feed)["p"]
     InferShapes().run(model)
     FoldQdq("qdq").run(model)
