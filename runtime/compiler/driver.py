@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -37,15 +37,11 @@ from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.loss_metric import LossMetric
 from onnxfold.runtime.compiler.options import ASKED_FOR, CompileOptions
 from onnxfold.runtime.compiler.plan import Plan
-from onnxfold.runtime.compiler.quality import (
-    QualityJudge,
-    TaskResult,
-    task_budget,
-    within_budget,
-)
+from onnxfold.runtime.compiler.quality import QualityJudge
 from onnxfold.runtime.compiler.repeatable import check_repeatable
 from onnxfold.runtime.compiler.search import search
 from onnxfold.runtime.compiler.suited import suited_budget
+from onnxfold.runtime.compiler.task import TaskResult, task_budget, within_budget
 from onnxfold.runtime.compiler.verified import VerifiedRun, model_facts, run_tolerant, run_verified
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
@@ -247,9 +243,16 @@ def _prove(
     run = run_verified(model, plan.passes, data.evaluation, progress, budget=lenient)
     contract = Contract.APPROXIMATE if quantized else Contract.REASSOCIATED
     progress.stage("comparing with the original")
-    _, task = _judge(model, data.evaluation, options).compare(run.model)
+    judge = _judge(model, data.evaluation, options)
+    seen, task = judge.compare(run.model)
     limits = task_budget(budget, task)
-    comparison = compare_models(model, run.model, data.evaluation, contract, limits)
+    states = judge.states if quantized else frozenset[str]()
+    comparison = compare_models(model, run.model, data.evaluation, contract, limits, states=states)
+    verdict = judge.verdict(seen, task)
+    if states and not verdict.passed and not verdict.inconclusive:
+        raise NotEquivalentError("; ".join(verdict.reasons))
+    if states:
+        run = replace(run, remarks=(*run.remarks, _of_states(states, judge.drift(seen))))
     if not comparison.verdict.passed and not comparison.verdict.inconclusive:
         raise NotEquivalentError("; ".join(comparison.verdict.reasons))
     if task is not None and not within_budget(task, budget):
@@ -258,6 +261,12 @@ def _prove(
             f"{task}: more is lost than the budget of {share or f'{budget.loss:g}'}"
         )
     return run, comparison, task
+
+
+def _of_states(states: Collection[str], drift: str) -> Remark:
+    names = ", ".join(f"'{each}'" for each in sorted(states))
+    reason = f"{names} are states: judged by the other outputs while they are fed back; {drift}"
+    return Remark("compile", "(whole model)", "", reason, "")
 
 
 def _explained(

@@ -74,7 +74,12 @@ def ranking_kept(reference: Sequence[Array], candidate: Sequence[Array]) -> floa
     if not np.all(np.isfinite(new)):
         return 0.0
     pairs = zip(_cosines(old), _cosines(new), strict=True)
-    return float(np.mean([_correlation(_ranks(left), _ranks(right)) for left, right in pairs]))
+    return float(np.mean([rank_correlation(left, right) for left, right in pairs]))
+
+
+def rank_correlation(left: Array, right: Array) -> float:
+    """Spearman's correlation of two vectors; where one is constant, whether they are equal."""
+    return _correlation(_ranks(left), _ranks(right))
 
 
 def _is_real(value: ir.Value) -> bool:

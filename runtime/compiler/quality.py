@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,13 @@ from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import ExecutionError, OnnxfoldError, UsageError
 from onnxfold.passes.io_types import float_edges, with_float_io
 from onnxfold.runtime.compiler.choice import Quality
+from onnxfold.runtime.compiler.detections import (
+    LEAST_SCORES,
+    SCORES,
+    SCORES_SHARE,
+    detection_outputs,
+    scores_kept,
+)
 from onnxfold.runtime.compiler.embeddings import (
     LEAST_ROWS,
     RANKING,
@@ -31,20 +39,27 @@ from onnxfold.runtime.compiler.sequences import (
     sequence_outputs,
     steps_of,
 )
+from onnxfold.runtime.compiler.states import (
+    IN_RUN,
+    LEAST_RUN,
+    follow,
+    hold_on,
+    in_run,
+    states_of,
+)
+from onnxfold.runtime.compiler.task import TaskResult, task_budget, within_budget
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
 from onnxfold.runtime.specs import Feed
-from onnxfold.runtime.verify.budget import Budget, limits_for_scores
+from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
-from onnxfold.runtime.verify.gates import gate_for
+from onnxfold.runtime.verify.gates import Verdict, gate_for
 from onnxfold.runtime.verify.metrics import OutputMetrics
 
 _CACHE_BYTES = 512 * 2**20
 _AS_DEPLOYED = replace(DEPLOYMENT, spinning=False)
 _PERFECT_DB = 200.0
 _CLOSE_DB = 2.0
-ACCURACY = "accuracy"
-_ROUNDING = 1e-12
 LABELS = "labels"
 """Name of the array beside the inputs that holds the right class of each sample."""
 
@@ -52,56 +67,6 @@ LABELS = "labels"
 Metric = Callable[[Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]], float]
 """What the user measures by: from pairs of outputs and arrays of samples to a figure; more is
 better."""
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """How good two models are at what they are for.
-
-    Attributes:
-        rows: Samples that were counted.
-        original: The figure of the original: its share of right answers, or the user's own.
-        candidate: That of the candidate.
-        name: What the figure is.
-        share: Of the budget's rate, how much of it may be lost.
-    """
-
-    rows: int
-    original: float
-    candidate: float
-    name: str = ACCURACY
-    share: float = 1.0
-
-    def within(self, loss: float) -> bool:
-        """Whether the candidate loses no more than the share ``loss`` of the figure."""
-        # Shares of right answers are counts over counts: equal ones must not differ by rounding.
-        most = loss * self.share * abs(self.original)
-        return self.candidate >= self.original - most - _ROUNDING
-
-    @property
-    def can_lose(self) -> bool:
-        """Whether there is anything to lose: an original that is never right judges nothing."""
-        return self.name != ACCURACY or self.original > 0
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict for reports."""
-        if self.name == ACCURACY:
-            return {
-                "rows": self.rows,
-                "original_accuracy": self.original,
-                "accuracy": self.candidate,
-            }
-        return {
-            "metric": self.name,
-            "rows": self.rows,
-            "original": self.original,
-            "result": self.candidate,
-        }
-
-    def __str__(self) -> str:
-        """``accuracy 97.50% (was 98.00%)``."""
-        form = ".2%" if self.name == ACCURACY else ".4g"
-        return f"{self.name} {self.candidate:{form}} (was {self.original:{form}})"
 
 
 @dataclass(frozen=True)
@@ -114,6 +79,7 @@ class _Sample:
         labels: The right class of each row of the scores; empty where there are none.
         scores: The output they are about.
         arrays: All there is of the sample, for the user's own metric.
+        steps: The outputs of the original in a run with its states fed back; none without states.
     """
 
     feed: Feed
@@ -121,6 +87,12 @@ class _Sample:
     labels: Array
     scores: str
     arrays: Mapping[str, Any]
+    steps: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def judged(self) -> Mapping[str, Any]:
+        """What the original puts out where it is deployed."""
+        return self.steps or self.reference
 
 
 class QualityJudge:
@@ -132,6 +104,9 @@ class QualityJudge:
     transformer puts out embeddings, with the ranking of their similarities, and where all outputs
     are class probabilities step by step, with the share of steps that decide as before, where
     neither is given and the budget sets no limits of its own.
+
+    A model with states is also run over the samples in order, its states fed back. Its other
+    outputs are judged there too, and how far the states drift is said.
 
     Attributes:
         samples: How many feeds are compared: all of the source, or as many as fit the cache.
@@ -174,18 +149,45 @@ class QualityJudge:
             used += _bytes(feed) + _bytes(outputs)
             if used > _CACHE_BYTES:
                 break
+        self._states = self._states_that_hold(original, session)
+        self._detections = self._detection_outputs(original) if metric is None else ()
         self._embedding = self._embedding_output(original) if metric is None else ""
         self._sequences = self._sequence_outputs(original) if metric is None else ()
         self._metric = metric
         self._metric_name = metric_name
         self._reached = 0.0
         if metric is not None:
-            self._reached = _figure(metric, ((s.reference, s.arrays) for s in self._cache))
+            self._reached = _figure(metric, ((s.judged, s.arrays) for s in self._cache))
 
     @property
     def samples(self) -> int:
         """See the class."""
         return len(self._cache)
+
+    @property
+    def states(self) -> frozenset[str]:
+        """The outputs that are fed back, and judged by what that leads to; none in a short run."""
+        return frozenset(self._states.values() if self.samples >= LEAST_RUN else ())
+
+    def verdict(self, comparer: Comparer, task: TaskResult | None) -> Verdict:
+        """What the budget says of the metrics of a candidate."""
+        limits = task_budget(self._budget, task)
+        excused = self._fed_back if self.states else frozenset[str]()
+        return comparer.judge(gate_for(Contract.APPROXIMATE, limits, states=excused))
+
+    def drift(self, comparer: Comparer) -> str:
+        """How far the states of a candidate come from the original's in a run; for people."""
+        found = [comparer.metrics.get(f"{name}{IN_RUN}") for name in self._states.values()]
+        worst = min((each.sqnr_db for each in found if each is not None), default=None)
+        if worst is None:
+            return ""
+        return f"states drift to {worst:.1f} dB in a run of {self.samples} steps"
+
+    @property
+    def _fed_back(self) -> frozenset[str]:
+        """All names of states in metrics."""
+        names = self._states.values()
+        return frozenset({*names, *in_run(dict.fromkeys(names))})
 
     def compare(self, candidate: ir.Model) -> tuple[Comparer, TaskResult | None]:
         """The metrics of ``candidate``, and its answers where the data has labels."""
@@ -206,9 +208,31 @@ class QualityJudge:
             known = self._references(self._sequences)
             kept = decisions_kept(known, found)
             return comparer, TaskResult(steps_of(known), 1.0, kept, DECISIONS)
+        if self._detections:
+            found = [out[name] for _, out in runs for name in self._detections]
+            known = self._references(self._detections)
+            kept = scores_kept(known, found)
+            return comparer, TaskResult(sum(map(np.size, known)), 1.0, kept, SCORES, SCORES_SHARE)
         answers = [_right_answers(each, outputs) for each, outputs in runs]
         rows, original, right = (sum(column) for column in zip(*answers, strict=True))
         return comparer, TaskResult(rows, original / rows, right / rows) if rows else None
+
+    def _states_that_hold(self, original: ir.Model, session: Session) -> dict[str, str]:
+        """The states of the original, which is run with them; none where the data has others."""
+        states = states_of(original)
+        samples = self._cache
+        if not states or not all(hold_on(states, each.feed, each.reference) for each in samples):
+            return {}
+        runs = follow(session.run, [each.feed for each in samples], states)
+        self._cache = [replace(s, steps=each) for s, each in zip(samples, runs, strict=True)]
+        return states
+
+    def _detection_outputs(self, original: ir.Model) -> tuple[str, ...]:
+        """The outputs whose scores are to judge; none where something else does."""
+        if not self._states or self._is_decided_otherwise():
+            return ()
+        names = detection_outputs(original, self._states.values())
+        return names if sum(map(np.size, self._references(names))) >= LEAST_SCORES else ()
 
     def _is_decided_otherwise(self) -> bool:
         """Whether the budget, or labels, say what counts."""
@@ -221,7 +245,7 @@ class QualityJudge:
         return names if names and steps_of(self._references(names)) >= LEAST_STEPS else ()
 
     def _references(self, names: Sequence[str]) -> list[Array]:
-        return [each.reference[name] for each in self._cache for name in names]
+        return [each.judged[name] for each in self._cache for name in names]
 
     def _embedding_output(self, original: ir.Model) -> str:
         """The output whose ranking is to judge; empty where something else does."""
@@ -232,16 +256,22 @@ class QualityJudge:
         return self._embedding if enough else ""
 
     def _embeddings(self) -> list[Array]:
-        return [embeddings(each.reference[self._embedding]) for each in self._cache]
+        return [embeddings(each.judged[self._embedding]) for each in self._cache]
 
     def _runs(
         self, session: Session, comparer: Comparer
     ) -> Iterator[tuple[_Sample, Mapping[str, Any]]]:
-        """Each sample with what a candidate makes of it, which ``comparer`` sees."""
-        for sample in self._cache:
+        """Each sample with what a candidate makes of it, which ``comparer`` sees.
+
+        Of a model with states that is what it puts out in a run; the comparer sees both.
+        """
+        feeds = [each.feed for each in self._cache]
+        nothing: Mapping[str, Any] = {}
+        steps = follow(session.run, feeds, self._states) if self._states else repeat(nothing)
+        for sample, step in zip(self._cache, steps, strict=False):
             outputs = session.run(sample.feed)
-            comparer.add(sample.reference, outputs)
-            yield sample, outputs
+            comparer.add({**sample.reference, **in_run(sample.steps)}, {**outputs, **in_run(step)})
+            yield sample, step or outputs
 
     def __call__(self, candidate: ir.Model) -> Quality:
         """Run ``candidate`` on the cached feeds and judge it; one that does not run is far off."""
@@ -250,15 +280,17 @@ class QualityJudge:
         except ExecutionError as error:
             return Quality(passed=False, score=-math.inf, text=f"does not run: {error}")
         limits = task_budget(self._budget, task)
-        verdict = comparer.judge(gate_for(Contract.APPROXIMATE, limits))
+        verdict = self.verdict(comparer, task)
         if verdict.passed and _is_close(comparer, limits) and self._config.optimize:
             # The proof asks both ways of running it: they differ by a fraction of the noise.
-            verdict &= self._unoptimized(candidate).judge(gate_for(Contract.APPROXIMATE, limits))
+            verdict &= self.verdict(self._unoptimized(candidate), task)
         passed = verdict.passed and (task is None or within_budget(task, self._budget))
-        metrics = list(comparer.metrics.values())
+        drift = self.drift(comparer)
+        metrics = [each for name, each in comparer.metrics.items() if name not in self._fed_back]
         decibels = [min(each.sqnr_db, _PERFECT_DB) for each in metrics]
         score = min((each for each in decibels if not math.isnan(each)), default=-_PERFECT_DB)
         text = _describe(score, metrics, task)
+        text = f"{text}, {drift}" if drift else text
         text = f"{text}, too few samples" if verdict.inconclusive else text
         # Decisions have no distance: what misses them is as far off as its noise.
         is_undecided = bool(self._sequences) and not passed
@@ -278,24 +310,6 @@ def _is_close(comparer: Comparer, limits: Budget) -> bool:
     """Whether a limit on noise is met by so little that it may be missed by other arithmetic."""
     lowest = min((each.sqnr_db for each in comparer.metrics.values()), default=math.inf)
     return limits.sqnr_db is not None and lowest < limits.sqnr_db + _CLOSE_DB
-
-
-def task_budget(budget: Budget, task: TaskResult | None) -> Budget:
-    """The budget for noise where ``task`` judges the answers; ``budget`` itself without one.
-
-    Where the original gives no right answer there is none to lose, and nothing is judged by it.
-    """
-    if task is None or not task.can_lose or budget.max_flip_rate is None:
-        return budget
-    limits = limits_for_scores(budget) if budget.decisions_first else budget
-    return replace(limits, max_flip_rate=None)
-
-
-def within_budget(task: TaskResult, budget: Budget) -> bool:
-    """Whether the task loses no more than the budget's rate allows, and a loss no more than its."""
-    if budget.loss is not None and task.candidate < task.original - budget.loss - _ROUNDING:
-        return False
-    return budget.max_flip_rate is None or task.within(budget.max_flip_rate)
 
 
 def _describe(score: float, metrics: list[OutputMetrics], task: TaskResult | None) -> str:
@@ -333,7 +347,7 @@ def _right_answers(sample: _Sample, outputs: Mapping[str, Any]) -> tuple[int, in
     """Labelled rows, and how many of them the original and the candidate get right."""
     if not sample.labels.size:
         return 0, 0, 0
-    old = np.argmax(sample.reference[sample.scores], axis=1) == sample.labels
+    old = np.argmax(sample.judged[sample.scores], axis=1) == sample.labels
     new = np.argmax(outputs[sample.scores], axis=1) == sample.labels
     return sample.labels.size, int(np.sum(old)), int(np.sum(new))
 

@@ -23,7 +23,7 @@ from onnxfold.runtime.specs import Feed, ModelLike, input_specs, load_ir
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
 from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, reduced
-from onnxfold.runtime.verify.gates import Verdict, deployment_gate_for, gate_for
+from onnxfold.runtime.verify.gates import Gate, Verdict, deployment_gate_for, gate_for
 from onnxfold.runtime.verify.loss_comparison import LossDifference
 from onnxfold.runtime.verify.metrics import OutputMetrics
 from onnxfold.runtime.verify.nudge import nudge_scales
@@ -104,6 +104,7 @@ def compare_models(
     contract: Contract,
     budget: Budget | None = None,
     configs: tuple[SessionConfig, SessionConfig] = (REFERENCE, DEPLOYMENT),
+    states: frozenset[str] = frozenset(),
 ) -> Comparison:
     """Compare ``candidate`` with ``reference`` on every feed, keeping metrics only.
 
@@ -118,6 +119,7 @@ def compare_models(
         contract: What the candidate promises.
         budget: For APPROXIMATE; the default budget if None.
         configs: Optimizations off, and as deployed.
+        states: For APPROXIMATE: outputs whose noise the caller judges, by what it leads to.
 
     Raises:
         InconclusiveError: There was nothing to compare.
@@ -146,10 +148,11 @@ def compare_models(
 
     drift = DriftProbe(reference, feeds, configs)
     judged_before = frozenset(old.names) & frozenset(new.names)
-    verdict = judge(plain, contract, budget, judged_before, drift)
+    verdict = judge(plain, contract, budget, judged_before, drift, states)
     if not plain.structure:
         after_softmax = softmax_outputs(load_ir(reference))
-        verdict &= _judge_deployed(optimized, contract, budget, after_softmax, drift, on)
+        gate = deployment_gate_for(contract, budget, after_softmax, states)
+        verdict &= _judge_deployed(optimized, contract, gate, drift, on)
     if not verdict.passed and contract is Contract.REASSOCIATED and not plain.structure:
         names = {name: old.names[name] for name in sorted(judged_before)}
         truth = _ask_oracle(reference, names, feeds, (old, new, deployed))
@@ -319,13 +322,14 @@ def judge(
     budget: Budget | None,
     after_softmax: frozenset[str],
     drift: DriftProbe,
+    states: frozenset[str] = frozenset(),
 ) -> Verdict:
     """The verdict with optimizations off; the drift is measured only where it may excuse.
 
     Raises:
         InconclusiveError: Nothing was compared.
     """
-    gate = gate_for(contract, budget, after_softmax)
+    gate = gate_for(contract, budget, after_softmax, states)
     verdict = comparer.judge(gate)
     if verdict.passed or comparer.structure or contract is not Contract.INTEGER:
         return verdict
@@ -366,12 +370,10 @@ def naming(who: str) -> Generator[None]:
 def _judge_deployed(
     comparer: Comparer,
     contract: Contract,
-    budget: Budget | None,
-    after_softmax: frozenset[str],
+    gate: Gate,
     drift: DriftProbe,
     config: SessionConfig,
 ) -> Verdict:
-    gate = deployment_gate_for(contract, budget, after_softmax)
     verdict = comparer.judge(gate)
     if not verdict.passed and not comparer.structure and contract is not Contract.APPROXIMATE:
         verdict = comparer.judge(gate, drift.measure())

@@ -184,12 +184,17 @@ class ApproximateGate(Gate):
 
     Attributes:
         budget: What may change.
+        states: Outputs that are fed back, and judged by what the model then puts out: here they
+            only have to be finite where the reference is.
     """
 
     budget: Budget = field(default_factory=Budget)
+    states: frozenset[str] = frozenset()
 
     def judge_output(self, metrics: OutputMetrics) -> Verdict:
         """See ``Gate``."""
+        if metrics.name in self.states:
+            return _verdict(_unless_finite_alike(metrics))
         budget = self.budget
         counted = not metrics.dtype.startswith(("float", "bfloat"))
         if counted and metrics.dtype not in _SMALL_INTEGERS:
@@ -247,6 +252,7 @@ def gate_for(
     contract: Contract,
     budget: Budget | None = None,
     after_softmax: frozenset[str] = frozenset(),
+    states: frozenset[str] = frozenset(),
 ) -> Gate:
     """The gate of a contract.
 
@@ -254,25 +260,29 @@ def gate_for(
         contract: What the pass promised.
         budget: For APPROXIMATE; the default budget if None.
         after_softmax: For REASSOCIATED; see ``ReassociatedGate``.
+        states: For APPROXIMATE; see ``ApproximateGate``.
     """
     if contract is Contract.REASSOCIATED:
         return ReassociatedGate(after_softmax)
     if contract is Contract.INTEGER:
         return IntegerGate()
     if contract is Contract.APPROXIMATE:
-        return ApproximateGate(budget or Budget())
+        return ApproximateGate(budget or Budget(), states)
     return ExactGate()
 
 
 def deployment_gate_for(
-    contract: Contract, budget: Budget | None = None, after_softmax: frozenset[str] = frozenset()
+    contract: Contract,
+    budget: Budget | None = None,
+    after_softmax: frozenset[str] = frozenset(),
+    states: frozenset[str] = frozenset(),
 ) -> Gate:
     """The gate of a contract where ONNX Runtime's own optimizations are on.
 
     They reorder arithmetic themselves: bit identity cannot be asked there.
     """
     if contract in (Contract.INTEGER, Contract.APPROXIMATE):
-        return gate_for(contract, budget)
+        return gate_for(contract, budget, states=states)
     return ReassociatedGate(after_softmax)
 
 

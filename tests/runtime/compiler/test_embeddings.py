@@ -10,7 +10,8 @@ import pytest
 from onnx.parser import parse_model
 
 from onnxfold.runtime.compiler.embeddings import embedding_output, embeddings, ranking_kept
-from onnxfold.runtime.compiler.quality import QualityJudge, TaskResult, within_budget
+from onnxfold.runtime.compiler.quality import QualityJudge
+from onnxfold.runtime.compiler.task import TaskResult, within_budget
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.budget import Budget

@@ -12,7 +12,7 @@ import onnxfold
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.loss.plan import LossRequest
 from onnxfold.runtime.compiler.loss_metric import LossMetric
-from onnxfold.runtime.compiler.quality import TaskResult, within_budget
+from onnxfold.runtime.compiler.task import TaskResult, within_budget
 from onnxfold.runtime.feeds import FeedSource, open_feeds
 from onnxfold.runtime.session import Session
 from onnxfold.runtime.specs import input_specs
