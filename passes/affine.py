@@ -85,6 +85,11 @@ class AffineType:
         scale, zero_point = self._broadcast(codes.shape)
         return (codes.astype(np.int64) - zero_point).astype(np.float32) * scale
 
+    def exactly(self, codes: Array) -> Array:
+        """The same in float64, for codes of more than 24 bits."""
+        scale, zero_point = self._broadcast(codes.shape)
+        return (codes.astype(np.int64) - zero_point) * scale.astype(np.float64)
+
     def _broadcast(self, of: tuple[int, ...]) -> tuple[Array, Array]:
         """Scale (float32) and zero point (int64), shaped to broadcast over a tensor."""
         zero_point = self.zero_point.astype(np.int64)

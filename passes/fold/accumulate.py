@@ -147,15 +147,24 @@ def bias_in_codes(x: AffineType, w: Operand, bias: Array | None, *, axis: int) -
     if bias is None:
         return Accumulator(w, None, _bound(magnitude))
     scale = np.broadcast_to(w.type.scale.astype(np.float64), bias.shape)
-    units = float(x.scale) * scale
+    units = _units(x, w, bias)
     dead = (magnitude == 0) & (np.abs(bias / units) > _SPARE_BITS)
     if bool(np.any(dead)):
         raised = np.abs(bias) / (float(x.scale) * _SPARE_BITS)
         w = _with_scales(w, np.where(dead, raised, scale), axis)
-        units = float(x.scale) * np.broadcast_to(w.type.scale.astype(np.float64), bias.shape)
+        units = _units(x, w, bias)
     codes = np.rint(bias / units)
     bound = _bound(magnitude + np.abs(codes))
     return Accumulator(w, codes.astype(np.int32), bound)
+
+
+def _units(x: AffineType, w: Operand, bias: Array) -> Array:
+    """s_x s_w of each channel (float64), rounded to the float32 it is written as.
+
+    Another fold reads the same codes then, of however many bits.
+    """
+    units = np.broadcast_to(np.asarray(x.scale * w.type.scale, np.float64), bias.shape)
+    return np.maximum(units, np.finfo(np.float32).tiny)
 
 
 def _largest_sums(x: AffineType, affine: AffineType, codes: Array, axis: int) -> Array:

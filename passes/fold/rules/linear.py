@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.channel_affine import ChannelAffine
-from onnxfold.passes.constants import Array, constant_array
+from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.accumulate import (
     InexactError,
     accumulation_weights,
@@ -19,7 +19,7 @@ from onnxfold.passes.fold.accumulate import (
 )
 from onnxfold.passes.fold.lowering import Linear, Lowering, Operand, Refusal
 from onnxfold.passes.fold.rules.normalization import batch_norm_step
-from onnxfold.passes.fold.rules.operands import operand, reads
+from onnxfold.passes.fold.rules.operands import operand, reads, real_constant
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.types import Quantized, TypeState
 from onnxfold.passes.walk import use_count
@@ -215,7 +215,7 @@ def _own_bias(node: ir.Node, types: TypeState, channels: int, beta: float) -> tu
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None or beta == 0:
         return ()
-    bias = channel_bias(_real_constant(value, types), channels, rank=2, axis=-1)
+    bias = channel_bias(_addend(value, types), channels, rank=2, axis=-1)
     if bias is None:
         raise InexactError(
             f"its bias '{value.name}' is not one constant a channel", "fold constants first"
@@ -223,14 +223,12 @@ def _own_bias(node: ir.Node, types: TypeState, channels: int, beta: float) -> tu
     return (bias * beta,)
 
 
-def _real_constant(value: ir.Value | None, types: TypeState) -> Array | None:
+def _addend(value: ir.Value | None, types: TypeState) -> Array | None:
+    """The real constant behind ``value``; what has int32 codes keeps all their bits (float64)."""
     known = types.get(value)
-    if known is not None and known.codes is not None:
-        return known.type.dequantize(known.codes)
-    array = constant_array(value)
-    if array is None and value is not None:
-        array = types.moved.get(value)
-    return None if array is None or array.dtype.kind != "f" else array
+    if known is not None and known.codes is not None and known.type.dtype == ir.DataType.INT32:
+        return known.type.exactly(known.codes)
+    return real_constant(value, types)
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +280,7 @@ def _channel_step(
     if product.channels is None:
         return None
     if follower.op_type == "Add":
-        constant = _real_constant(follower.inputs[1 - index], types)
+        constant = _addend(follower.inputs[1 - index], types)
         bias = channel_bias(constant, product.channels, rank=rank, axis=product.axis)
         return None if bias is None else (np.ones(product.channels), bias)
     if follower.op_type == "BatchNormalization":

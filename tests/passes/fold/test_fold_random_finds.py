@@ -425,3 +425,25 @@ def test_a_guard_is_taken_back_to_what_it_was_split_from(
     once = FoldQdq(target).run(model).model
     first = structure(ir.to_proto(once).graph)
     assert structure(ir.to_proto(FoldQdq(target).run(once).model).graph) == first
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_bias_of_more_bits_than_a_float_is_read_as_it_was_written(
+    target: Any, parse: Callable[..., ir.Model]
+) -> None:
+    model = parse("""
+    agraph (uint8[2,2] q) => (uint8[2,4] p)
+    <float s = {0.0000009536743}, uint8 z = {137}, int8[2,4] w = {23, -37, -1, -128, 2, 6, -11, 84},
+     float sw = {0.0072354195}, int32[4] b = {92247200, 25013360, -54265476, 129779352},
+     float sb = {0.0000000069002337}, float t = {0.004}>
+    {
+      x = DequantizeLinear (q, s, z)
+      y = DequantizeLinear (w, sw)
+      o = DequantizeLinear (b, sb)
+      m = Gemm (x, y, o)
+      p = QuantizeLinear (m, t, z)
+    }
+    """)
+    once = FoldQdq(target).run(model).model
+    first = structure(ir.to_proto(once).graph)
+    assert structure(ir.to_proto(FoldQdq(target).run(once).model).graph) == first
