@@ -20,6 +20,7 @@ from examples.demosaic.schemes import four_bits, integer, one_map, optimized
 from fixtures.demosaicnet import (
     BORDER,
     EVALUATION,
+    HELD_OUT,
     INPUT,
     OUTPUT,
     calibration_feeds,
@@ -37,6 +38,8 @@ from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
 Picture = NDArray[np.float32]
+Decibels = Mapping[str, Mapping[str, float]]
+"""PSNR by network and photograph."""
 
 SIDE = 256
 CALIBRATION = 16
@@ -56,15 +59,13 @@ class Outcome:
 
     Attributes:
         decibels: PSNR by network and photograph.
+        held_out: the same for photographs in view of which no scheme was chosen.
         float_operators: operators on floats between the integer graph's codes.
     """
 
-    decibels: Mapping[str, Mapping[str, float]]
+    decibels: Decibels
+    held_out: Decibels
     float_operators: int
-
-    def mean(self, network: str) -> float:
-        """Return the mean PSNR of a network over the photographs, in dB."""
-        return float(np.mean(list(self.decibels[network].values())))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -98,7 +99,7 @@ def run(folder: Path, progress: Progress) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     progress.stage("fetching demosaicnet and photographs")
     original = optimized(ir.serde.deserialize_model(demosaicnet()))
-    images = {name.removeprefix("photo-"): _cut(photograph(name)) for name in EVALUATION}
+    images = {name: _cut(photograph(name)) for name in (*EVALUATION, *HELD_OUT)}
     feeds = list(calibration_feeds(CALIBRATION))
     progress.stage("quantizing")
     networks = {
@@ -115,11 +116,20 @@ def run(folder: Path, progress: Progress) -> Outcome:
     name, image = next(iter(images.items()))
     shown = {network: found[network][name] for network in (FLOAT, NAIVE, INTEGER)}
     draw(inner(image), inner(mosaic_of(image)), shown, folder / "demosaic.png")
-    decibels = {
-        network: {each: psnr(inner(images[each]), restored) for each, restored in pictures.items()}
-        for network, pictures in found.items()
+    float_operators = len(float_ops_between(networks[INTEGER], strict=True))
+    judged = (_decibels(found, images, names) for names in (EVALUATION, HELD_OUT))
+    return Outcome(*judged, float_operators)
+
+
+def _decibels(
+    found: Mapping[str, Mapping[str, Picture]], images: Mapping[str, Picture], names: Sequence[str]
+) -> Decibels:
+    return {
+        network: {
+            name.removeprefix("photo-"): psnr(inner(images[name]), restored[name]) for name in names
+        }
+        for network, restored in found.items()
     }
-    return Outcome(decibels, len(float_ops_between(networks[INTEGER], strict=True)))
 
 
 def _restore(
@@ -144,18 +154,24 @@ def _cut(image: Picture) -> Picture:
 
 
 def _print(outcome: Outcome) -> None:
-    names = list(outcome.decibels[FLOAT])
-    table = Table(title="PSNR in dB", title_justify="left", title_style="bold")
+    console = Console(width=None if Console().is_terminal else 110)
+    console.print(_table("PSNR in dB", outcome.decibels))
+    console.print(_table("PSNR in dB, photographs held out", outcome.held_out))
+    console.print(f"float operators between the integer graph's codes: {outcome.float_operators}")
+
+
+def _table(title: str, decibels: Decibels) -> Table:
+    names = list(decibels[FLOAT])
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("network")
     for name in (*names, "mean", "against float"):
         table.add_column(name, justify="right")
-    for network, found in outcome.decibels.items():
+    means = {network: float(np.mean(list(found.values()))) for network, found in decibels.items()}
+    for network, found in decibels.items():
         cells = [f"{found[name]:.2f}" for name in names]
-        mean = outcome.mean(network)
-        table.add_row(network, *cells, f"{mean:.2f}", f"{mean - outcome.mean(FLOAT):+.2f}")
-    console = Console(width=None if Console().is_terminal else 110)
-    console.print(table)
-    console.print(f"float operators between the integer graph's codes: {outcome.float_operators}")
+        loss = means[network] - means[FLOAT]
+        table.add_row(network, *cells, f"{means[network]:.2f}", f"{loss:+.2f}")
+    return table
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from PIL import Image
 from examples.demosaic import run as example
 from examples.demosaic.picture import draw
 from examples.demosaic.schemes import integer, one_map, optimized
+from fixtures.demosaicnet import HELD_OUT
 from fixtures.fetch import DownloadError, FetchError, fetch
 from onnxfold.passes.float_ops import float_ops_between
 from onnxfold.runtime.session import REFERENCE, Session
@@ -87,7 +88,7 @@ def test_compensation_on_real_photographs(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     try:
-        for name in ("demosaicnet-bayer", "photo-china", "photo-astronaut"):
+        for name in ("demosaicnet-bayer", "photo-china", "photo-astronaut", *HELD_OUT):
             fetch(name)
     except DownloadError as error:
         pytest.skip(str(error))
@@ -99,6 +100,10 @@ def test_compensation_on_real_photographs(
     assert mean[example.COMPENSATED] > mean[example.NAIVE] + 25
     assert mean[example.INTEGER] > mean[example.FLOAT] - 0.4
     assert mean[example.FOUR_BITS] > mean[example.FLOAT] - 0.6
+    unseen = {name: np.mean(list(each.values())) for name, each in figures["held_out"].items()}
+    assert unseen[example.INTEGER] > unseen[example.FLOAT] - 1
+    assert unseen[example.FOUR_BITS] > unseen[example.FLOAT] - 1.6
+    assert set(figures["held_out"][example.FLOAT]).isdisjoint(figures["decibels"][example.FLOAT])
     assert figures["float_operators"] == 0
     assert (tmp_path / "demosaic.png").is_file()
     assert (tmp_path / "demosaicnet.integer.onnx").is_file()
