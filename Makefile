@@ -50,7 +50,7 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantization, training
 	@$(RUN) benchmarks/bench_graph_edits.py
 	@$(RUN) benchmarks/bench_calibration.py
-	@$(RUN) benchmarks/bench_fold.py
+	@$(RUN) -m benchmarks.bench_fold
 	@$(RUN) -m benchmarks.bench_tflite
 	@$(RUN) benchmarks/bench_quantization.py
 	@$(RUN) benchmarks/bench_training.py
