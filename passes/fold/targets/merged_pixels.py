@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +31,7 @@ MERGED_SUFFIX = "_blocks"
 """Appended to the name of a value, it names the same value in blocks of pixels."""
 
 _TO_PIXELS, _TO_MAPS = (0, 2, 3, 1), (0, 3, 1, 2)
+_Shape: TypeAlias = Sequence[int | str | None]
 _WEIGHTS, _BIAS = 3, 8
 _PER_OUTPUT = (4, 5, _BIAS)
 
@@ -73,23 +75,16 @@ def _merge(
 ) -> None:
     data, result, blocks = node.inputs[0], node.outputs[0], merging.of(layer)
     assert data is not None
-    replaced = [
-        data,
-        *(node.inputs[place] for place in (_WEIGHTS, *_PER_OUTPUT) if place < len(node.inputs)),
-    ]
+    places = [each for each in (_WEIGHTS, *_PER_OUTPUT) if each < len(node.inputs)]
+    replaced = [data, *(node.inputs[place] for place in places)]
     with rewriter.step("merge-pixels", node):
         rewriter.set_input(node, 0, _blocks(node, data, blocks, rewriter))
-        turned, own = _pixels(node, result, blocks, layer, rewriter)
         _set_weights(node, weights, blocks.outputs // layer.outputs, rewriter)
-        axes = blocks.rows, blocks.columns
-        rewriter.set_attribute(node, "auto_pad", None)
-        rewriter.set_attribute(node, "group", 1)
-        rewriter.set_attribute(node, "kernel_shape", [each.taps for each in axes])
-        rewriter.set_attribute(node, "strides", [each.stride for each in axes])
-        rewriter.set_attribute(node, "dilations", [each.dilation for each in axes])
-        pads = [each.before for each in axes] + [each.after for each in axes]
-        rewriter.set_attribute(node, "pads", pads)
+        _set_windows(node, blocks, rewriter)
+        turned, own = _pixels(node, blocks, layer, rewriter)
         rewriter.replace_value(result, own, keep=(turned,))
+        sizes = blocks.outputs, blocks.rows.written, blocks.columns.written
+        rewriter.set_type(result, shape=[_batch(result), *sizes])
         if not own.is_graph_output():
             rewriter.swap_names(result, own)
             rewriter.rename(result, f"{own.name}{MERGED_SUFFIX}")
@@ -100,28 +95,29 @@ def _merge(
 def _blocks(node: ir.Node, data: ir.Value, blocks: Layer, rewriter: Rewriter) -> ir.Value:
     """The data in blocks."""
     name = f"{data.name}{MERGED_SUFFIX}"
-    sizes = blocks.rows.read, blocks.columns.read, blocks.inputs
+    rows, columns, channels = blocks.rows.read, blocks.columns.read, blocks.inputs
     source = _unshaped(_channels_last(node, data, rewriter))
-    reshaped = _insert(node, "Reshape", source, sizes, name, rewriter)
-    return _insert(node, "Transpose", reshaped, _TO_MAPS, name, rewriter)
+    shape = _batch(data), rows, columns, channels
+    reshaped = _reshape(node, source, shape, name, rewriter)
+    shape = _batch(data), channels, rows, columns
+    return _transpose(node, reshaped, _TO_MAPS, shape, name, rewriter)
 
 
 def _pixels(
-    node: ir.Node, result: ir.Value, blocks: Layer, layer: Layer, rewriter: Rewriter
+    node: ir.Node, blocks: Layer, layer: Layer, rewriter: Rewriter
 ) -> tuple[ir.Node, ir.Value]:
     """What turns the result to channels-last, and the result in pixels."""
-    name = f"{result.name}_pixels"
-    rewriter.set_type(
-        result,
-        shape=(_batch(result), blocks.outputs, blocks.rows.written, blocks.columns.written),
-    )
-    turned = _insert(node, "Transpose", result, _TO_PIXELS, name, rewriter, after=node)
+    result = node.outputs[0]
+    name, batch = f"{result.name}_pixels", _batch(result)
+    shape = batch, blocks.rows.written, blocks.columns.written, blocks.outputs
+    turned = _transpose(node, result, _TO_PIXELS, shape, name, rewriter, after=True)
     reader = turned.producer()
-    sizes = layer.rows.written, layer.columns.written, layer.outputs
-    reshaped = _insert(node, "Reshape", turned, sizes, name, rewriter, after=reader)
-    own = _insert(node, "Transpose", reshaped, _TO_MAPS, name, rewriter, after=reshaped.producer())
     assert reader is not None
-    return reader, own
+    shape = batch, layer.rows.written, layer.columns.written, layer.outputs
+    pixels = _reshape(reader, turned, shape, name, rewriter, after=True)
+    shape = batch, layer.outputs, layer.rows.written, layer.columns.written
+    last = pixels.producer() or reader
+    return reader, _transpose(last, pixels, _TO_MAPS, shape, name, rewriter, after=True)
 
 
 def _channels_last(node: ir.Node, data: ir.Value, rewriter: Rewriter) -> ir.Value:
@@ -133,7 +129,9 @@ def _channels_last(node: ir.Node, data: ir.Value, rewriter: Rewriter) -> ir.Valu
     source = None if producer is None else producer.inputs[0]
     if producer is not None and source is not None and _turns_to_maps(producer):
         return source
-    return _insert(node, "Transpose", data, _TO_PIXELS, f"{data.name}_pixels", rewriter)
+    channels, *sizes = (size if isinstance(size, int) else None for size in data.shape[1:])
+    shape = _batch(data), *sizes, channels
+    return _transpose(node, data, _TO_PIXELS, shape, f"{data.name}_pixels", rewriter)
 
 
 def _turns_to_maps(node: ir.Node) -> bool:
@@ -159,34 +157,47 @@ def _elements_of_an_image(value: ir.Value) -> int:
     return math.prod(known) if sizes and len(known) == len(sizes) else 0
 
 
-def _insert(
-    node: ir.Node,
-    op_type: str,
+def _transpose(
+    anchor: ir.Node,
     value: ir.Value,
-    argument: Sequence[int],
+    order: Sequence[int],
+    shape: _Shape,
     name: str,
     rewriter: Rewriter,
-    after: ir.Node | None = None,
+    *,
+    after: bool = False,
 ) -> ir.Value:
-    """A Transpose to the order ``argument``, or a Reshape of each image to these sizes."""
-    inputs: list[ir.Value | None] = [value]
-    if op_type == "Reshape":
-        target = np.array([0, *argument], np.int64)
-        inputs.append(rewriter.constant(node, target, name="block_shape"))
-        shape: list[int | str | None] = [_batch(value), *argument]
-    else:
-        assert value.shape is not None
-        sizes = [size if isinstance(size, int) else size.value for size in value.shape]
-        shape = [sizes[axis] for axis in argument]
     return rewriter.insert(
-        node if after is None else after,
-        op_type,
-        inputs,
+        anchor,
+        "Transpose",
+        [value],
         name=name,
-        attributes=None if op_type == "Reshape" else {"perm": argument},
+        attributes={"perm": order},
         dtype=value.dtype,
         shape=shape,
-        after=after is not None,
+        after=after,
+    )
+
+
+def _reshape(
+    anchor: ir.Node,
+    value: ir.Value,
+    shape: _Shape,
+    name: str,
+    rewriter: Rewriter,
+    *,
+    after: bool = False,
+) -> ir.Value:
+    """A Reshape that leaves the batch as it is."""
+    target = rewriter.constant(anchor, np.array([0, *shape[1:]], np.int64), name="block_shape")
+    return rewriter.insert(
+        anchor,
+        "Reshape",
+        [value, target],
+        name=name,
+        dtype=value.dtype,
+        shape=shape,
+        after=after,
     )
 
 
@@ -194,6 +205,18 @@ def _batch(value: ir.Value) -> int | str | None:
     assert value.shape is not None
     size = value.shape[0]
     return size if isinstance(size, int) else size.value
+
+
+def _set_windows(node: ir.Node, blocks: Layer, rewriter: Rewriter) -> None:
+    """Let a convolution go over blocks, in one group."""
+    axes = blocks.rows, blocks.columns
+    rewriter.set_attribute(node, "auto_pad", None)
+    rewriter.set_attribute(node, "group", 1)
+    rewriter.set_attribute(node, "kernel_shape", [each.taps for each in axes])
+    rewriter.set_attribute(node, "strides", [each.stride for each in axes])
+    rewriter.set_attribute(node, "dilations", [each.dilation for each in axes])
+    pads = [*(each.before for each in axes), *(each.after for each in axes)]
+    rewriter.set_attribute(node, "pads", pads)
 
 
 def _set_weights(node: ir.Node, weights: Array, pixels: int, rewriter: Rewriter) -> None:

@@ -37,8 +37,8 @@ _MOST_WEIGHTS = 1 << 18
 _MOST_CHANNELS = 32  # of a convolution with groups: its weights become those of one group
 _RESHAPES = 2
 _NARROW = 1.3  # what products of 16 outputs cost, by those of more, that read their data once
-_WORTH = 0.1
-"""The share of the time that blocks have to save: costs are fitted, and weights take more room."""
+_WORTH = 0.05
+"""The share of the time that blocks have to save: costs are fitted."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnxfold.passes.fold import fold_qdq
+from onnxfold.passes.fold.costs import CostTable
 from onnxfold.passes.fold.fold_qdq import NO_COSTS, FoldQdq
+from onnxfold.passes.fold.plan import Plan
+from onnxfold.passes.rewriter import Rewriter
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.verify.region_gate import check_integer_contract
 
@@ -37,6 +41,17 @@ def _layer(
     rounded = graph.quantize(product, 0.3, 100)
     graph.outputs.append(rounded if output else graph.dequantize(rounded, 0.3, 100))
     return graph.model()
+
+
+def _leave(plan: Plan, rewriter: Rewriter, costs: CostTable) -> None:
+    """In place of what makes blocks of pixels."""
+    del plan, rewriter, costs
+
+
+@pytest.fixture(autouse=True)
+def pixels_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No blocks of pixels, with which few channels are faster."""
+    monkeypatch.setattr(fold_qdq, "merge_pixels", _leave)
 
 
 def _fold(model: ir.Model) -> Counter[str]:

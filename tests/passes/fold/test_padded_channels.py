@@ -23,6 +23,17 @@ from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.verify.region_gate import check_integer_contract
 
 
+def _leave(plan: Plan, rewriter: Rewriter, costs: CostTable) -> None:
+    """In place of a step that pads, or makes blocks of pixels."""
+    del plan, rewriter, costs
+
+
+@pytest.fixture(autouse=True)
+def pixels_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No blocks of pixels, with which few channels are faster."""
+    monkeypatch.setattr(fold_qdq, "merge_pixels", _leave)
+
+
 def _layer(
     graph: Any,
     x: str,
@@ -105,11 +116,6 @@ def test_sums_limits_and_pools_carry_more_channels(fake_quant: Callable[..., Any
     assert _weights(folded) == [(16, 16, 3, 3), (16, 16, 3, 3), (24, 16, 3, 3)]
     census = Counter(node.op_type for node in folded.graph)
     assert census["Clip"] == census["MaxPool"] == census["QLinearAdd"] == 1
-
-
-def _leave(plan: Plan, rewriter: Rewriter, costs: CostTable) -> None:
-    """In place of a step that pads."""
-    del plan, rewriter, costs
 
 
 @pytest.mark.parametrize("residual", [True, False])
