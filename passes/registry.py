@@ -40,6 +40,7 @@ PASSES: dict[str, str] = {
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
+    "fold-scaler": "fuse.fold_scaler:FoldScaler",
     "fuse-depth-to-space": "fuse.depth_to_space:FuseDepthToSpace",
     "fuse-hard-swish": "fuse.hard_swish:FuseHardSwish",
     "fuse-layer-norm": "fuse.layer_norm:FuseLayerNorm",
@@ -48,6 +49,7 @@ PASSES: dict[str, str] = {
     "fuse-softmax": "fuse.softmax:FuseSoftmax",
     "remove-redundant-expand": "fuse.redundant_expand:RemoveRedundantExpand",
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
+    "scale-factor": "fuse.scale_factor:ScaleFactor",
     "sum-before-layer-norm": "fuse.sum_before_layer_norm:SumBeforeLayerNorm",
     # quantize
     "align-concat": "quantize.align_concat:AlignConcat",
