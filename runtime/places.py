@@ -8,6 +8,8 @@ from pathlib import Path
 
 from onnxfold.passes.errors import UsageError
 
+_DEVICES = Path("/dev")
+
 
 def check_file(path: Path) -> None:
     """Refuse a place that no file can be put, or that holds something other than a file.
@@ -27,8 +29,11 @@ def check_file(path: Path) -> None:
 def check_kind(path: Path) -> None:
     """Refuse what must not be replaced by a file.
 
+    A link may be, to another file; a link among the devices, like ``/dev/stdout``, may not, even
+    while it leads to a file.
+
     Raises:
-        UsageError: It is a folder or a device.
+        UsageError: It is a folder or a device, or a link that stands for one.
     """
     try:
         mode = path.lstat().st_mode
@@ -36,8 +41,15 @@ def check_kind(path: Path) -> None:
         return
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder")
-    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+    if not stat.S_ISREG(mode) and not _is_plain_link(path):
         raise UsageError(f"cannot write {path}: it is not a regular file; choose another place")
+
+
+def _is_plain_link(path: Path) -> bool:
+    """Whether ``path`` is a link to a file, or to nothing."""
+    if not path.is_symlink() or path.parent.resolve() == _DEVICES:
+        return False
+    return path.is_file() or not path.exists()
 
 
 def check_folder(folder: Path) -> None:

@@ -15,6 +15,18 @@ def test_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
         check_kind(tmp_path / "pipe")
     with pytest.raises(UsageError, match="/dev/null: it is not a regular file"):
         check_file(Path("/dev/null"))
+    (tmp_path / "to_pipe").symlink_to(tmp_path / "pipe")
+    for link in (tmp_path / "to_pipe", Path("/dev/stdout")):
+        with pytest.raises(UsageError, match="not a regular file"):
+            check_file(link)
+
+
+def test_a_link_to_a_file_or_to_nothing_may_be_replaced(tmp_path: Path) -> None:
+    for name in ("old", "missing"):
+        (tmp_path / f"to_{name}").symlink_to(tmp_path / name)
+    (tmp_path / "old").write_text("")
+    check_file(tmp_path / "to_old")
+    check_file(tmp_path / "to_missing")
 
 
 def test_a_file_goes_where_there_is_one_or_nothing(tmp_path: Path) -> None:
