@@ -114,9 +114,9 @@ def _keep_input(value: ir.Value, graph: ir.Graph, rewriter: Rewriter) -> None:
     uses = tuple(value.uses())
     if not uses or value.is_initializer():
         return
-    first = graph[0]
-    with rewriter.step("convert-input", first):
-        cast = _cast(first, value, _FLOAT, rewriter, after=False)
+    readers = dict.fromkeys(node for node, _ in uses)
+    with rewriter.step("convert-input", sources=readers):
+        cast = _cast(graph[0], value, _FLOAT, rewriter, after=False)
         for node, index in uses:
             rewriter.set_input(node, index, cast)
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import PassResult
+from onnxfold.passes.provenance import original_names
 from onnxfold.passes.quantize.convert_float32 import computes_in_others
 
 Parse = Callable[..., ir.Model]
@@ -43,6 +44,21 @@ def test_data_constants_and_casts_become_float32_and_the_interface_stays(
           y = Cast<to=10>(y_original)
         }""",
     )
+
+
+def test_an_input_is_cast_for_its_readers(parse: Parse, apply_pass: Apply) -> None:
+    model = parse(
+        """g (float16[2] a, float16[2] b) => (float16[2] y) {
+          [first] c = Exp(a)
+          [second] y = Add(c, b)
+        }"""
+    )
+    converted = apply_pass("convert-float32", apply_pass("infer-shapes", model).model).model
+    casts = {value.name: next(iter(value.uses())).node for value in converted.graph.inputs}
+    assert {name: original_names(cast) for name, cast in casts.items()} == {
+        "a": ["first"],
+        "b": ["second"],
+    }
 
 
 def test_bodies_are_converted_and_doubles_beyond_float32_become_the_largest(
