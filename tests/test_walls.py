@@ -158,6 +158,16 @@ print([name for name in {(*HEAVY, "onnxruntime", "onnx_graphsurgeon")!r} if name
     assert result.stdout.strip() == "[]", result.stderr
 
 
+def test_help_waits_for_no_library(tmp_path: Path) -> None:
+    code = """import sys
+from onnxfold.cli import build_parser
+build_parser().format_help()
+print([name for name in ("numpy", "onnx", "onnx_ir", "onnxruntime") if name in sys.modules])
+"""
+    result = run_python(code, tmp_path)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
 def test_everything_imports_without_frameworks(tmp_path: Path) -> None:
     names = [name for name in MODULES if not name.endswith("__main__")]
     code = f"""import sys, importlib

@@ -23,7 +23,12 @@ TARGETS = {
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the model to read."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="the ONNX model to read")
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="the model to read: ONNX, or what a framework saved (see export)",
+    )
 
 
 def add_framework(parser: argparse.ArgumentParser) -> None:

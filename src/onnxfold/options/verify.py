@@ -7,7 +7,9 @@ from pathlib import Path
 
 from onnxfold.options.loss import add_loss_choice
 from onnxfold.options.shared import add_budget, add_data, add_report
-from onnxfold.runtime.report.formats import VERDICT_FORMATS
+
+VERDICTS = ("text", "json", "junit", "sarif", "markdown", "html")
+"""How a verdict can be printed; named here since what prints it takes a second to import."""
 
 
 def add_verify_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,7 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
     add_loss_choice(parser)
     parser.add_argument(
         "--format",
-        choices=("text", *VERDICT_FORMATS),
+        choices=VERDICTS,
         default="text",
         help="how to print the verdict (default: text); junit and sarif are what continuous "
         "integration and code hosts read",

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 import onnxfold
 from onnxfold.cli import main
+from onnxfold.options.verify import VERDICTS
 from onnxfold.runtime.report.formats import VERDICT_FORMATS
 from onnxfold.runtime.report.junit import to_junit
 from onnxfold.runtime.report.sarif import to_sarif
@@ -76,6 +77,10 @@ def test_sarif_names_the_file_the_rule_and_the_output() -> None:
     (location,) = result["locations"]
     assert location["physicalLocation"]["artifactLocation"]["uri"] == "b.onnx"
     assert location["logicalLocations"][0]["fullyQualifiedName"] == "output y\x01"
+
+
+def test_the_command_line_offers_every_form() -> None:
+    assert ("text", *VERDICT_FORMATS) == VERDICTS
 
 
 @pytest.mark.parametrize("form", sorted(VERDICT_FORMATS))
