@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from onnxfold.runtime.report.bars import Pair, draw_pairs
 from onnxfold.runtime.report.blocks import Block, Bullets, Heading, Paragraph, Picture, Table
@@ -15,7 +15,7 @@ from onnxfold.runtime.report.groups import (
     other_remarks,
 )
 from onnxfold.runtime.report.losses import loss_lines
-from onnxfold.runtime.report.summary import state
+from onnxfold.runtime.report.summary import share_in_words, state
 
 FRONTIER = "frontier.svg"
 CHANGES = "changes.svg"
@@ -83,7 +83,11 @@ def _changes(report: dict[str, Any]) -> Iterator[Block]:
         Pair("latency, ms", original, original * chosen[-1]["relative"], ".3f"),
         Pair("size, bytes", report["source"]["bytes"], result["bytes"], ",.0f"),
     ]
-    yield Picture(CHANGES, "What came in and what goes out", draw_pairs(pairs))
+    yield Picture(
+        CHANGES,
+        "What came in and what goes out; latency by the ratio of paired runs",
+        draw_pairs(pairs),
+    )
 
 
 def _models(report: dict[str, Any]) -> Iterator[Block]:
@@ -93,7 +97,7 @@ def _models(report: dict[str, Any]) -> Iterator[Block]:
         if facts is None:
             continue
         census = facts["census"]
-        integer = f"{census.get('integer_share', 0.0):.1%}"
+        integer = share_in_words(census.get("integer_share", 0.0))
         nodes = sum(census.get("ops", {}).values())
         path = facts["path"] or "(in memory)"
         rows.append((role, path, f"{facts['bytes']:,}", nodes, integer, facts["sha256"]))
@@ -104,8 +108,16 @@ def _models(report: dict[str, Any]) -> Iterator[Block]:
 def _options(options: dict[str, Any]) -> Iterator[Block]:
     if options:
         yield Heading("Options")
-        rows = [(name.replace("_", "-"), value) for name, value in options.items()]
+        rows = [(name.replace("_", "-"), _option(value)) for name, value in options.items()]
         yield Table.of(("option", "value"), rows)
+
+
+def _option(value: Any) -> str:
+    """An option as text, in the words of the command line where it has parts."""
+    if isinstance(value, dict):
+        parts = cast("dict[str, Any]", value).items()
+        return ", ".join(f"{name.replace('_', '-')}={part}" for name, part in parts)
+    return str(value)
 
 
 def _latency(latency: dict[str, Any]) -> Iterator[Block]:

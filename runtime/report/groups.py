@@ -151,7 +151,7 @@ def _content(ops: dict[str, int]) -> str:
 def _counted(ops: dict[str, int]) -> str:
     words = [name if count == 1 else f"{count} {name}" for name, count in ops.items()]
     more = sum(list(ops.values())[_SHOWN_OPERATORS:])
-    return ", ".join(words[:_SHOWN_OPERATORS]) + (f" and {more} others" if more else "")
+    return ", ".join(words[:_SHOWN_OPERATORS]) + (f" and {more} more" if more else "")
 
 
 def _of_op(reason: dict[str, Any]) -> str:

@@ -74,7 +74,15 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _integers(result: dict[str, Any], share: float) -> str:
-    return f"in integer operators: {share:.1%} of the multiply-accumulates{_form(result, share)}"
+    return (
+        f"in integer operators: {share_in_words(share)} of the multiply-accumulates"
+        f"{_form(result, share)}"
+    )
+
+
+def share_in_words(share: float) -> str:
+    """A share of the work as per cent: 100.0% is all of it, and 0.0% none."""
+    return f"{share if share in (0.0, 1.0) else min(max(share, 0.001), 0.999):.1%}"
 
 
 def state(report: dict[str, Any]) -> str:
@@ -86,13 +94,14 @@ def state(report: dict[str, Any]) -> str:
 
 def _operator_by_operator(report: dict[str, Any]) -> Iterator[str]:
     """What a fold changed before errors add up: it explains the differences of the outputs."""
-    for row in report["passes"]:
-        found = row["evidence"].get("regions")
-        if found:
-            yield (
-                f"operator by operator: {found['mismatches']:,} of {found['elements']:,} numbers "
-                f"differ, {found['ties']:,} more by ties"
-            )
+    held = [row for row in report["passes"] if row["evidence"].get("regions")]
+    for row in held:
+        found = row["evidence"]["regions"]
+        name = f" ({row['pass'].split('{')[0]})" if len(held) > 1 else ""
+        yield (
+            f"operator by operator{name}: {found['mismatches']:,} of {found['elements']:,} numbers "
+            f"differ, {found['ties']:,} more by ties"
+        )
 
 
 def _status(row: dict[str, Any]) -> str:
@@ -114,4 +123,4 @@ def _latency(report: dict[str, Any]) -> Iterator[str]:
         return
     before, after = models["original"]["median_ms"], chosen[-1]["median_ms"]
     relative = chosen[-1]["relative"]
-    yield f"latency: {before:.3f} -> {after:.3f} ms, {relative:.2f} of the original"
+    yield f"latency: {before:.3f} -> {after:.3f} ms, {relative:.2f} of the original in paired runs"

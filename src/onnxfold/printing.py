@@ -124,8 +124,8 @@ def _print_decisions(decisions: list[dict[str, Any]]) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print how two models differ, and whether that is within the contract."""
-    document = comparison.to_json()
-    _print_outputs(document["deployment"], comparison.samples)
+    if comparison.samples:
+        _print_outputs(comparison.to_json()["deployment"], comparison.samples)
     print_loss_differences(comparison.losses)
     print_line(f"{comparison.contract.value}: {comparison.verdict.status}")
     for reason in comparison.verdict.reasons:
@@ -136,7 +136,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 def _print_outputs(outputs: list[dict[str, Any]], samples: int) -> None:
     print_table(
-        f"against the original, {samples} samples, as deployed",
+        f"against the original, {samples} sample{'' if samples == 1 else 's'}, as deployed",
         ("output", "SQNR dB", "cosine", "max |difference|", "changed top-1"),
         (
             (

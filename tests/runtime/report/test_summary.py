@@ -6,6 +6,7 @@ import pytest
 
 from onnxfold.runtime.report.summary import (
     passes_that_changed,
+    share_in_words,
     state,
     summary,
 )
@@ -52,7 +53,7 @@ def test_the_last_lines_give_the_figures_that_decide() -> None:
     task = {"rows": 50, "original_accuracy": 0.98, "accuracy": 0.96}
     lines = list(summary(report(latency=latency, decisions=[chosen], task=task)))
     assert lines[:3] == [
-        "latency: 2.000 -> 1.000 ms, 0.51 of the original",
+        "latency: 2.000 -> 1.000 ms, 0.51 of the original in paired runs",
         "accuracy: 98.00% -> 96.00% on 50 labelled samples",
         "size: 1,000 -> 1,000 bytes",
     ]
@@ -84,3 +85,15 @@ def test_a_fold_says_what_it_changed_operator_by_operator() -> None:
     fold["evidence"]["regions"] = {"mismatches": 3, "elements": 459128, "ties": 7}
     expected = "operator by operator: 3 of 459,128 numbers differ, 7 more by ties"
     assert expected in list(summary(report(passes=[row("a", 1), fold])))
+    other = row("lower-conv-transpose", 1)
+    other["evidence"]["regions"] = fold["evidence"]["regions"]
+    lines = [line.split(":")[0] for line in summary(report(passes=[other, fold]))]
+    assert [line for line in lines if line.startswith("operator")] == [
+        "operator by operator (lower-conv-transpose)",
+        "operator by operator (fold-qdq)",
+    ]
+
+
+def test_nearly_all_is_not_called_all() -> None:
+    shares = (0.0, 1e-6, 0.5, 0.9997, 1.0)
+    assert [share_in_words(each) for each in shares] == ["0.0%", "0.1%", "50.0%", "99.9%", "100.0%"]
