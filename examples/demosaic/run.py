@@ -117,8 +117,8 @@ def run(folder: Path, progress: Progress) -> Outcome:
     shown = {network: found[network][name] for network in (FLOAT, NAIVE, INTEGER)}
     draw(inner(image), inner(mosaic_of(image)), shown, folder / "demosaic.png")
     float_operators = len(float_ops_between(networks[INTEGER], strict=True))
-    judged = (_decibels(found, images, names) for names in (EVALUATION, HELD_OUT))
-    return Outcome(*judged, float_operators)
+    seen, unseen = (_decibels(found, images, names) for names in (EVALUATION, HELD_OUT))
+    return Outcome(seen, unseen, float_operators)
 
 
 def _decibels(
