@@ -12,7 +12,9 @@ import pytest
 from fixtures.fake_quant.contract import Tally, judge, structure
 from fixtures.fake_quant.drawing import Drawing, UndrawableError
 from fixtures.fake_quant.random_graph import FAMILIES, draw
+from fixtures.fake_quant.reductions import is_misread
 from fixtures.fake_quant.survey import Found, distinct
+from onnxfold.runtime.session import REFERENCE, Session
 
 _RIGHT = Found("t", "Conv", "QLinearConv", "reference", 1000, 1, 1.0, 1000, 1, 1.0)
 
@@ -92,3 +94,18 @@ def test_the_same_choices_give_the_same_bytes() -> None:
     for number in range(10):
         first, second = (draw(random.Random(number)).proto() for _ in range(2))
         assert first.SerializeToString() == second.SerializeToString()
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 1, 1]])
+def test_what_onnxruntime_averages_wrong_is_not_drawn(opset: int, pads: list[int]) -> None:
+    attributes = {"kernel_shape": [3, 2], "pads": pads, "count_include_pad": 1}
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : {opset}]>
+        agraph (float[1,1,6,5] x) => (float[1,1,h,w] y) {{ y = AveragePool
+        <kernel_shape = [3, 2], pads = {pads}, count_include_pad = 1> (x) }}""")
+    image = np.random.default_rng(0).normal(size=(1, 1, 6, 5)).astype(np.float32)
+    got = Session(model, REFERENCE).run({"x": image})["y"][0, 0]
+    padded = np.pad(image[0, 0], [(pads[0], pads[2]), (pads[1], pads[3])])
+    right = np.lib.stride_tricks.sliding_window_view(padded, (3, 2)).mean((2, 3))
+    assert np.allclose(got, right, atol=1e-5) != is_misread(opset, attributes)
