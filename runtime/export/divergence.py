@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -17,6 +17,9 @@ from onnxfold.runtime.verify.comparer import Comparer
 from onnxfold.runtime.verify.cut import keep_outputs, values_read
 from onnxfold.runtime.verify.gates import Gate
 from onnxfold.runtime.verify.metrics import OutputMetrics
+
+Aligned = Sequence[tuple[Array, Array]]
+"""What the framework computed and what the model does, in one layout, a pair for each sample."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,15 @@ def compare_layers(
     Raises:
         ExecutionError: The model does not run.
     """
-    names = _shared(model, values)
-    if not names:
-        return ()
-    session = Session(keep_outputs(model, names), REFERENCE)
-    inputs = {each.name for each in session.inputs}
+    found = aligned_values(model, feeds, values, shared_names(model, values))
     comparer = Comparer()
-    found: set[str] = set(names)
-    for feed, wanted in zip(feeds, values, strict=True):
-        got = session.run({name: array for name, array in feed.items() if name in inputs})
-        pairs = {name: _aligned(wanted[name], got[name]) for name in names}
-        found -= {name for name, pair in pairs.items() if pair is None}
-        kept = {name: pair for name, pair in pairs.items() if pair is not None}
+    for sample in range(len(feeds)):
+        pairs = {name: each[sample] for name, each in found.items()}
         comparer.add(
-            {name: want for name, (want, _) in kept.items()},
-            {name: have for name, (_, have) in kept.items()},
+            {name: want for name, (want, _) in pairs.items()},
+            {name: have for name, (_, have) in pairs.items()},
         )
-    metrics = {name: comparer.metrics[name] for name in names if name in found}
+    metrics = {name: comparer.metrics[name] for name in found}
     beyond = {name for name, each in metrics.items() if not gate.judge_output(each).passed}
     return tuple(
         LayerError(
@@ -102,11 +97,44 @@ def first_divergence(errors: Sequence[LayerError]) -> LayerError | None:
     return next((each for each in errors if not each.passed), None)
 
 
-def _shared(model: ir.Model, values: Sequence[Feed]) -> list[str]:
+def shared_names(model: ir.Model, values: Sequence[Feed]) -> list[str]:
     """Tensors that every sample has a value for, in the order in which the model computes them."""
     known = set[str].intersection(*(set(each) for each in values)) if values else set[str]()
     computed = (value for node in model.graph for value in node.outputs)
     return [value.name for value in computed if value.name and value.name in known]
+
+
+def aligned_values(
+    model: ir.Model, feeds: Sequence[Feed], values: Sequence[Feed], names: Sequence[str]
+) -> dict[str, Aligned]:
+    """The framework's tensors and the model's, in the model's layouts.
+
+    Args:
+        model: As the exporter wrote it.
+        feeds: What the framework was fed, by the model's names.
+        values: What it computed inside, by names of tensors of the model.
+        names: What to compare; tensors of other shapes or types are left out.
+
+    Returns:
+        For each tensor a pair a sample: what the framework computed, and what the model does.
+
+    Raises:
+        ExecutionError: The model does not run.
+    """
+    if not names:
+        return {}
+    session = Session(keep_outputs(model, names), REFERENCE)
+    inputs = {each.name for each in session.inputs}
+    found: dict[str, list[tuple[Array, Array] | None]] = {name: [] for name in names}
+    for feed, wanted in zip(feeds, values, strict=True):
+        got = session.run({name: array for name, array in feed.items() if name in inputs})
+        for name in names:
+            found[name].append(_aligned(wanted[name], got[name]))
+    return {
+        name: [pair for pair in pairs if pair is not None]
+        for name, pairs in found.items()
+        if None not in pairs
+    }
 
 
 def _aligned(wanted: Array, found: Any) -> tuple[Array, Array] | None:
@@ -140,11 +168,11 @@ def _distance(got: Array, wanted: Array) -> float:
 
 def _spreads(model: ir.Model, name: str, compared: set[str], beyond: set[str]) -> bool:
     """Whether something beyond the gate is computed from a tensor that is; or nothing compared."""
-    nearest = set(_nearest(model, name, compared))
+    nearest = set(nearest_compared(model, name, compared))
     return not nearest or bool(nearest & beyond)
 
 
-def _nearest(model: ir.Model, name: str, compared: set[str]) -> Iterator[str]:
+def nearest_compared(model: ir.Model, name: str, compared: Collection[str]) -> Iterator[str]:
     """The compared tensors that are computed from ``name`` without another one between."""
     readers: dict[str, list[ir.Node]] = {}
     for node in model.graph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -20,19 +20,24 @@ from onnxfold.passes.presets import EXPORTED
 from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.compiler.verified import VerifiedRun, run_tolerant
 from onnxfold.runtime.export.front_end import Exported
-from onnxfold.runtime.export.inspection import inspect_layers, name_divergence
+from onnxfold.runtime.export.inspection import (
+    LOOKED_INTO,
+    inspect_layers,
+    judge_inside,
+    name_divergence,
+)
 from onnxfold.runtime.export.proof import EstimatorGate, FrameworkGate, prove
 from onnxfold.runtime.export.rows import has_open_batch, joined_samples
 from onnxfold.runtime.export.sources import Source
 from onnxfold.runtime.export.workers.protocol import Request
 from onnxfold.runtime.feeds import open_feeds
 from onnxfold.runtime.progress import Progress
+from onnxfold.runtime.report.report import distinct_remarks
 from onnxfold.runtime.specs import input_specs
 from onnxfold.runtime.verify.compare import Comparison
 from onnxfold.runtime.verify.gates import Gate
 
 _NAMES = "name-dimensions,readable-names"
-_LAYER_SAMPLES = 2
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,8 @@ def prove_export(
     bar.stage("comparing with the framework")
     # Before the clean-up, which takes a transpose of one sample for a reshape.
     opened = "dynamic-batch," if wanted.dynamic_batch else ""
-    passes = f"{opened}{EXPORTED},{_NAMES}"
     try:
-        run, _ = run_tolerant(
-            given, parse_passes(passes), open_feeds(feeds, input_specs(given)), bar
-        )
+        run, clean = _cleaned(given, f"{opened}{EXPORTED}", feeds, bar)
         comparison = prove(
             run.model, proof.name, feeds, exported.expected, exported.others, gate=proof.gate
         )
@@ -126,16 +128,39 @@ def prove_export(
         raise UsageError(f"{proof.source.path}: {error}") from error
     if not comparison.verdict.passed:
         raise NotEquivalentError(_what_differs(proof, model, comparison))
+    inside = judge_inside(
+        *(proof.source, proof.request, exported, [model, clean], comparison.verdict),
+        proof.python,
+    )
+    if not inside.verdict.passed and not inside.verdict.inconclusive:
+        raise NotEquivalentError(f"{proof.source.path}: {'; '.join(inside.verdict.reasons)}")
+    comparison = replace(comparison, verdict=inside.verdict)
     if wanted.dynamic_batch:
         _prove_rows(proof, run.model, feeds)
     document = comparison.to_json() | {"candidate": run.model.graph.name or "model"}
+    document |= {"notes": list(inside.notes)}
+    if inside.segments is not None:
+        compared, telling = inside.segments.compared, inside.segments.telling
+        document["inside"] = {"compared": len(compared), "telling": telling}
     if wanted.layers:
-        some = proof.exported.feeds[:_LAYER_SAMPLES]
+        some = proof.exported.feeds[:LOOKED_INTO]
         errors = inspect_layers(
             proof.source, proof.request, exported, model, proof.gate, some, proof.python
         )
         document["layers"] = [each.to_json() for each in errors]
     return run, document
+
+
+def _cleaned(
+    model: ir.Model, passes: str, feeds: Sequence[dict[str, Any]], bar: Progress
+) -> tuple[VerifiedRun, ir.Model]:
+    """The clean model, and the same with the exporter's names."""
+    source = open_feeds(feeds, input_specs(model))
+    run, _ = run_tolerant(model, parse_passes(passes), source, bar)
+    clean = run.model.clone()
+    named, _ = run_tolerant(run.model, parse_passes(_NAMES), source, bar)
+    rows, remarks = (*run.rows, *named.rows), (*run.remarks, *named.remarks)
+    return VerifiedRun(named.model, rows, distinct_remarks(remarks)), clean
 
 
 def _what_differs(proof: Proof, model: ir.Model, comparison: Comparison) -> str:

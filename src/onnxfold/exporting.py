@@ -137,8 +137,8 @@ def _export(
     size, digest = measure_files(found.path)
     report = Report(
         command="export",
-        passed=True,
-        reasons=exported.answer.notes,
+        passed=document["verdict"]["status"] == "passed",
+        reasons=(*exported.answer.notes, *document["verdict"]["reasons"], *document["notes"]),
         source=ModelFacts(str(found.path), digest, size, {}),
         result=model_facts(run.model),
         data={} if feeds is None else feeds.to_json(),
@@ -240,6 +240,10 @@ def _run_again(
 ) -> Exported:
     """Run the framework on the data: only now are the model's inputs known by name and type."""
     names = exported.answer
-    again = replace(request, inputs=names.inputs, outputs=names.outputs)
+    options = dict(request.options)
+    if exported.inside:
+        nodes = _model(exported).graph
+        options["tensors"] = [value.name for node in nodes for value in node.outputs if value.name]
+    again = replace(request, inputs=names.inputs, outputs=names.outputs, options=options)
     ran = run_front_end(source, again, feeds, python=python)
-    return replace(exported, feeds=ran.feeds, expected=ran.expected, others=ran.others)
+    return replace(ran, model=exported.model, answer=exported.answer)

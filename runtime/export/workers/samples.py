@@ -21,6 +21,9 @@ from onnxfold.runtime.export.workers.protocol import (
 _IMAGE_SIDE, _LENGTH = 64, 8
 _ROWS = (1, 2)
 """How many rows made-up samples have in turn, where the first dimension is open."""
+_SHARES = (1.0, 0.25)
+"""How much of a known range made-up samples take in turn: noise as wide as the range is in every
+place the same, and its means, like those of most of what a network computes, hardly move."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +34,28 @@ class Port:
         name: In the framework, without decorations.
         dtype: The element type.
         shape: The dimensions; None for one that is open.
+        span: The least and the largest value that it takes, where the source says so.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    span: tuple[float, float] | None = None
 
-    def draw(self, rng: np.random.Generator, rows: int = 1) -> Array:
+    def draw(self, rng: np.random.Generator, rows: int = 1, share: float = 1.0) -> Array:
         """Random values: all codes of 8-bit integers, zeros and ones of others, normal numbers.
 
         Text is "0" or "1".
+
+        Args:
+            rng: Where they come from.
+            rows: The size of the first dimension, where it is open.
+            share: Of the span, where there is one: a part of it that lies anywhere.
         """
         rank = len(self.shape)
         shape = tuple(_size(dim, axis, rank, rows) for axis, dim in enumerate(self.shape))
+        if self.span is not None:
+            return self._within(self.span, rng, shape, share)
         if self.dtype.kind == "f":
             return rng.standard_normal(shape).astype(self.dtype)
         if self.dtype.kind in "iu" and self.dtype.itemsize == 1:
@@ -52,6 +64,18 @@ class Port:
             return codes.astype(self.dtype)
         bits = rng.integers(2, size=shape)
         return bits.astype(str if self.dtype == object else self.dtype).astype(self.dtype)
+
+    def _within(
+        self,
+        span: tuple[float, float],
+        rng: np.random.Generator,
+        shape: tuple[int, ...],
+        share: float,
+    ) -> Array:
+        width = span[1] - span[0]
+        low = span[0] + (1 - share) * width * rng.random()
+        values = low + share * width * rng.random(shape)
+        return (np.rint(values) if self.dtype.kind in "iu" else values).astype(self.dtype)
 
 
 def samples(request: Request, folder: Path, ports: Sequence[Port]) -> list[Feed]:
@@ -63,8 +87,8 @@ def samples(request: Request, folder: Path, ports: Sequence[Port]) -> list[Feed]
     given = read_feeds(folder)
     if not given:
         rng = np.random.default_rng(request.seed)
-        rows = itertools.islice(itertools.cycle(_ROWS), request.samples)
-        return [{port.name: port.draw(rng, count) for port in ports} for count in rows]
+        ways = itertools.islice(itertools.cycle(zip(_ROWS, _SHARES, strict=True)), request.samples)
+        return [{port.name: port.draw(rng, *way) for port in ports} for way in ways]
     names = dict(zip(request.inputs, (port.name for port in ports), strict=True))
     feeds = [{names.get(name, name): array for name, array in feed.items()} for feed in given]
     for port in ports:

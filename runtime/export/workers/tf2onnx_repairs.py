@@ -115,7 +115,7 @@ def _parts(onnx: Any, node: Any, form: Form, types: Mapping[str, int]) -> list[A
                 made.append(onnx.helper.make_node("Constant", [], [name], name=name, value=value))
                 inputs.append(name)
             else:
-                inputs.append(source if operand == "x" else names[operand])
+                inputs.append(names[operand] if isinstance(operand, int) else source)
         label = node.name if place == len(form) - 1 else f"{node.name}/{kind}_{place}"
         made.append(onnx.helper.make_node(kind, inputs, [names[place]], name=label))
     return made

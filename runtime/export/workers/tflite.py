@@ -27,7 +27,7 @@ from onnxfold.runtime.export.workers.tf2onnx_models import (
     write_model,
 )
 from onnxfold.runtime.export.workers.tflite_hybrid import with_real_weights
-from onnxfold.runtime.export.workers.tflite_layers import layers_of, values_inside
+from onnxfold.runtime.export.workers.tflite_layers import layers_of, spans_of, values_inside
 from onnxfold.runtime.export.workers.tflite_means import round_means_of_codes
 from onnxfold.runtime.export.workers.tflite_types import admit_wide_codes, store_halves
 
@@ -39,6 +39,8 @@ _HYBRID = (
     "its kernels round activations to 8 bits at every run, which is not exported: it is held "
     "against the same file with its weights made real"
 )
+_LOOKED_INTO = 2
+"""Samples of which all that is computed inside is told."""
 
 
 def export(request: Request, folder: Path) -> Answer:
@@ -51,6 +53,7 @@ def export(request: Request, folder: Path) -> Answer:
     names: tuple[Sequence[str], Sequence[str]] = request.inputs, request.outputs
     layers: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
+    tensors = request.tensors
     if not request.runs_only:
         model = _converted(request, interpreter)
         if admit_wide_codes(model):
@@ -71,8 +74,10 @@ def export(request: Request, folder: Path) -> Answer:
         }
         rename_tensors(model, table)
         write_model(model, folder)
+        tensors = tensors_of(model)
         names = (wanted[: len(inputs)], wanted[len(inputs) :])
-    feeds = samples(request, folder, [_port(each) for each in details])
+    spans = spans_of(interpreter)
+    feeds = samples(request, folder, [_port(each, spans) for each in details])
     judges = (interpreter, _interpreter(request.path, _REFERENCE))
     if real is not None:
         judges = (_interpreter(real, _DEFAULT), interpreter)
@@ -83,15 +88,24 @@ def export(request: Request, folder: Path) -> Answer:
         [renamed(feed, inputs, names[0]) for feed in feeds],
         *([renamed(found, outputs, names[1]) for found in run] for run in runs),
     )
-    if request.tensors:
-        inner = _interpreter(request.path, _REFERENCE, keep=True)
-        write_layers(folder, [_inside(inner, feed, request.tensors) for feed in feeds])
+    if tensors:
+        # Kernels that XNNPACK takes over hide what is between them.
+        inner = _interpreter(request.path if real is None else real, _REFERENCE, keep=True)
+        inside = [_inside(inner, feed, tensors, outputs, names[1]) for feed in feeds[:_LOOKED_INTO]]
+        write_layers(folder, inside)
     return Answer(tuple(names[0]), tuple(names[1]), versions(), layers, notes, count=len(feeds))
 
 
-def _inside(interpreter: Any, feed: Feed, tensors: Sequence[str]) -> Feed:
-    _run(interpreter, feed)
-    return values_inside(interpreter, tensors)
+def _inside(
+    interpreter: Any,
+    feed: Feed,
+    tensors: Sequence[str],
+    outputs: Sequence[str],
+    new_names: Sequence[str],
+) -> Feed:
+    """What it computes between, and at the end: by the same kernels, which round alike."""
+    found = renamed(_run(interpreter, feed), outputs, new_names)
+    return {**values_inside(interpreter, tensors), **found}
 
 
 def _converted(request: Request, interpreter: Any) -> Any:
@@ -145,9 +159,9 @@ def _names_of_signature(interpreter: Any) -> Mapping[str, str]:
     return {str(each["name"]): name for group in details for name, each in group.items()}
 
 
-def _port(detail: Mapping[str, Any]) -> Port:
-    shape = tuple(int(dim) for dim in detail["shape"])
-    return Port(str(detail["name"]), np.dtype(detail["dtype"]), shape)
+def _port(detail: Mapping[str, Any], spans: Mapping[str, tuple[float, float]]) -> Port:
+    shape, name = tuple(int(dim) for dim in detail["shape"]), str(detail["name"])
+    return Port(name, np.dtype(detail["dtype"]), shape, spans.get(name))
 
 
 def _run(interpreter: Any, feed: Feed) -> Feed:

@@ -1,10 +1,12 @@
-"""The operators of a TensorFlow Lite file: which tensor each computes, and its values."""
+"""The operators of a TensorFlow Lite file: which tensor each computes, its values, its range."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from onnxfold.runtime.export.workers.protocol import Feed
 
@@ -43,3 +45,35 @@ def values_inside(interpreter: Any, names: Iterable[str]) -> Feed:
     for each in interpreter.get_tensor_details():
         places.setdefault(str(each["name"]), each["index"])
     return {name: interpreter.get_tensor(places[name]).copy() for name in names if name in places}
+
+
+def spans_of(interpreter: Any) -> dict[str, tuple[float, float]]:
+    """What the inputs range over: all their codes, or what the codes mean that they become.
+
+    Args:
+        interpreter: Of the file.
+
+    Returns:
+        The least and the largest value by the name of the input; nothing for one that is neither
+        codes nor made into codes.
+    """
+    details = {each["index"]: each for each in interpreter.get_tensor_details()}
+    found: dict[str, tuple[float, float]] = {}
+    for each in interpreter.get_input_details():
+        name, dtype = str(each["name"]), np.dtype(each["dtype"])
+        if dtype.kind in "iu" and len(each["quantization_parameters"]["scales"]):
+            limits = np.iinfo(dtype)
+            found[name] = float(limits.min), float(limits.max)
+    for operator in interpreter._get_ops_details():  # there is no public way
+        if operator["op_name"] == "QUANTIZE":
+            source, codes = (details[operator[key][0]] for key in ("inputs", "outputs"))
+            if np.dtype(source["dtype"]).kind == "f":
+                found.setdefault(str(source["name"]), _reach(codes))
+    return found
+
+
+def _reach(codes: Any) -> tuple[float, float]:
+    """What the least and the largest code mean."""
+    limits = np.iinfo(np.dtype(codes["dtype"]))
+    (scale,), (zero,) = (codes["quantization_parameters"][key] for key in ("scales", "zero_points"))
+    return float((limits.min - zero) * scale), float((limits.max - zero) * scale)

@@ -148,6 +148,19 @@ def test_the_first_layer_that_differs_is_named(
     assert layer in words.partition(" (tensor")[0]
 
 
+def test_what_a_saturated_output_hides_is_found(python: Path) -> None:
+    try:
+        path = fetch("silabs-image-example1")
+    except DownloadError as error:
+        pytest.skip(str(error))
+    notes = onnxfold.export(path, python=python).report.reasons
+    assert "'activation_1' says little: 12 of 12" in notes[0]
+    with wrong_constant("conv2d/bias"), pytest.raises(NotEquivalentError) as caught:
+        onnxfold.export(path, python=python)
+    assert "the outputs agree, but the first layer that differs is" in str(caught.value)
+    assert "conv2d/Relu (CONV_2D, operator 1)" in str(caught.value)
+
+
 def test_layers_give_names_and_errors_the_same_every_time(sources: Path, python: Path) -> None:
     found, again = (
         onnxfold.export(sources / "nested.keras", python=python, layers=True) for _ in range(2)
