@@ -61,6 +61,7 @@ from onnxfold.passes.fold.types import is_quantize
 
 _FLOAT = ir.DataType.FLOAT
 _SOFTMAX_ROUNDING = 1e-6  # how near to a whole number 1 / scale must be
+_MOST_SOFTMAX_STEPS = 256
 
 
 def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
@@ -287,7 +288,7 @@ def _softmax(softmax: Softmax, build: Builder) -> ir.Value:
     node, output = softmax.node, softmax.node.outputs[0]
     value = softmax.operand.value
     shape = None if value is None else value.shape
-    scale = _softmax_scale(softmax.type)
+    scale = None if shape is None or shape[softmax.axis] == 1 else _softmax_scale(softmax.type)
     if shape is None or scale is None or _elements(shape) > LARGEST_INTEGER_SOFTMAX:
         return _through_real(softmax, build)
     inputs = [
@@ -311,10 +312,10 @@ def _softmax_scale(affine: AffineType) -> Array | None:
     """The scale with which QLinearSoftmax gives codes of ``affine``; None where it cannot.
 
     Its kernel multiplies by floor(1 / scale) in float32: 254 for 1/255, unless the scale is taken
-    one unit smaller.
+    one unit smaller. In ONNX Runtime 1.23 what is more than 256 becomes 0, not 255.
     """
     steps = round(1 / float(affine.scale))
-    if abs(steps * float(affine.scale) - 1) > _SOFTMAX_ROUNDING:
+    if steps > _MOST_SOFTMAX_STEPS or abs(steps * float(affine.scale) - 1) > _SOFTMAX_ROUNDING:
         return None
     scale: Array = np.asarray(1 / steps, np.float32)
     if np.floor(np.reciprocal(scale)) != steps:

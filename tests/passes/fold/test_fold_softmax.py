@@ -12,6 +12,7 @@ import pytest
 
 from onnxfold.passes.base import PassResult
 from onnxfold.passes.fold.fold_qdq import FoldQdq
+from onnxfold.passes.simplify.infer_shapes import InferShapes
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
 Target = Literal["ort", "standard", "integer", "qdq"]
@@ -69,3 +70,29 @@ def test_softmax_is_rounded_once(
             assert not any(
                 output.dtype == ir.DataType.FLOAT for node in model.graph for output in node.outputs
             )
+
+
+@pytest.mark.parametrize(
+    ("columns", "scale", "op_type"),
+    [(4, 1 / 256, "QLinearSoftmax"), (4, 1 / 510, "Softmax"), (1, 1 / 256, "Softmax")],
+)
+def test_what_may_saturate_is_no_kernel_of_onnxruntime(
+    columns: int, scale: float, op_type: str, parse: Callable[..., ir.Model]
+) -> None:
+    """The kernel of 1.23 gives 0 for what is more than 255: for two alike, at 1/510."""
+    model = parse(f"""
+    agraph (uint8[2,{columns}] q) => (uint8[2,{columns}] y)
+    <float s = {{0.05}}, uint8 z = {{0}}, float t = {{{scale:.9f}}}>
+    {{
+      x = DequantizeLinear (q, s, z)
+      c = Softmax (x)
+      y = QuantizeLinear (c, t, z)
+    }}
+    """)
+    codes = np.array([[255] + [0] * (columns - 1), [255] * columns], np.uint8)
+    wanted = Session(model, REFERENCE).run({"q": codes})["y"].astype(int)
+    InferShapes().run(model)
+    FoldQdq("ort").run(model)
+    assert op_type in {node.op_type for node in model.graph}
+    found = Session(model, REFERENCE).run({"q": codes})["y"]
+    assert np.max(np.abs(found - wanted)) <= 1
