@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -50,10 +52,15 @@ def fold_into_producer(node: ir.Node, source: ir.Value | None, rewriter: Rewrite
         rewriter.erase(biased.add)
 
 
-def fold_into_consumer(node: ir.Node, rewriter: Rewriter) -> None:
+def fold_into_consumer(node: ir.Node, rewriter: Rewriter, spread: float = math.inf) -> None:
     """Fold what scales and shifts the data of the linear operator ``node`` into its weights.
 
     A shift folds only where every output sums all taps: no padding, and not ConvTranspose.
+
+    Args:
+        node: The linear operator.
+        rewriter: The gate.
+        spread: By how much the factors of channels may differ, largest to smallest.
     """
     linear = LinearOp.match(node)
     producer = linear.data.producer() if linear is not None else None
@@ -61,7 +68,7 @@ def fold_into_consumer(node: ir.Node, rewriter: Rewriter) -> None:
         return
     affine = _match_before(linear, producer)
     biased = BiasedLinear.around(linear)
-    if affine is None or biased is None:
+    if affine is None or biased is None or _spread(affine.scale) > spread:
         return
     if affine.shifts and not shift_folds(biased, producer):
         return
@@ -73,6 +80,12 @@ def fold_into_consumer(node: ir.Node, rewriter: Rewriter) -> None:
     rewriter.erase(producer)
     if result is not biased.output:
         rewriter.replace_value(biased.output, result)
+
+
+def _spread(factors: Array) -> float:
+    """The largest factor over the smallest that is none of 0; 1 where there is none."""
+    sizes = np.abs(factors[factors != 0])
+    return float(sizes.max() / sizes.min()) if sizes.size else 1.0
 
 
 def rounded(array: Array, dtype: ir.DataType) -> Array | None:
