@@ -34,6 +34,7 @@ class FoldConstants(Pass):
         max_total_bytes: Largest sum of the constants made that the model keeps.
         fold_qdq: Also fold DequantizeLinear of constants, and float made of 8-bit weights.
         keep_float16: Leave constants stored in float16 that are cast to float32.
+        only_integers: Leave all that reads or makes real numbers, which may be trained.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -43,6 +44,7 @@ class FoldConstants(Pass):
     max_total_bytes: int = 256 * 2**20
     fold_qdq: bool = False
     keep_float16: bool = False
+    only_integers: bool = False
 
     def apply(self, model: ir.Model, rewriter: Rewriter) -> None:
         """Fold until nothing changes."""
@@ -77,8 +79,11 @@ class _Folder:
             return
         limit = min(self._options.max_bytes, self._left)
         outputs = evaluate(node, rewriter.opset(node), inputs, limit)
-        if outputs is not None and sum(array.nbytes for array in outputs) <= self._left:
-            self._replace(node, outputs, rewriter)
+        if outputs is None or sum(array.nbytes for array in outputs) > self._left:
+            return
+        if self._options.only_integers and not all(map(_is_integer, (*inputs, *outputs))):
+            return
+        self._replace(node, outputs, rewriter)
 
     def fold_shape(self, node: ir.Node, rewriter: Rewriter) -> None:
         """Compute Shape and Size, and what is picked out of a shape, from known dimensions."""
@@ -128,6 +133,10 @@ def _constant_inputs(node: ir.Node) -> list[Array | None] | None:
             return None
         arrays.append(array)
     return arrays
+
+
+def _is_integer(array: Array | None) -> bool:
+    return array is None or array.dtype.kind in "iub"
 
 
 def _constant_node(anchor: ir.Node, array: Array, name: str, rewriter: Rewriter) -> ir.Value:

@@ -115,7 +115,7 @@ def _wanted_gradients(
 
 
 def _preparation(model: ir.Model, loss: str, *, gradients: bool) -> list[Pass]:
-    """What has to happen before a loss goes in: a newer opset; weights where they can be seen."""
+    """What comes before a loss: a newer opset; weights and ranks where they can be seen."""
     losses = [describe_loss(without_place(spec)) for spec in parse_losses(loss)]
     needed = max(each.min_opset for each in losses)
     needed = max(needed, _GRADIENT_OPSET) if gradients else needed
@@ -127,6 +127,8 @@ def _preparation(model: ir.Model, loss: str, *, gradients: bool) -> list[Pass]:
         found.append(parse_pass(PassSpec("upgrade-opset", options)))
     if gradients:
         found.append(parse_pass(PassSpec("lift-constants", {})))
+        # Gradients need ranks, and an exporter's arithmetic on shapes hides them.
+        found.append(parse_pass(PassSpec("fold-constants", {"only-integers": ()})))
     return found
 
 

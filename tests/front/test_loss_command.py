@@ -58,6 +58,25 @@ def labelled(net: Path, tmp_path: Path) -> Path:
     return path
 
 
+def test_ranks_hidden_by_arithmetic_on_shapes_are_found() -> None:
+    # What PyTorch writes for unflatten: the number of leading dimensions is computed.
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[n,3] x) => (float[n,3] y)
+        <float[3,6] w = {1,0,0,0,0,1, 0,1,0,0,1,0, 0,0,1,1,0,0},
+         int64 one = {1}, int64[1] flat = {-1}, int64[1] zero = {0}, int64[2] parts = {2, 3}> {
+          h = MatMul(x, w)
+          all = Shape(h)
+          end = Reshape(one, flat)
+          lead = Slice(all, zero, end)
+          shape = Concat<axis = 0>(lead, parts)
+          split = Reshape(h, shape)
+          y = Gather<axis = 1>(split, one)
+          }"""
+    )
+    assert onnxfold.inject_loss(model, "mse", grad=True).report.to_json()["verdict"]["passed"]
+
+
 @pytest.mark.parametrize(("name", "loss"), CASES)
 def test_losses_go_into_every_fixture_verified(
     fixtures_dir: Path, tmp_path: Path, name: str, loss: str

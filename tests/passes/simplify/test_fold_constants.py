@@ -221,6 +221,24 @@ def test_float16_stays_where_it_is_wanted(parse: Any, apply_pass: Any, evaluate:
     np.testing.assert_array_equal(evaluate(model, x)["y"], before)
 
 
+def test_real_numbers_stay_where_only_integers_are_folded(parse: Any, apply_pass: Any) -> None:
+    model = parse(
+        """g (float[3] x) => (float[1,2] y)
+        <float[3,2] w = {1, 2, 3, 4, 5, 6}, int64 three = {3}, int64[1] flat = {-1}> {
+          rows = Reshape(three, flat)
+          lead = Constant<value_ints = [1]>()
+          shape = Concat<axis = 0>(lead, rows)
+          columns = Transpose(w)
+          m = Reshape(x, shape)
+          turned = Transpose(columns)
+          y = MatMul(m, turned)
+        }"""
+    )
+    result = apply_pass("fold-constants{only-integers}", model)
+    left = [node.op_type for node in result.model.graph if node.op_type != "Constant"]
+    assert left == ["Transpose", "Reshape", "Transpose", "MatMul"]
+
+
 def test_random_nodes_and_nan_stay(parse: Any, apply_pass: Any) -> None:
     model = parse("""
         g (float[1] x) => (float[1] y) <float[1] zero = {0}> {
