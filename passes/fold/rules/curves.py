@@ -33,6 +33,7 @@ _KNOTS = (256, 512, 1024, 2048, 4096)
 _MEAN_ERROR = 1e-4  # in codes: as large a share of the results moves to the next code
 _LARGEST_ERROR = 0.05
 _POINTS = 2**15
+_MOST_STEPS = 2.0**32  # of the whole domain: 4096 times as many, and 16 bits of a fraction, fit
 _REFINEMENTS = 6
 _SLOPE_ROUNDING = 1e-6
 _MAGNITUDES = 2**13
@@ -97,7 +98,8 @@ def _lowering(
     if bool(np.any(np.isnan(line.codes(reached)))):
         return not_a_number(source)
     start, end = line.domain(reached)
-    for count in _KNOTS:
+    # A jump takes steps so small that no integer holds how many there are.
+    for count in _KNOTS if reach < _MOST_STEPS * (end - start) else ():
         knots = line.codes(np.linspace(start, end, count + 1))
         if line.is_near(knots, start, end, reached):
             return Curve(

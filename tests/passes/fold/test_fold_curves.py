@@ -238,3 +238,14 @@ def test_limits_on_products(
     folded, result = _folded(text, target, parse)
     assert result.rules["fold-slopes"] == 1
     _check_codes(text, folded, parse)
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_a_function_that_jumps_stays_real(target: Target, parse: Callable[..., ir.Model]) -> None:
+    """The line of one jump is as steep as float32 allows: no integer holds its slope."""
+    text = _text("MatMul", "f = Floor (c) r = Clip (f, zero, six)").replace(
+        "six = {6.0}", "six = {1.0}"
+    )
+    folded, result = _folded(text, target, parse)
+    assert (result.rules["fold-curve"], result.rules["fold-linear"]) == (0, 1)
+    _check_codes(text, folded, parse)
