@@ -143,6 +143,11 @@ class Layer:
     columns: Axis
 
 
+_NOTHING = Layer(
+    0, CHANNELS_READ, CHANNELS_TOGETHER, 1, Axis(1, 1, 1, 1, 1, 0), Axis(1, 1, 1, 1, 1, 0)
+)
+
+
 @dataclass(frozen=True)
 class Merging:
     """Blocks of pixels: of a row, and of whole rows where a row is one block.
@@ -214,6 +219,8 @@ def fastest(layer: Layer, costs: CostTable, limit: float) -> tuple[Merging, floa
     if layer.group == 1 and not few_inputs and not few_outputs:
         return None
     best, least = None, limit * (1 - _WORTH)
+    if least <= _cost(_NOTHING, costs):
+        return None
     for merging in _mergings(layer):
         cost = _cost(merging.of(layer), costs)
         if cost < least:
