@@ -17,7 +17,8 @@ SIMPLIFY = (
 FUSE = (
     "einsum-to-matmul,absorb-transposes,infer-shapes,remove-redundant-expand,fuse-one-hot-matmul,"
     "fold-lookup-table,fuse-layer-norm,fuse-softmax,"
-    "fuse-hard-swish,fold-pad,scale-factor,fold-scale-bias,fold-batch-norm,fold-scale-bias,"
+    "fuse-hard-swish,fold-pad,fold-scaler,scale-factor,fold-scale-bias,fold-batch-norm,"
+    "fold-scale-bias,"
     "narrow-global-max-pool,fuse-depth-to-space,fuse-matmul-add"
 )
 """What reorders real arithmetic; patterns first, before their parts are folded elsewhere."""

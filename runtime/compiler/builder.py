@@ -49,6 +49,8 @@ _LEAST_ERROR = "weight-ranges"
 _ROUNDED = "gptq"
 _RUNGS_WITHOUT_RANGES = {"dynamic": _LEAST_ERROR, "weights": _ROUNDED}
 _NOT_REACHED = "the calibration data has no value for any tensor to quantize"
+_ORACLE_FEEDS = 1
+"""Asked of a rung where rounding alone grows: the proof of the result asks more."""
 _KEPT = 8
 """Models that are kept: a rung starts from the one before it."""
 
@@ -164,7 +166,11 @@ class Builder:
 
     def is_idle(self, choice: Choice) -> bool:
         """Whether the last rung of ``choice`` changed nothing."""
-        return bool(choice.rungs) and choice.rungs[-1] in self._quantized(choice).idle
+        last = choice.rungs[-1] if choice.rungs else ""
+        if last in PREPARING:
+            # Known before anything is quantized, which takes most of the time.
+            return last in self._prepare(_of(choice, PREPARING)).idle
+        return bool(last) and last in self._quantized(choice).idle
 
     def _quantized(self, choice: Choice) -> _Stage:
         mending = _of(choice, MENDING)
@@ -250,9 +256,10 @@ class Builder:
         before = self._prepare(rungs[:-1])
         pass_ = PREPARING[rungs[-1]](self._lesson(before.model, before.model))
         done = Pipeline((pass_,)).run(before.model.clone())
-        # No oracle is asked, as the proof of the result does: a rung is not worth that.
         kept = done.modified and all(
-            compare_models(before.model, done.model, few, pass_.contract).verdict.passed
+            compare_models(
+                before.model, done.model, few, pass_.contract, oracle_feeds=_ORACLE_FEEDS
+            ).verdict.passed
             for few in self._gates
         )
         stage = before.then(rungs[-1], done.model, pass_, modified=kept)

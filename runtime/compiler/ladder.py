@@ -28,8 +28,8 @@ def climb(subject: Subject[ModelT], candidate: Candidate[ModelT], log: Log) -> C
             continue
         started = time.perf_counter()
         choice = best.choice.compensated(rung)
-        model = subject.build(choice)
-        if model is None or subject.is_idle(choice):
+        model = None if subject.is_idle(choice) else subject.build(choice)
+        if model is None:
             continue
         attempt = Candidate(choice, model, subject.judge(model))
         gain = attempt.quality.score - best.quality.score

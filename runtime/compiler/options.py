@@ -45,6 +45,7 @@ _RUNGS = (
     # Mean errors first: what the others gain is then measured without them.
     "correct-bias",
     "weight-ranges",
+    "align-concat",
     "equalize",
     "smooth-quant",
     "hessian-ranges",
@@ -69,7 +70,7 @@ _MODES_WITHOUT_RANGES: dict[str | None, tuple[Scheme, tuple[str, ...]]] = {
 _RUNGS_OF_MODES = {"int4-weights": ("gptq",)}
 _ACTIVATIONS_OF_MODES: dict[str, Activations] = {"full-integer": "s8", "16x8": "s16"}
 _OF_PRODUCTS = ("transformer", "recurrent", "dense")
-_CHEAP = ("weight-ranges", "equalize", "smooth-quant", "correct-bias")
+_CHEAP = ("weight-ranges", "align-concat", "equalize", "smooth-quant", "correct-bias")
 _SEARCHED = {
     "fast": ("min-max",),
     "balanced": ("min-max", "percentile"),

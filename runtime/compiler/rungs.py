@@ -18,6 +18,7 @@ from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import OnnxfoldError
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.provenance import node_name
+from onnxfold.passes.quantize.align_concat import AlignConcat
 from onnxfold.passes.quantize.correct_bias import CorrectBias
 from onnxfold.passes.quantize.equalize import Equalize
 from onnxfold.passes.quantize.gptq import Gptq
@@ -25,7 +26,9 @@ from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
 from onnxfold.passes.quantize.linear_outputs import LinearOutput
 from onnxfold.passes.quantize.output_errors import OutputErrors
+from onnxfold.passes.quantize.placement import PlacementOptions, tensors_to_observe
 from onnxfold.passes.quantize.quantize_weights import QuantizeWeights
+from onnxfold.passes.quantize.ranges import Ranges
 from onnxfold.passes.quantize.round_weights import RoundWeights
 from onnxfold.passes.quantize.set_constants import SetConstants, fitting
 from onnxfold.passes.quantize.smooth_quant import SmoothQuant
@@ -33,6 +36,7 @@ from onnxfold.passes.quantize.tuned_constants import TunedConstants
 from onnxfold.passes.quantize.weight_codes import WeightCodes
 from onnxfold.passes.quantize.weight_rounding import WeightRounding
 from onnxfold.passes.simplify.upgrade_opset import UpgradeOpset
+from onnxfold.runtime.calibrate.calibrate import calibrate
 from onnxfold.runtime.calibrate.channel_maxima import measure_channel_maxima
 from onnxfold.runtime.calibrate.input_moments import measure_input_moments
 from onnxfold.runtime.calibrate.layer_errors import measure_output_errors
@@ -91,6 +95,15 @@ def _smooth_quant(lesson: Lesson) -> Pass:
     return SmoothQuant(
         measure_channel_maxima(lesson.original, None, feeds, progress=lesson.progress)
     )
+
+
+def _align_concat(lesson: Lesson) -> Pass:
+    if not any(node.op_type == "Concat" for node in lesson.original.graph):
+        return AlignConcat(Ranges({}))
+    feeds, count = _enough(lesson.feeds, _FEEDS)
+    lesson.progress.stage("measuring the ranges of what is joined", count)
+    names = tensors_to_observe(lesson.original, PlacementOptions())
+    return AlignConcat(calibrate(lesson.original, names, feeds, progress=lesson.progress))
 
 
 def _hessian_ranges(insert: InsertQdq, lesson: Lesson) -> InsertQdq:
@@ -201,7 +214,7 @@ def applicable(learned: Pass, quantized: ir.Model, skip: Collection[str]) -> Pas
 
 
 PREPARING: Mapping[str, Callable[[Lesson], Pass]] = MappingProxyType(
-    {"equalize": lambda _: Equalize(), "smooth-quant": _smooth_quant}
+    {"align-concat": _align_concat, "equalize": lambda _: Equalize(), "smooth-quant": _smooth_quant}
 )
 """Rungs that change the float model, as far as real numbers go not at all; in this order."""
 

@@ -73,8 +73,8 @@ def search(
         return _widest(subject, nearest, log)
     static = [each for each in nearest if each.choice.scheme == nearest[0].choice.scheme]
     mixed, gaining = _mixed(subject, static[-1].choice, log)
-    tried = _faster(subject, [*nearest, mixed] if mixed is not None else nearest, log)
-    accepted = _within_budget(subject, tried, log)
+    tried, times = _faster(subject, [*nearest, mixed] if mixed is not None else nearest, log)
+    accepted = _within_budget(subject, tried, times, log)
     if not accepted:
         return _float(subject, subject.time([]), log)
     latency = subject.time(accepted)
@@ -103,13 +103,17 @@ def _is_confirmed(subject: Subject[ModelT], best: Candidate[ModelT], log: Log) -
 
 
 def _within_budget(
-    subject: Subject[ModelT], tried: Sequence[Candidate[ModelT]], log: Log
+    subject: Subject[ModelT],
+    tried: Sequence[Candidate[ModelT]],
+    times: Mapping[str, Latency],
+    log: Log,
 ) -> list[Candidate[ModelT]]:
     """What can be made of ``tried``, the fastest first, until one needs few layers in float for it.
 
     Compensations cost no time: what is slower need not be looked at after that. Two that do need
     more in float are enough to choose from: repairs take long, and dear compensations longer,
-    which only the fastest is worth.
+    which only the fastest is worth. What is slower before it is repaired than another after that is
+    not repaired at all.
     """
     accepted: list[Candidate[ModelT]] = []
     cheap = replace(subject, ladder=subject.ladder.only_cheap)
@@ -121,7 +125,22 @@ def _within_budget(
         moved = len(found.choice.in_float) - len(each.choice.in_float)
         if moved <= _FEW_LAYERS * len(subject.layers) or len(accepted) == _MOST_REPAIRED:
             break
+        if not _may_be_faster(subject, tried[number + 1 :], found, times):
+            break
     return accepted
+
+
+def _may_be_faster(
+    subject: Subject[ModelT],
+    others: Sequence[Candidate[ModelT]],
+    found: Candidate[ModelT],
+    times: Mapping[str, Latency],
+) -> bool:
+    """Whether any of ``others``, timed before, may be faster than ``found`` when it is repaired."""
+    if not others:
+        return False
+    latency = subject.time([found])[found.choice.name].relative
+    return any(times[each.choice.name].relative < latency for each in others)
 
 
 def _balanced(
@@ -189,10 +208,11 @@ def _is_twin(subject: Subject[ModelT], one: Candidate[ModelT], other: Candidate[
 
 def _faster(
     subject: Subject[ModelT], candidates: Sequence[Candidate[ModelT]], log: Log
-) -> list[Candidate[ModelT]]:
+) -> tuple[list[Candidate[ModelT]], Mapping[str, Latency]]:
     """Those of ``candidates`` that are faster than float, the fastest first; of equals the nearest.
 
-    Leaving layers in float can make others faster: where nothing gains, the fastest is kept.
+    Latencies come with them. Leaving layers in float can make others faster: where nothing gains,
+    the fastest is kept.
     """
     latency = subject.time(candidates)
     kept: list[Candidate[ModelT]] = []
@@ -210,8 +230,8 @@ def _faster(
         return (0.0 if is_fastest else relative), -candidate.quality.score
 
     if not kept:
-        return [min(candidates, key=lambda each: latency[each.choice.name].relative)]
-    return sorted(kept, key=rank)
+        return [min(candidates, key=lambda each: latency[each.choice.name].relative)], latency
+    return sorted(kept, key=rank), latency
 
 
 def _mixed(

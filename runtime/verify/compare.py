@@ -105,6 +105,7 @@ def compare_models(
     budget: Budget | None = None,
     configs: tuple[SessionConfig, SessionConfig] = (REFERENCE, DEPLOYMENT),
     states: frozenset[str] = frozenset(),
+    oracle_feeds: int = _ORACLE_FEEDS,
 ) -> Comparison:
     """Compare ``candidate`` with ``reference`` on every feed, keeping metrics only.
 
@@ -120,6 +121,7 @@ def compare_models(
         budget: For APPROXIMATE; the default budget if None.
         configs: Optimizations off, and as deployed.
         states: For APPROXIMATE: outputs whose noise the caller judges, by what it leads to.
+        oracle_feeds: On how many feeds float64 is asked, where only rounding can be excused.
 
     Raises:
         InconclusiveError: There was nothing to compare.
@@ -146,7 +148,7 @@ def compare_models(
             add_outputs(plain, (outputs, before), new.run(full_feed))
             optimized.add(outputs, deployed.run(full_feed))
 
-    drift = DriftProbe(reference, feeds, configs)
+    drift = DriftProbe(reference, feeds, configs, old)
     judged_before = frozenset(old.names) & frozenset(new.names)
     verdict = judge(plain, contract, budget, judged_before, drift, states)
     if not plain.structure:
@@ -155,7 +157,9 @@ def compare_models(
         verdict &= _judge_deployed(optimized, contract, gate, drift, on)
     if not verdict.passed and contract is Contract.REASSOCIATED and not plain.structure:
         names = {name: old.names[name] for name in sorted(judged_before)}
-        truth = _ask_oracle(reference, names, feeds, (old, new, deployed))
+        truth = _ask_oracle(
+            reference, names, islice(labelled(feeds), oracle_feeds), (old, new, deployed)
+        )
         verdict = truth if truth is not None and truth.passed else verdict
     return Comparison(
         reference=old.session.label,
@@ -190,9 +194,18 @@ class DriftProbe:
         model: ModelLike,
         feeds: FeedSource | Sequence[Feed],
         configs: tuple[SessionConfig, SessionConfig] = (REFERENCE, DEPLOYMENT),
+        opened: LogitsSession | None = None,
     ) -> None:
-        """Remember what to measure; nothing runs yet."""
+        """Remember what to measure; nothing runs yet.
+
+        Args:
+            model: The model.
+            feeds: What to feed.
+            configs: Optimizations off, and as deployed.
+            opened: The model with optimizations off, where it is open already.
+        """
         self.metrics: dict[str, OutputMetrics] = {}
+        self._opened = opened
         self._model = model
         self._feeds = feeds
         self._configs = configs
@@ -200,7 +213,7 @@ class DriftProbe:
     def measure(self) -> Mapping[str, OutputMetrics]:
         """The drift, measured once; a way in which ONNX Runtime refuses the model is left out."""
         if not self.metrics:
-            off = Session(self._model, self._configs[0])
+            off = self._opened or LogitsSession(Session(self._model, self._configs[0]), {})
             kept: dict[int, dict[str, Any]] = {}
             for way in self._ways():
                 # ONNX Runtime may make a graph of a valid one that it refuses itself.
@@ -218,12 +231,12 @@ class DriftProbe:
                 yield partial(Session, nudged, off)
 
     def _follow(
-        self, way: Callable[[], Session], off: Session, kept: dict[int, dict[str, Any]]
+        self, way: Callable[[], Session], off: LogitsSession, kept: dict[int, dict[str, Any]]
     ) -> None:
         """Add how far one way moves the outputs; those of ``off`` are kept up to a size."""
         comparer, session = Comparer(), way()
         for sample, feed in enumerate(self._feeds):
-            expected = kept.get(sample) or off.run(feed)
+            expected = kept.get(sample) or off.run(feed)[0]
             if len(kept) * _bytes(expected) < _KEPT_BYTES:
                 kept[sample] = expected
             comparer.add(expected, session.run(feed))
@@ -339,7 +352,7 @@ def judge(
 def _ask_oracle(
     reference: ModelLike,
     softmaxes: Mapping[str, str],
-    feeds: FeedSource | Iterable[Feed],
+    feeds: Iterable[tuple[Feed, Feed]],
     sessions: tuple[LogitsSession, LogitsSession, Session],
 ) -> Verdict | None:
     """What the float64 oracle says of the candidate, as it is and as deployed."""
@@ -349,7 +362,7 @@ def _ask_oracle(
         return {name: values[name] for name in softmaxes}
 
     def samples() -> Iterator[OracleSample]:
-        for feed, labels in islice(labelled(feeds), _ORACLE_FEEDS):
+        for feed, labels in feeds:
             full = complete_feed(feed, labels, new.session.inputs)
             (mine, before), (theirs, after) = old.run(feed), new.run(full)
             plain = theirs, chosen(after)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 import onnxfold
-from onnxfold.passes.base import Contract
+from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import BrokenContractError, NotEquivalentError
 from onnxfold.runtime.compiler import driver
@@ -67,6 +67,27 @@ def test_float_takes_the_place_of_what_is_not_proven(
     reasons = [each["reason"] for each in outcome.report.to_json()["remarks"]]
     assert "what was chosen does not hold where it is proven: SQNR is 29" in reasons
     assert "what was chosen for it misses the budget where it is proven (measured)" in reasons
+
+
+def test_the_way_to_the_float_model_is_proven_once(
+    model: ir.Model, data: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "make_clock", fast_clock)
+    monkeypatch.setattr(driver, "make_one_thread_clock", fast_clock)
+    run: list[str] = []
+    verified: Callable[..., Any] = vars(driver)["run_verified"]
+
+    def noting(model: ir.Model, passes: Sequence[Pass], *rest: Any, **options: Any) -> Any:
+        run.extend(each.name for each in passes)
+        return verified(model, passes, *rest, **options)
+
+    monkeypatch.setattr(driver, "run_verified", noting)
+    outcome = onnxfold.compile(model, data=data, preset="fast")
+    rows = [each.text.partition("{")[0] for each in outcome.report.passes]
+    assert any(each.startswith("quantize-") or each == "insert-qdq" for each in run)
+    assert "fuse-softmax" not in run
+    assert rows.count("fuse-softmax") == 1
+    assert rows[-len(run) :] == run
 
 
 @pytest.mark.parametrize(

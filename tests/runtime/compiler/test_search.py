@@ -279,8 +279,15 @@ def test_a_rung_that_has_nothing_to_do_is_not_judged() -> None:
         ladder=Ladder(("idle",), frozenset({"idle"})),
         is_idle=is_idle,
     )
-    search(replace(idle, layers={"body": "Conv"}), [LINEAR])
+    tried: list[Choice] = []
+
+    def built(choice: Choice) -> Model | None:
+        tried.append(choice)
+        return build(choice)
+
+    search(replace(idle, build=built, layers={"body": "Conv"}), [LINEAR])
     assert len(judged) == 1
+    assert [each.rungs for each in tried] == [()]
 
 
 def test_accuracy_is_not_worked_on_where_a_width_is_slower_than_float() -> None:
@@ -336,6 +343,25 @@ def test_what_is_slower_is_not_looked_at_once_the_fastest_is_within_the_budget()
     )
     assert search(world, [WIDE, LINEAR]).model == {"stem", "body", "head"}
     assert {each.op_types for each in tried if each.rungs} == {LINEAR.op_types}
+
+
+@pytest.mark.parametrize(("add_ms", "repaired"), [(3.0, False), (0.5, True)])
+def test_what_is_slower_than_another_that_is_repaired_is_not_repaired(
+    add_ms: float, repaired: bool
+) -> None:
+    """Repaired, the linear operators take 3 ms; all operators take 2 ms and the time of Add."""
+    tried: list[Choice] = []
+
+    def built(choice: Choice) -> Model | None:
+        tried.append(choice)
+        return build(choice)
+
+    damages = {"head": 5.0, "stem": 0.2}
+    world = subject({"body": -6.0, "head": -1.0, "stem": -1.0, "Add": add_ms}, damages)
+    selection = search(replace(world, build=built), [WIDE, LINEAR])
+    assert selection.model == {"stem", "body"}
+    wide = [each for each in tried if each.op_types == WIDE.op_types and each.skip == ("head",)]
+    assert bool(wide) is repaired
 
 
 def test_a_little_time_buys_accuracy() -> None:

@@ -59,6 +59,6 @@ def test_the_dearest_rung_is_for_few_bits_and_the_best(
 
 def test_cheap_rungs_only() -> None:
     assert CompileOptions.of({}).ladder.only_cheap.rungs == (
-        *("correct-bias", "weight-ranges", "equalize", "smooth-quant"),
+        *("correct-bias", "weight-ranges", "align-concat", "equalize", "smooth-quant"),
     )
     assert CompileOptions.of({"preset": "fast"}).ladder.only_cheap.rungs == ()

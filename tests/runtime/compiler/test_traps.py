@@ -803,3 +803,17 @@ def test_the_same_model_and_data_give_the_same_bytes_in_every_process(tmp_path: 
     saved = [(tmp_path / seed).read_bytes() for seed in ("1", "2")]
     assert saved[0] == saved[1]
     assert model_bytes(load_model(tmp_path / "1")) == first
+
+
+def test_factors_of_a_wide_spread_are_not_made_part_of_the_weights() -> None:
+    """Features of ranges from 1 to 1/200: as codes of one scale, the small ones would be lost."""
+    factors = np.geomspace(1, 200, 32).astype(np.float32)
+    data = {"x": (np.random.default_rng(0).uniform(-1, 1, (16, 32)) / factors).astype(np.float32)}
+    model = net(
+        "g (float[N,32] x) => (float[N,32] y) { s = Mul(x, factors)  y = MatMul(s, w) }",
+        factors=factors,
+        w=draw(32, 32),
+    )
+    outcome = compiled(model, data, op_types=["MatMul"])
+    assert "QuantizeLinear" in ops(outcome)
+    holds(model, outcome, data, least=30)
