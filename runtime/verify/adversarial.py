@@ -31,6 +31,10 @@ from onnxfold.runtime.specs import Feed, ModelLike, TensorSpec, is_float, load_i
 _LOOKED_AT = 256
 _FIRST_STEP = 0.1
 _LAST_STEP = 0.005
+_PREPARE = (
+    "inline-functions{which=all},lift-qoperator,upgrade-opset{to=21},fold-constants{only-integers}"
+)
+"""What gradients need: no calls, no fused codes, and ranks that no arithmetic on shapes hides."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,7 @@ def _with_jacobian(model: ModelLike, outputs: Sequence[str], inputs: Sequence[st
     """A session that returns the vector-Jacobian product by ``inputs`` beside the outputs."""
     copy = load_ir(model).clone()
     passes = (
-        *parse_passes("inline-functions{which=all},lift-qoperator,upgrade-opset{to=21}"),
+        *parse_passes(_PREPARE),
         AddCotangents(outputs=tuple(outputs)),
         AddGradient(of=AddCotangents.total, wrt=tuple(re.escape(name) for name in inputs)),
         LowerGradient(),

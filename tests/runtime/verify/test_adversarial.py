@@ -37,6 +37,27 @@ def test_the_gradient_leads_to_the_edge_of_the_range() -> None:
     assert found.difference > found.before >= found.typical > 0
 
 
+def test_ranks_that_arithmetic_on_shapes_hides_are_found() -> None:
+    # What PyTorch writes for unflatten: the number of leading dimensions is computed.
+    split = parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[N, 3] x) => (float[N, 3] y)
+        <int64 one = {1}, int64[1] flat = {-1}, int64[1] zero = {0}, int64[2] parts = {1, 3}> {
+          all = Shape (x)
+          end = Reshape (one, flat)
+          lead = Slice (all, zero, end)
+          shape = Concat <axis = 0> (lead, parts)
+          parted = Reshape (x, shape)
+          row = Gather <axis = 1> (parted, zero)
+          joined = Reshape (row, all)
+          y = Mul (joined, joined)
+        }
+        """
+    )
+    assert find_worst_input(_squares(1, 1, 1.5), split, _feeds()).method == "gradient"
+
+
 def test_nothing_leaves_the_range_of_the_data() -> None:
     feeds = _feeds()
     found = find_worst_input(_squares(1, 1, 1), _squares(3, 2, 1.5), feeds)
