@@ -61,3 +61,21 @@ def test_a_rung_keeps_its_contract_where_it_is_proven(
     passes = [each.name for each in builder.passes(choice)]
     assert ("equalize" in passes) is not judged_on_negatives
     assert builder.is_idle(choice) is judged_on_negatives
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_a_concat_joins_is_aligned_on_the_ladder(
+    parse: Callable[..., ir.Model], joined: bool
+) -> None:
+    last = "j = Concat <axis = 1> (x, h)  y = Conv(j, u)" if joined else "y = Conv(h, w)"
+    model = parse(
+        f"""g (float[1,1,8] x) => (float[1,1,8] y)
+        <float[1,1,1] w = {{9}}, float[1,2,1] u = {{3, 2}}>
+        {{ h = Conv(x, w)  {last} }}"""
+    )
+    values = np.random.default_rng(0).uniform(-1, 1, (4, 1, 1, 8)).astype(np.float32)
+    source = open_feeds([{"x": each} for each in values], input_specs(model))
+    builder = Builder(model, source, CompileOptions(), Silent())
+    choice = Choice("all", ("Conv",), rungs=("align-concat",))
+    assert builder.is_idle(choice) is not joined
+    assert ("align-concat" in [each.name for each in builder.passes(choice)]) is joined
