@@ -288,12 +288,15 @@ def _softmax(softmax: Softmax, build: Builder) -> ir.Value:
     node, output = softmax.node, softmax.node.outputs[0]
     value = softmax.operand.value
     shape = None if value is None else value.shape
-    scale = None if shape is None or shape[softmax.axis] == 1 else _softmax_scale(softmax.type)
+    scale = _softmax_scale(softmax.type)
     if shape is None or scale is None or _elements(shape) > LARGEST_INTEGER_SOFTMAX:
         return _through_real(softmax, build)
     inputs = [
         build.operand(softmax.operand, output.name or "softmax"),
         *build.parameters(softmax.operand.type),
+    # Of one number, 1.23 makes 0 as well.
+    if shape[softmax.axis] == 1 or not isinstance(shape[softmax.axis], int):
+        return _through_real(softmax, build)
         build.constant(scale, "scale"),
         build.zero_point(softmax.type),
     ]
