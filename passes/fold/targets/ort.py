@@ -60,8 +60,8 @@ from onnxfold.passes.fold.targets.target import Target, shift_through_real
 from onnxfold.passes.fold.types import is_quantize
 
 _FLOAT = ir.DataType.FLOAT
-_SOFTMAX_ROUNDING = 1e-6  # how near to a whole number 1 / scale must be
 _MOST_SOFTMAX_STEPS = 256
+_SOFTMAX_ROUNDING = 1e-6  # how near to a whole number 1 / scale must be
 
 
 def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
@@ -291,12 +291,12 @@ def _softmax(softmax: Softmax, build: Builder) -> ir.Value:
     scale = _softmax_scale(softmax.type)
     if shape is None or scale is None or _elements(shape) > LARGEST_INTEGER_SOFTMAX:
         return _through_real(softmax, build)
-    inputs = [
-        build.operand(softmax.operand, output.name or "softmax"),
-        *build.parameters(softmax.operand.type),
     # Of one number, 1.23 makes 0 as well.
     if shape[softmax.axis] == 1 or not isinstance(shape[softmax.axis], int):
         return _through_real(softmax, build)
+    inputs = [
+        build.operand(softmax.operand, output.name or "softmax"),
+        *build.parameters(softmax.operand.type),
         build.constant(scale, "scale"),
         build.zero_point(softmax.type),
     ]
