@@ -15,7 +15,8 @@ SIMPLIFY = (
 """Everything that keeps every bit."""
 
 FUSE = (
-    "einsum-to-matmul,absorb-transposes,infer-shapes,remove-redundant-expand,fuse-one-hot-matmul,"
+    "einsum-to-matmul,absorb-transposes,infer-shapes,remove-redundant-expand,narrow-expand,"
+    "fuse-one-hot-matmul,"
     "fold-lookup-table,fuse-layer-norm,fuse-softmax,"
     "fuse-hard-swish,fold-pad,fold-scaler,scale-factor,fold-scale-bias,fold-batch-norm,"
     "fold-scale-bias,"
@@ -28,6 +29,9 @@ OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 
 FINISH = "sum-before-layer-norm"
 """What ONNX Runtime runs faster, but other passes do not look for: the last of all."""
+
+FINISH_CODES = f"fast-gelu,remove-dead-code,{FINISH}"
+"""The same for models on codes, within a part of a code."""
 
 FOLD = (
     "infer-shapes,upgrade-opset,inline-functions,lift-constants,infer-shapes,einsum-to-matmul,"

@@ -36,6 +36,7 @@ PASSES: dict[str, str] = {
     # fuse: float, reassociated
     "absorb-transposes": "fuse.absorb_transposes:AbsorbTransposes",
     "einsum-to-matmul": "fuse.einsum_matmul:EinsumToMatMul",
+    "fast-gelu": "fuse.fast_gelu:FastGelu",
     "fold-batch-norm": "fuse.batch_norm:FoldBatchNorm",
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
@@ -49,6 +50,7 @@ PASSES: dict[str, str] = {
     "fuse-softmax": "fuse.softmax:FuseSoftmax",
     "remove-redundant-expand": "fuse.redundant_expand:RemoveRedundantExpand",
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
+    "narrow-expand": "fuse.narrow_expand:NarrowExpand",
     "scale-factor": "fuse.scale_factor:ScaleFactor",
     "sum-before-layer-norm": "fuse.sum_before_layer_norm:SumBeforeLayerNorm",
     # quantize

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
-from onnxfold.passes.constants import constant_tensor
+from onnxfold.passes.constants import constant_ints, constant_tensor
 from onnxfold.passes.dims import Axis, size_of
 from onnxfold.passes.patterns import PatternPass, RuleTable, rule
 from onnxfold.passes.rewriter import Rewriter
@@ -72,6 +72,24 @@ def constant_expansion(node: ir.Node, rewriter: Rewriter) -> None:
         target.append(entry if isinstance(entry, int) else 1)
     shape = rewriter.constant(node, np.array(target, dtype=np.int64), name="shape")
     rewriter.set_input(node, 1, shape)
+
+
+@rule("no-negative-sizes", "Where")
+def no_negative_sizes(node: ir.Node, rewriter: Rewriter) -> None:
+    """What takes the place of negative sizes, where there are none: the sizes."""
+    condition, _, sizes = node.inputs
+    equal = condition.producer() if condition is not None else None
+    found = entries(sizes)
+    if equal is None or equal.op_type != "Equal" or equal.domain or not found or sizes is None:
+        return
+    other = equal.inputs[1] if equal.inputs[0] is sizes else equal.inputs[0]
+    numbers = constant_ints(other) or (0,)
+    if sizes not in equal.inputs or max(numbers) >= 0 or len(numbers) not in (1, len(found)):
+        return
+    is_size = all(isinstance(each, Axis) or (each or -1) >= 0 for each in found)
+    if is_size and static_shape(sizes) == static_shape(node.outputs[0]):
+        rewriter.add_source(equal)
+        rewriter.replace_node(node, [sizes])
 
 
 @rule("part-of-shape", *SIZE_OPERATORS)
@@ -147,6 +165,7 @@ class ResolveShapes(PatternPass):
         """Constants first: less is left for the others."""
         return (
             constant_sizes,
+            no_negative_sizes,
             constant_target,
             constant_expansion,
             part_of_shape,

@@ -27,7 +27,7 @@ def is_channels_last(codes: ir.Value) -> bool:
         producer = pending.pop().producer()
         if producer is None:
             return False
-        if producer.op_type == _TURNED:
+        if producer.op_type == _TURNED and not producer.domain:
             continue
         if producer.op_type not in _CARRIERS:
             return False

@@ -55,6 +55,7 @@ from onnxfold.passes.fold.targets.ort_elementwise import (
 from onnxfold.passes.fold.targets.ort_means import average_pool, is_mean_of_maps, mean_of_maps
 from onnxfold.passes.fold.targets.ort_unrounded import is_fast_unrounded, unrounded_convolution
 from onnxfold.passes.fold.targets.padding import merge_padding
+from onnxfold.passes.fold.targets.pointwise import is_pointwise, pointwise
 from onnxfold.passes.fold.targets.products import data, has_batched_channels, product
 from onnxfold.passes.fold.targets.target import Target, shift_through_real
 from onnxfold.passes.fold.types import is_quantize
@@ -177,10 +178,12 @@ def _product_to_real(linear: Linear, build: Builder) -> ir.Value:
 
 
 def _product_with_bias(linear: Linear, build: Builder) -> ir.Value:
-    """QGemm, which takes matrices: other ranks are reshaped where their sizes are known."""
+    """A convolution, or QGemm, which takes matrices: others are reshaped if sizes are known."""
     assert linear.type is not None
     if has_coarse_bias(linear):
         return build.quantize(_product_to_real(linear, build), linear.type, linear.output)
+    if is_pointwise(linear):
+        return pointwise(linear, build)
     data, weights = build.operand(linear.x, f"{linear.output.name}_left"), linear.w.codes
     sizes = None if data.shape is None else _batch_sizes(data.shape)
     is_matrix = linear.operator.op_type == "Gemm" or (sizes is not None and len(sizes) == 1)

@@ -296,3 +296,29 @@ def test_sizes_are_joined_as_they_are(
         }""",
     )
     assert evaluate(model, feed)["y"].tobytes() == before.tobytes()
+
+
+_EXPANSION = """
+    g (float[N, S] x, float[1, 1] m) => (float[?, ?] y)
+    <int64[2] left = {%s}, int64[2] ones = {1, 1}> {
+      s = Shape(x)
+      e = Equal(s, left)
+      w = Where(e, ones, s)
+      y = Expand(m, w)
+    }"""
+
+
+def test_sizes_are_never_negative(parse: Any, apply_pass: Any, assert_text: Any) -> None:
+    # What PyTorch writes for expand: sizes of -1 would be those of the tensor.
+    model = parse(_EXPANSION % "-1, -1")
+    assert shapes_resolved(model, apply_pass).rules["no-negative-sizes"] == 1
+    assert_text(
+        model,
+        "g (float[N, S] x, float[1, 1] m) => (float[?, ?] y) { s = Shape(x) y = Expand(m, s) }",
+    )
+
+
+@pytest.mark.parametrize("left", ["-1, 0", "1, 1"])
+def test_sizes_that_may_be_replaced_are(left: str, parse: Any, apply_pass: Any) -> None:
+    model = parse(_EXPANSION % left)
+    assert "no-negative-sizes" not in shapes_resolved(model, apply_pass).rules
