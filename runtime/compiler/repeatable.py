@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -52,6 +52,7 @@ def _is_random(node: ir.Node) -> bool:
 
 def _same(first: Any, second: Any) -> bool:
     if isinstance(first, list):
-        return len(first) == len(second) and all(map(_same, first, second))
+        ones, others = cast("list[Any]", first), cast("list[Any]", second)
+        return len(ones) == len(others) and all(map(_same, ones, others))
     one, other = np.asarray(first), np.asarray(second)
     return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
