@@ -312,11 +312,14 @@ def _create(model: ModelLike, label: str, options: Any) -> Any:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, source.folder)
         try:
-            return _ort.InferenceSession(source.payload, options, providers=_PROVIDERS)
+            session = _ort.InferenceSession(source.payload, options, providers=_PROVIDERS)
         except Exception as error:
             if type(error).__name__ in ("InvalidProtobuf", "NoModel"):
                 raise InvalidModelError(f"{label}: not an ONNX model: {_clean(error)}") from error
             raise ExecutionError(f"onnxruntime refuses {label}: {_clean(error)}") from error
+    # It keeps the file for a change of providers, as large as what it made of it.
+    session._model_bytes = None
+    return session
 
 
 def _newest(versions: Callable[[int], tuple[int, int]]) -> int:

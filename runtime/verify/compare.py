@@ -148,22 +148,23 @@ def compare_models(
             add_outputs(plain, (outputs, before), new.run(full_feed))
             optimized.add(outputs, deployed.run(full_feed))
 
-    drift = DriftProbe(reference, feeds, configs, old)
     judged_before = frozenset(old.names) & frozenset(new.names)
+    labels_of_both = old.session.label, new.session.label
+    sessions = (old, new, deployed) if contract is Contract.REASSOCIATED else None
+    del new, deployed  # each holds the weights
+    drift = DriftProbe(reference, feeds, configs, old)
     verdict = judge(plain, contract, budget, judged_before, drift, states)
     if not plain.structure:
         after_softmax = softmax_outputs(load_ir(reference))
         gate = deployment_gate_for(contract, budget, after_softmax, states)
         verdict &= _judge_deployed(optimized, contract, gate, drift, on)
-    if not verdict.passed and contract is Contract.REASSOCIATED and not plain.structure:
+    if not verdict.passed and sessions is not None and not plain.structure:
         names = {name: old.names[name] for name in sorted(judged_before)}
-        truth = _ask_oracle(
-            reference, names, islice(labelled(feeds), oracle_feeds), (old, new, deployed)
-        )
+        truth = _ask_oracle(reference, names, islice(labelled(feeds), oracle_feeds), sessions)
         verdict = truth if truth is not None and truth.passed else verdict
     return Comparison(
-        reference=old.session.label,
-        candidate=new.session.label,
+        reference=labels_of_both[0],
+        candidate=labels_of_both[1],
         contract=contract,
         budget=(budget or Budget()) if contract is Contract.APPROXIMATE else None,
         samples=plain.samples,

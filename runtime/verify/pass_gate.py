@@ -159,7 +159,11 @@ class ContractGate(BaseInstrument):
             with naming(f"after pass {pass_.name}"):
                 new = after.run(sample, feed, labels, softmaxes)
                 add_outputs(comparer, *((new, old) if stripped else (old, new)))
-        drift = DriftProbe(before.original or self._with_float_io(model), self._feeds)
+        drift = (
+            DriftProbe(self._with_float_io(model), self._feeds)
+            if before.original is None
+            else DriftProbe(before.original, self._feeds, opened=before.session)
+        )
         verdict = judge(comparer, pass_.contract, self._budget, softmaxes, drift)
         if not verdict.passed and not comparer.structure:
             truth = self._ask_oracle(pass_, before, after, softmaxes)
@@ -169,12 +173,14 @@ class ContractGate(BaseInstrument):
             with naming(f"after pass {pass_.name}"):
                 now = self._with_float_io(model)
                 added, verdict = check_added(now, before.names, labelled(self._feeds))
+        original, self._snapshot = before.original, None
+        del before, pair, drift  # a session holds the weights
         regions = None
         checked = self._region_check is not None and pass_.contract is Contract.INTEGER
-        if checked and self._region_check is not None and before.original is not None:
+        if checked and self._region_check is not None and original is not None:
             with naming(f"after pass {pass_.name}"):
                 now = self._with_float_io(model)
-                regions = self._region_check(before.original, now, self._feeds)
+                regions = self._region_check(original, now, self._feeds)
             verdict &= Verdict(not regions.reasons, regions.reasons)
         self.evidence.append(
             PassEvidence(
