@@ -31,10 +31,28 @@ def _load(torch: Any, path: str) -> Any:
         with suppress(ImportError):
             importlib.import_module(name)
         try:
-            return torch.export.load(path)
+            program = torch.export.load(path)
+            forget_ranges_of_expressions(program)
+            return program
         except Exception as error:  # noqa: BLE001 - what it raises depends on what is missing
             reasons.append(error)
     raise FrontEndError(_why_not_loaded(reasons[-1]), "unsupported") from reasons[-1]
+
+
+def forget_ranges_of_expressions(program: Any) -> None:
+    """Keep the ranges of symbols only.
+
+    Loading also notes that of ``2*height``, where a dimension is declared so; decomposing for ONNX
+    takes whatever has a range for a symbol, and fails.
+    """
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    sizes = [size for value in values for size in getattr(value, "shape", ())]
+    for size in sizes:
+        if isinstance(size, int):
+            continue
+        ranges = size.node.shape_env.var_to_range
+        for key in [key for key in ranges if not key.is_Symbol]:
+            del ranges[key]
 
 
 def layer_of(stack: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,11 @@ from onnx.reference import ReferenceEvaluator
 from onnxfold.runtime.export.workers import pytorch, torch_onnx, torch_scripts
 from onnxfold.runtime.export.workers.protocol import FrontEndError, Request
 from onnxfold.runtime.export.workers.torch_models import other_sizes, readable, unlike
-from onnxfold.runtime.export.workers.torch_programs import is_same_operator, layer_of
+from onnxfold.runtime.export.workers.torch_programs import (
+    forget_ranges_of_expressions,
+    is_same_operator,
+    layer_of,
+)
 
 
 def _key(**field: object) -> Any:
@@ -75,6 +79,7 @@ class _Symbol:
 
 class _Number(int):
     is_Integer = True
+    is_Symbol = False
 
 
 def test_open_dimensions_get_another_size() -> None:
@@ -82,6 +87,18 @@ def test_open_dimensions_get_another_size() -> None:
     shapes = [((batch, 3), (2, 3)), ((batch,), (2,))]
     assert other_sizes(shapes) == [(3, 3), (3,)]
     assert other_sizes([((2, 3), (2, 3))]) is None
+
+
+def test_only_symbols_keep_ranges() -> None:
+    height, twice = _Symbol(), _Number(2)
+    ranges: dict[Any, tuple[int, int]] = {height: (4, 20), twice: (8, 40)}
+    size = SimpleNamespace(node=SimpleNamespace(shape_env=SimpleNamespace(var_to_range=ranges)))
+    nodes = [
+        SimpleNamespace(meta={"val": SimpleNamespace(shape=(1, size))}),
+        SimpleNamespace(meta={}),
+    ]
+    forget_ranges_of_expressions(SimpleNamespace(graph=SimpleNamespace(nodes=nodes)))
+    assert ranges == {height: (4, 20)}
 
 
 @pytest.mark.parametrize(
