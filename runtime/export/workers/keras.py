@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
+import sys
+import zipfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from onnxfold.runtime.export.workers.tf_layers import keras_layers_of
 
 _LOADERS = {"keras": ("keras",), "keras-h5": ("tf_keras", "keras")}
 """What reads each kind, the better first: Keras 3 misreads some files of Keras 2."""
+_NEWER_PYTHON, _LAST_OF_OLDER_PYTHON = (3, 11), (3, 12, 999)
+"""From which Python on there are versions of Keras newer than these."""
 _UNKNOWN_CLASS = re.compile(
     r"(?:Could not locate class|Unknown layer:?|locate function) '?\"?(?:\w+>)?(\w+)"
 )
@@ -56,10 +62,45 @@ def _load(request: Request) -> Any:
         except ImportError:
             raise
         except Exception as error:  # noqa: BLE001 - what it raises depends on what is broken
+            refuse_newer(request.path, str(getattr(module, "__version__", "0")))
             reasons.append(_reason(str(error) or type(error).__name__))
     if not reasons:
         raise ImportError("No module named 'keras'")
     raise FrontEndError(f"Keras cannot load it: {min(reasons, key=len)}")
+
+
+def refuse_newer(path: str, installed: str) -> None:
+    """Say so where a .keras file that could not be loaded is of a newer Keras than the installed.
+
+    Raises:
+        FrontEndError: It is.
+    """
+    wrote = _written_by(path)
+    if _numbers(wrote) <= _numbers(installed):
+        return
+    fix = f"pip install 'keras>={wrote}'"
+    if sys.version_info < _NEWER_PYTHON and _numbers(wrote) > _LAST_OF_OLDER_PYTHON:
+        fix = (
+            f"there is none so new for Python {sys.version_info[0]}.{sys.version_info[1]}: name an "
+            "interpreter of Python 3.11 or newer with --python, or save it with Keras 3.12"
+        )
+    raise FrontEndError(
+        f"it was written by Keras {wrote}, and Keras {installed}, which is installed, cannot load "
+        f"it: {fix}",
+        "usage",
+    )
+
+
+def _written_by(path: str) -> str:
+    """The version of Keras that a .keras file names; empty for other files."""
+    unreadable = suppress(OSError, KeyError, ValueError, zipfile.BadZipFile)
+    with unreadable, zipfile.ZipFile(path) as archive:
+        return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def _reason(words: str) -> str:
