@@ -106,7 +106,8 @@ def open_npz(path: Path) -> dict[str, ArrayFile]:
     """The arrays of an .npz by name; nothing but their headers is read.
 
     Raises:
-        UsageError: It is not an .npz, or holds pickled objects, which are never loaded.
+        UsageError: It cannot be read, is not an .npz, or holds pickled objects, which are never
+            loaded.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -114,6 +115,8 @@ def open_npz(path: Path) -> dict[str, ArrayFile]:
             return {name[: -len(".npy")]: _open_member(path, archive, name) for name in members}
     except UsageError:
         raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         raise UsageError(f"{path}: not an .npz file: {one_line(error)}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,10 @@ def _open_path(text: str, inputs: Sequence[TensorSpec], batch_size: int | None) 
     if script.endswith(".py") and function:
         return _from_function(Path(script), function)
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _from_folder(path, inputs)
-    if not path.is_file():
+    # Unlike Path.is_file, this takes a name that is too long for one that is not there.
+    if not os.path.isfile(path):
         raise UsageError(f"{path}: no such file or folder")
     if path.suffix == ".npz":
         return _batched(str(path), open_npz(path), inputs, batch_size, (path,))

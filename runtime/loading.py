@@ -96,7 +96,8 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise InvalidModelError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise InvalidModelError(f"{path}: {one_line(error)}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidModelError(f"{path} cannot be read: {reason}") from None
 
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:

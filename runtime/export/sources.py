@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import stat
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from onnxfold.passes.errors import InvalidModelError, UsageError
+from onnxfold.passes.errors import InvalidModelError
 
 Framework = Literal["tensorflow", "torch", "sklearn", "onnx"]
 Kind = Literal[
@@ -76,18 +77,23 @@ def recognise(path: Path) -> Source:
     """Say what ``path`` holds.
 
     Raises:
-        UsageError: It is missing, unreadable, or nothing that can be exported; says what to do.
-        InvalidModelError: It is a model by its name or by how it begins, but broken.
+        InvalidModelError: It is missing, unreadable, broken, or nothing that can be exported; says
+            what to do.
     """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist")
-    if path.name == "saved_model.pb":
-        return Source(path.parent, "savedmodel")
     try:
-        kind = _kind_of_folder(path) if path.is_dir() else _kind_of_file(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    return Source(path / "model.json" if path.is_dir() and kind.startswith("tfjs") else path, kind)
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) and path.name == "saved_model.pb":
+            return Source(path.parent, "savedmodel")
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise InvalidModelError(f"{path}: not a regular file")
+        kind = _kind_of_folder(path) if stat.S_ISDIR(mode) else _kind_of_file(path)
+    except FileNotFoundError:
+        raise InvalidModelError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidModelError(f"{path} cannot be read: {reason}") from error
+    is_script = stat.S_ISDIR(mode) and kind.startswith("tfjs")
+    return Source(path / "model.json" if is_script else path, kind)
 
 
 def _kind_of_folder(folder: Path) -> Kind:
@@ -95,7 +101,7 @@ def _kind_of_folder(folder: Path) -> Kind:
         return "savedmodel"
     if (folder / "model.json").is_file():
         return _kind_of_json(folder / "model.json")
-    raise UsageError(
+    raise InvalidModelError(
         f"{folder} is no model: a SavedModel holds saved_model.pb, a TensorFlow.js model model.json"
     )
 
@@ -108,7 +114,7 @@ def _kind_of_file(path: Path) -> Kind:
     if head[4:8] == b"TFL3":
         return "tflite"
     if head[4:8] == b"ORTM":
-        raise UsageError(
+        raise InvalidModelError(
             f"{path} is in ORT format, which cannot be turned back: export the .onnx it came from"
         )
     by_magic: tuple[tuple[bytes, Callable[[Path], Kind]], ...] = (
@@ -129,7 +135,7 @@ def _kind_of_file(path: Path) -> Kind:
             f"{path} is broken: it does not begin as a {path.suffix} file does, nor as any other "
             "model that is known here"
         )
-    raise UsageError(
+    raise InvalidModelError(
         f"{path} is nothing that is known here: TensorFlow (SavedModel, .keras, .h5, .pb, .tflite, "
         "TensorFlow.js), PyTorch (.pt2, TorchScript), a pickle of scikit-learn, or ONNX"
     )
@@ -149,11 +155,11 @@ def _kind_of_zip(path: Path) -> Kind:
     if any(name.startswith("code/") for name in names) and "constants.pkl" in names:
         return "torchscript"
     if "data.pkl" in names:
-        raise UsageError(
+        raise InvalidModelError(
             f"{path} holds weights of PyTorch without the code that they belong to: save the model "
             "with torch.export.save (.pt2) or torch.jit.save, or export the live module"
         )
-    raise UsageError(f"{path} is an archive, but of no framework that is known here")
+    raise InvalidModelError(f"{path} is an archive, but of no framework that is known here")
 
 
 def _kind_of_json(path: Path) -> Kind:
@@ -169,4 +175,4 @@ def _kind_of_json(path: Path) -> Kind:
                 isinstance(topology, dict) and "node" in topology
             )
             return "tfjs-graph" if graph else "tfjs-layers"
-    raise UsageError(f"{path} is JSON, but no TensorFlow.js model: it names no weights")
+    raise InvalidModelError(f"{path} is JSON, but no TensorFlow.js model: it names no weights")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from onnxfold import api
 from onnxfold.console import ProgressBars, print_json, print_line
@@ -70,6 +70,7 @@ def fold(options: argparse.Namespace) -> int:
             float_biases=options.float_biases,
             budget=options.budget,
             plan=options.plan,
+            reference=options.reference,
             data=options.data,
             progress=progress,
         )
@@ -280,9 +281,10 @@ def _check_places(options: argparse.Namespace) -> None:
         named.get("config"),
         script,
     ]
-    taken = {Path(each).resolve() for each in inputs if each}
+    # Of a link to itself, Path.resolve raises, and in a way that depends on Python's version.
+    taken = {os.path.realpath(each) for each in inputs if each}
     for path in files:
-        if path.resolve() in taken:
+        if os.path.realpath(path) in taken:
             raise UsageError(f"{path} is the input: inputs are never overwritten, name another")
         check_file(path)
     for folder in folders:

@@ -196,21 +196,14 @@ def open_source(
     is_path = isinstance(model, str | os.PathLike)
     # What is neither is a live object, whatever the types say.
     given = cast("object", model)
-    if not (_is_foreign(Path(model)) if is_path else not isinstance(given, _ONNX)):
+    is_onnx = recognise(Path(model)).kind == "onnx" if is_path else isinstance(given, _ONNX)
+    if is_onnx:
         return Opened(load_model(model))
     found = export(model, trust_pickle=trust_pickle, python=python, progress=progress)
     proof = found.report.equivalence
     evidence = {key: proof[key] for key in ("reference", "samples", "outputs", "verdict")}
     row = PassRow("export", Contract.REASSOCIATED, True, proof["seconds"], {}, evidence)
     return Opened(found.model, (row, *found.report.passes))
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether a framework saved it."""
-    try:
-        return recognise(path).kind != "onnx"
-    except UsageError:
-        return False
 
 
 def _source(path: Path, kind: str) -> Source:

@@ -225,7 +225,7 @@ def test_operators_without_a_counterpart_are_named(torch_sources: tuple[Path, Pa
     folder, python = torch_sources
     with pytest.raises(InvalidModelError, match=r"linalg_eigh \(layer '0'\)"):
         onnxfold.export(folder / "bad.pt2", python=python)
-    with pytest.raises(UsageError, match="weights of PyTorch without the code"):
+    with pytest.raises(InvalidModelError, match="weights of PyTorch without the code"):
         onnxfold.export(folder / "weights.pt", python=python)
     wrong = [{"input": np.zeros((1, 3, 9, 9), np.float32)}]
     with pytest.raises(UsageError):

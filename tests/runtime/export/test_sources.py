@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from onnxfold.passes.errors import InvalidModelError, UsageError
+from onnxfold.passes.errors import InvalidModelError
 from onnxfold.runtime.export.sources import Kind, recognise
 
 
@@ -67,7 +68,7 @@ def test_folders_of_tensorflow(tmp_path: Path) -> None:
 
 
 def test_weights_without_code_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="weights of PyTorch without the code"):
+    with pytest.raises(InvalidModelError, match="weights of PyTorch without the code"):
         recognise(_zip(tmp_path / "model.pt", "archive/data.pkl", "archive/version"))
 
 
@@ -82,7 +83,7 @@ def test_weights_without_code_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_model_is_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=reason) as caught:
+    with pytest.raises(InvalidModelError, match=reason) as caught:
         recognise(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -107,9 +108,13 @@ def test_broken_models_are_one_line(name: str, content: bytes, reason: str, tmp_
 
 
 def test_missing_files_and_other_folders(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(InvalidModelError, match="no such file"):
         recognise(tmp_path / "none")
-    with pytest.raises(UsageError, match="is no model"):
+    with pytest.raises(InvalidModelError, match="is no model"):
         recognise(tmp_path)
-    with pytest.raises(UsageError, match="of no framework"):
+    with pytest.raises(InvalidModelError, match="of no framework"):
         recognise(_zip(tmp_path / "a.zip", "readme"))
+    # Opening one would wait for whoever writes into it.
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidModelError, match="not a regular file"):
+        recognise(tmp_path / "pipe")
