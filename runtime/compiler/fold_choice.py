@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
+from onnxfold.passes.errors import UsageError
 from onnxfold.passes.fold.fold_qdq import NO_COSTS
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import folding
@@ -28,6 +29,8 @@ _UNROUNDED = "activations not rounded"
 _DYNAMIC = "LSTMs quantized at every step"
 _UNROUNDED_DYNAMIC = "activations not rounded, LSTMs quantized at every step"
 _UNLIMITED = "activations not rounded, nor cut off"
+REFERENCE = "the reference"
+"""The float model, which is timed and not chosen: it is no fold."""
 
 _FASTER_BY = 0.97
 """What comes later has to gain 3 %: less is noise, and the first choice is the nearest."""
@@ -61,6 +64,8 @@ class FoldSubject:
         costs: A file of costs; empty for the table that is built in.
         relax: Whether activations need not be rounded.
         budget: What that may cost.
+        reference: The float model that ``model`` was quantized from, to be timed as well; None to
+            time the folds alone.
     """
 
     model: ir.Model
@@ -69,6 +74,7 @@ class FoldSubject:
     costs: str = ""
     relax: bool = False
     budget: Budget = field(default_factory=Budget)
+    reference: ir.Model | None = None
 
 
 def choose_fold(subject: FoldSubject) -> FoldChoice:
@@ -76,6 +82,9 @@ def choose_fold(subject: FoldSubject) -> FoldChoice:
 
     Args:
         subject: What is chosen for.
+
+    Raises:
+        UsageError: The reference does not run on the inputs of the model.
     """
     pipelines = _pipelines(subject)
     models = {AS_IT_CAME: subject.model}
@@ -94,10 +103,14 @@ def choose_fold(subject: FoldSubject) -> FoldChoice:
                 outcomes[name] = "misses the budget"
                 continue
         models[name] = folded
+    if subject.reference is not None:
+        models[REFERENCE] = _as_fed(subject.reference, subject.model)
     latency = subject.clock(models)
     chosen = _fastest([name for name in (*pipelines, AS_IT_CAME) if name in models], latency)
     outcomes[AS_IT_CAME] = "slower than the chosen"
     outcomes[chosen] = "chosen"
+    if subject.reference is not None:
+        outcomes[REFERENCE] = _against_reference(latency, chosen)
     rows = [
         {
             "candidate": name,
@@ -125,6 +138,48 @@ def _pipelines(subject: FoldSubject) -> dict[str, tuple[Pass, ...]]:
             "ort", costs=subject.costs, relax="keep", dynamic_lstm=True
         )
     return {name: parse_passes(text) for name, text in texts.items()}
+
+
+def _as_fed(reference: ir.Model, model: ir.Model) -> ir.Model:
+    """A copy of ``reference`` that takes what ``model`` does: names, and types by a Cast.
+
+    Raises:
+        UsageError: It has another number of inputs.
+    """
+    copy = reference.clone()
+    graph, wanted = copy.graph, model.graph.inputs
+    if len(graph.inputs) != len(wanted):
+        raise UsageError(
+            f"the reference has {len(graph.inputs)} inputs, and the model {len(wanted)}: "
+            "give the float model it was quantized from"
+        )
+    for index, (value, like) in enumerate(zip(tuple(graph.inputs), wanted, strict=True)):
+        if value.dtype == like.dtype or value.dtype is None:
+            value.name = like.name
+            continue
+        cast = ir.node("Cast", [], {"to": int(value.dtype)})
+        value.replace_all_uses_with(cast.outputs[0])
+        fed = ir.Value(name=like.name, type=like.type, shape=value.shape)
+        cast.resize_inputs(1)
+        cast.replace_input_with(0, fed)
+        graph.inputs[index] = fed
+        graph.insert_before(graph[0], cast)
+    return copy
+
+
+def _against_reference(latency: Mapping[str, Latency], chosen: str) -> str:
+    """What became of the reference, in words.
+
+    Raises:
+        UsageError: It did not run.
+    """
+    if REFERENCE not in latency:
+        raise UsageError(
+            "the reference does not run on the inputs of the model: give the float model it was "
+            "quantized from"
+        )
+    ratio = latency[chosen].relative / latency[REFERENCE].relative
+    return f"not folded; the chosen takes {ratio:.2f} of its time"
 
 
 def _judged(subject: FoldSubject, folded: ir.Model) -> tuple[str, bool]:

@@ -40,6 +40,7 @@ def fold(
     float_biases: bool = False,
     budget: Budget | str | float | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
+    reference: Model | None = None,
     data: object = None,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -57,6 +58,8 @@ def fold(
         float_biases: Write biases as float numbers, as TensorRT wants them (``qdq`` only).
         budget: What may be lost by that: a rate of changed top-1 answers, or a ``Budget``.
         plan: Replay these choices, measuring nothing.
+        reference: The float model it was quantized from, to be timed as well where the candidates
+            are: its inputs in the same order.
         data: What to verify on; generated if None.
         progress: Told how far it is.
 
@@ -74,6 +77,8 @@ def fold(
         raise UsageError("reduced weights do not go with measuring, relaxing or a plan")
     if float_biases and (target != "qdq" or plan is not None):
         raise UsageError("float biases are for target qdq, and not for a plan, which holds them")
+    if reference is not None and not (measure or relax):
+        raise UsageError("a reference is timed against the candidates: measure or relax as well")
     opened = open_source(model, progress)
     original = opened.model
     if not has_codes(original):
@@ -91,7 +96,10 @@ def fold(
         chosen = FoldChoice("", loaded.passes)
     elif measure or relax:
         clock = make_clock(feeds, bar)
-        chosen = choose_fold(FoldSubject(original, feeds, clock, table, relax, limits))
+        compared_with = None if reference is None else open_source(reference, progress).model
+        chosen = choose_fold(
+            FoldSubject(original, feeds, clock, table, relax, limits, compared_with)
+        )
     run = run_verified(original, chosen.passes, feeds, bar, budget=limits)
     if target == "integer":
         _require_integers(run)

@@ -83,3 +83,18 @@ def test_biases_are_real_numbers_where_asked(tmp_path: Path, fixtures_dir: Path)
     constants = onnx.load(out).graph.initializer
     assert onnx.TensorProto.INT32 not in {each.data_type for each in constants}
     assert main(["fold", model, "-o", str(out), "--float-biases"]) == 2
+
+
+def test_the_float_model_is_timed_as_well(tmp_path: Path, fixtures_dir: Path) -> None:
+    """Its input is float32, and that of the model int8."""
+    model, out = str(fixtures_dir / "tiny_resnet.onnx"), str(tmp_path / "out.onnx")
+    reference = str(fixtures_dir / "tiny_resnet_float.onnx")
+    options = ["--measure", "--reference", reference, "--report", str(tmp_path)]
+    assert main(["fold", model, "-o", out, *options]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    (row,) = (each for each in report["decisions"] if each["candidate"] == "the reference")
+    assert row["median_ms"] > 0
+    assert row["outcome"].startswith("not folded; the chosen takes ")
+    assert main(["fold", model, "-o", out, "--reference", reference]) == UsageError.exit_code
+    other = str(fixtures_dir / "tiny_mobilenet_float.onnx")
+    assert main(["fold", model, "-o", out, "--measure", "--reference", other]) == 2

@@ -33,6 +33,11 @@ def add_fold_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not round activations where that is faster and within the budget (target ort)",
     )
+    parser.add_argument(
+        "--reference",
+        metavar="FLOAT",
+        help="the float model it was quantized from, timed as well (with --measure or --relax)",
+    )
     add_reduce_range(parser)
     parser.add_argument(
         "--float-biases",

@@ -9,10 +9,12 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.compiler.choice import Latency
 from onnxfold.runtime.compiler.fold_choice import (
     AS_IT_CAME,
     BY_COSTS,
+    REFERENCE,
     FoldChoice,
     FoldSubject,
     choose_fold,
@@ -51,6 +53,22 @@ def test_the_fastest_is_kept(choose: Callable[..., tuple[FoldChoice, list[str]]]
     outcomes = {row["candidate"]: row["outcome"] for row in choice.decisions}
     assert outcomes[BY_COSTS] == "chosen"
     assert outcomes[AS_IT_CAME] == "slower than the chosen"
+
+
+def test_a_reference_is_timed_and_not_chosen(
+    choose: Callable[..., tuple[FoldChoice, list[str]]], fixtures_dir: Path
+) -> None:
+    reference = ir.load(fixtures_dir / "tiny_mobilenet_float.onnx")
+    ratios = {AS_IT_CAME: 1.0, BY_COSTS: 0.5, REFERENCE: 0.25}
+    choice, timed = choose(ratios, reference=reference)
+    assert choice.name == BY_COSTS
+    assert REFERENCE in timed
+    (row,) = (each for each in choice.decisions if each["candidate"] == REFERENCE)
+    assert row["outcome"] == "not folded; the chosen takes 2.00 of its time"
+    other = ir.load(fixtures_dir / "qdq_net.onnx")
+    other.graph.inputs.append(ir.Value(name="more", type=ir.TensorType(ir.DataType.FLOAT)))
+    with pytest.raises(UsageError, match="the reference has 2 inputs, and the model 1"):
+        choose(ratios, reference=other)
 
 
 def test_a_gain_within_noise_decides_nothing(
