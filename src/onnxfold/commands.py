@@ -70,7 +70,6 @@ def fold(options: argparse.Namespace) -> int:
             float_biases=options.float_biases,
             budget=options.budget,
             plan=options.plan,
-            reference=options.reference,
             data=options.data,
             progress=progress,
         )
