@@ -70,7 +70,8 @@ def compile(
     What is None is as the configuration file says, else as usual (in parentheses).
 
     Args:
-        model: A float model, or what a framework saved, which is exported first.
+        model: A float model, or what a framework saved or holds, which is exported first; a live
+            module of torch is traced with the first sample of the data.
         data: The user's data: half of it calibrates, the other half judges. Required, except
             with a plan.
         config: A TOML file of these options, and of exceptions from them.
@@ -115,7 +116,7 @@ def compile(
     """
     if data is None and plan is None:
         raise UsageError("compile needs data to calibrate on: give --data")
-    opened = open_source(model, progress, trust_pickle=trust_pickle, python=python)
+    opened = open_source(model, progress, data=data, trust_pickle=trust_pickle, python=python)
     original = opened.model
     by_loss = loss_request(loss, on, labels)
     if by_loss is not None and metric is not None:

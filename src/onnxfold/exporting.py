@@ -12,6 +12,7 @@ from typing import Any, cast
 import onnx
 import onnx_ir as ir
 
+from onnxfold.live_inputs import example_of
 from onnxfold.live_models import save_live
 from onnxfold.outcome import Model, Outcome, measure_files
 from onnxfold.passes.base import Contract
@@ -177,6 +178,7 @@ def open_source(
     model: Model,
     progress: Progress | None = None,
     *,
+    data: object = None,
     trust_pickle: bool = False,
     python: str | os.PathLike[str] | None = None,
 ) -> Opened:
@@ -185,6 +187,7 @@ def open_source(
     Args:
         model: A model, or a framework's own: its path, or a live model of Keras, an estimator.
         progress: Told how far it is.
+        data: The user's; a live module of torch is traced with the first sample of it.
         trust_pickle: Read a pickle, which can run any program.
         python: The interpreter that has the framework, as for ``export``.
 
@@ -199,7 +202,14 @@ def open_source(
     is_onnx = recognise(Path(model)).kind == "onnx" if is_path else isinstance(given, _ONNX)
     if is_onnx:
         return Opened(load_model(model))
-    found = export(model, trust_pickle=trust_pickle, python=python, progress=progress)
+    example = None if is_path else example_of(given, data)
+    found = export(
+        model,
+        example_inputs=example,
+        trust_pickle=trust_pickle,
+        python=python,
+        progress=progress,
+    )
     proof = found.report.equivalence
     evidence = {key: proof[key] for key in ("reference", "samples", "outputs", "verdict")}
     row = PassRow("export", Contract.REASSOCIATED, True, proof["seconds"], {}, evidence)

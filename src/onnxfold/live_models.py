@@ -82,7 +82,11 @@ def _save_torch(
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"a {type(model).__name__} of torch is no module")
     if example_inputs is None:
-        raise UsageError(f"{name} needs example_inputs: the arguments of one call")
+        raise UsageError(
+            f"{name} does not say what it takes: pass example_inputs=(tensor, ...), the arguments "
+            "of one call, to onnxfold.export first; compile takes them from data=, where its "
+            "arrays are called what forward calls its arguments"
+        )
     kwargs: dict[str, Any] = {}
     args: tuple[Any, ...] = ()
     if isinstance(example_inputs, Mapping):

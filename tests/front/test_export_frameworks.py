@@ -261,6 +261,13 @@ def test_estimators(name: str, sklearn_sources: tuple[Path, Path]) -> None:
     assert [value.name for value in found.model.graph.outputs] == names
 
 
+def test_the_first_step_that_differs_is_named(sklearn_sources: tuple[Path, Path]) -> None:
+    folder, python = sklearn_sources
+    with wrong_constant("transform_matrix"), pytest.raises(NotEquivalentError) as caught:
+        onnxfold.export(folder / "digits.pkl", trust_pickle=True, python=python)
+    assert "first layer that differs is pca (PCA)" in str(caught.value)
+
+
 def test_wrong_pickles_are_one_line(
     sklearn_sources: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

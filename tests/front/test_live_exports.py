@@ -80,6 +80,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 import onnxfold
 from fixtures.warm_front_ends import warm_front_ends
+from onnxfold.live_inputs import example_of
+from onnxfold.passes.errors import UsageError
 from onnxfold.runtime.session import Session
 
 class Net(nn.Module):
@@ -109,10 +111,20 @@ with warm_front_ends():
     integers = convert_pt2e(prepared)
     quantized = onnxfold.export(torch.export.export(integers, (x,), dynamic_shapes=batch))
     quantized.save(Path(sys.argv[1]) / "quantized.onnx")
+    many = np.random.default_rng(0).standard_normal((8, 3, 8, 8), np.float32)
+    example = example_of(net, {"x": many, "labels": np.arange(8)})
+words = []
+for call in (onnxfold.optimize, lambda net: onnxfold.compile(net, data={"image": many})):
+    try:
+        call(net)
+    except UsageError as error:
+        words.append(str(error))
 made = Session(live.model).run({"x": x.numpy()})["output"]
 off = float(np.abs(made - net(x).detach().numpy()).max())
 np.savez(Path(sys.argv[1]) / "x.npz", x=x.numpy(), output=integers(x).detach().numpy())
-print(json.dumps({"off": off, "is_training": is_training}))
+report = {"off": off, "is_training": is_training, "words": words}
+report["example"] = {name: list(each.shape) for name, each in example.items()}
+print(json.dumps(report))
 """
 
 
@@ -145,6 +157,9 @@ def test_modules_and_quantized_programs(tmp_path: Path) -> None:
     found = _printed(torch_python, _MODULES, tmp_path)
     assert found["off"] < 1e-6
     assert found["is_training"]
+    assert found["example"] == {"x": [1, 3, 8, 8]}
+    assert "pass example_inputs=" in found["words"][0]
+    assert "takes 'x', and the data has 'image'" in found["words"][1]
     folded = onnxfold.fold(tmp_path / "quantized.onnx")
     assert folded.report.passed
     census = folded.report.to_json()["result"]["census"]

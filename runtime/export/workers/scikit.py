@@ -23,12 +23,16 @@ from onnxfold.runtime.export.workers.protocol import (
     FrontEndError,
     Request,
     serve,
+    write_layers,
     write_samples,
 )
 from onnxfold.runtime.export.workers.samples import Port, samples
+from onnxfold.runtime.export.workers.scikit_steps import Step, steps_of, values_inside
 
 _INPUT = "features"
 _ROWS = 64
+_LOOKED_INTO = 2
+"""Samples of which all that the steps compute is told."""
 _IR_VERSION = 10
 _OPSET_ML = 3
 """Of ai.onnx.ml: what every ONNX Runtime that is supported here has kernels for."""
@@ -57,19 +61,38 @@ def export(request: Request, folder: Path) -> Answer:
         rng = np.random.default_rng(request.seed)
         feeds = [{_INPUT: rows(rng, width)} for _ in range(request.samples)]
     found = [_run(estimator, np.asarray(feed[_INPUT], np.float32)) for feed in feeds]
-    if not request.runs_only:
-        model = _converted(estimator, width, request)
+    layers: Mapping[str, str] = {}
+    if not request.runs_only or request.tensors:
+        model, topology = _converted(estimator, width, request)
         _name_outputs(model, list(found[0]))
-        onnx: Any = importlib.import_module("onnx")
-        versions = {"": request.opset}
-        versions |= {each.domain: each.version for each in model.opset_import}
-        del model.opset_import[:]
-        model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
-        model.ir_version = min(model.ir_version, _IR_VERSION)
-        onnx.checker.check_model(model)
-        (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+        steps = [] if topology is None else steps_of(estimator, topology, model)
+        layers = {each.tensor: each.name for each in steps}
+        write_layers(folder, _inside(estimator, steps, feeds, request.tensors or list(layers)))
+        if not request.runs_only:
+            _write(model, request, folder)
     write_samples(folder, feeds, found)
-    return Answer((_INPUT,), tuple(found[0]), _versions(), count=len(feeds))
+    return Answer((_INPUT,), tuple(found[0]), _versions(), layers, count=len(feeds))
+
+
+def _write(model: Any, request: Request, folder: Path) -> None:
+    onnx: Any = importlib.import_module("onnx")
+    versions = {"": request.opset}
+    versions |= {each.domain: each.version for each in model.opset_import}
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
+    model.ir_version = min(model.ir_version, _IR_VERSION)
+    onnx.checker.check_model(model)
+    (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _inside(
+    estimator: Any, steps: Sequence[Step], feeds: Sequence[Feed], tensors: Sequence[str]
+) -> list[Feed]:
+    """What the steps compute; nothing where there are none."""
+    inputs = [np.asarray(feed[_INPUT], np.float32) for feed in feeds[:_LOOKED_INTO]]
+    wanted = frozenset(tensors)
+    found = [values_inside(steps, wanted, lambda x=x: _run(estimator, x)) for x in inputs if steps]
+    return found if all(found) else []
 
 
 def rows(rng: np.random.Generator, width: int) -> Array:
@@ -182,7 +205,8 @@ def _labels(found: Any) -> Array:
     return labels.astype(np.int64) if labels.dtype.kind in "biu" else labels.astype(np.str_)
 
 
-def _converted(estimator: Any, width: int, request: Request) -> Any:
+def _converted(estimator: Any, width: int, request: Request) -> tuple[Any, Any]:
+    """The ONNX model, and skl2onnx's plan of it: None for boosters, which are of one piece."""
     package = type(estimator).__module__.partition(".")[0]
     opset = {"": request.opset, "ai.onnx.ml": _OPSET_ML}
     skl2onnx: Any = importlib.import_module("skl2onnx")
@@ -192,7 +216,7 @@ def _converted(estimator: Any, width: int, request: Request) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if _is_booster(estimator):
-                return _booster(estimator, package, width, request)
+                return _booster(estimator, package, width, request), None
             _register()
             # Written as sklearn computes it: times the reciprocal, values round across thresholds.
             options: dict[Any, Any] = {
@@ -201,7 +225,10 @@ def _converted(estimator: Any, width: int, request: Request) -> Any:
             if _has_zipmap(estimator):
                 options[id(estimator)] = {"zipmap": False}
             return skl2onnx.convert_sklearn(
-                estimator, "model", inputs, options=options, target_opset=opset
+                *(estimator, "model", inputs),
+                options=options,
+                target_opset=opset,
+                intermediate=True,
             )
     except ImportError:
         raise

@@ -19,6 +19,7 @@ _NEWEST_OF_LEGACY = 20
 _IR_VERSION = 10
 _LARGEST_FILE = 1_800_000_000
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
+_ENDS = "; compared at its ends only"
 _NO_FUNCTION = re.compile(r"OpOverload\(op='([^']+)'(?:, overload='([^']*)')?\)")
 _NO_SYMBOLIC = re.compile(r"operator '?([\w.]+::[\w.]+)'?")
 
@@ -86,6 +87,7 @@ def converted(torch: Any, source: Convertible, request: Request) -> Converted:
     if opset < _OLDEST_OF_TODAY:
         note = (
             f"exported by torch's legacy exporter: today's writes opset {_OLDEST_OF_TODAY} at least"
+            f"{_ENDS}"
         )
         return Converted(_legacy(torch, source, request), (note,))
     try:
@@ -99,7 +101,8 @@ def converted(torch: Any, source: Convertible, request: Request) -> Converted:
             model = _legacy(torch, source, request)
         except FrontEndError:
             raise FrontEndError(f"torch cannot convert it: {why}", "unsupported") from error
-        return Converted(model, (f"exported by torch's legacy exporter: today's failed ({why})",))
+        note = f"exported by torch's legacy exporter: today's failed ({why}){_ENDS}"
+        return Converted(model, (note,))
 
 
 def _legacy(torch: Any, source: Convertible, request: Request) -> Any:

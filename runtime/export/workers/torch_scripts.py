@@ -12,7 +12,10 @@ import numpy as np
 from onnxfold.runtime.export.workers.protocol import Answer, FrontEndError, Request
 from onnxfold.runtime.export.workers.torch_models import Leaf, TorchModel, export_model
 
-NOTE = "exported by torch's legacy exporter: the one of today does not take TorchScript"
+NOTE = (
+    "exported by torch's legacy exporter: the one of today does not take TorchScript; compared at "
+    "its ends only, because that names no layers"
+)
 
 
 def export(request: Request, folder: Path) -> Answer:
