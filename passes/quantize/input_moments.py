@@ -6,11 +6,10 @@ Rounding weights w to q changes outputs by (w - q) x. Its mean square over data 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -18,9 +17,8 @@ import onnx_ir as ir
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.provenance import node_name
+from onnxfold.passes.quantize.array_file import ArrayFile
 from onnxfold.passes.quantize.weight_rows import WeightRows
-
-_FORMAT = "onnxfold-input-moments-1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,46 +80,16 @@ class LayerMoments:
         )
 
 
-class InputMoments(Mapping[str, LayerMoments]):
-    """Node name -> moments of its input: what ``gptq`` and Hessian-weighted scales need.
+class InputMoments(ArrayFile[str, LayerMoments]):
+    """Node name -> moments of its input: what ``gptq`` and Hessian-weighted scales need."""
 
-    Immutable and hashable by content. As an option it is the path of an ``.npz``: large arrays
-    have no other text.
-
-    Attributes:
-        path: Where it was loaded from or saved to; not part of equality.
-    """
+    form: ClassVar[str] = "onnxfold-input-moments-1"
+    plural: ClassVar[str] = "input moments"
+    remedy: ClassVar[str] = "measure the moments"
 
     def __init__(self, layers: Mapping[str, LayerMoments], *, path: Path | None = None) -> None:
-        self._layers = MappingProxyType({name: layers[name] for name in sorted(layers)})
-        self.path = path
-        self._digest = ""
-
-    def __getitem__(self, name: str) -> LayerMoments:
-        return self._layers[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, InputMoments) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that it holds."""
-        if not self._digest:
-            content = hashlib.sha256()
-            for key, array in self._arrays().items():
-                content.update(f"{key} {array.dtype} {array.shape} ".encode())
-                content.update(array.tobytes())
-            self._digest = content.hexdigest()
-        return self._digest
+        """Hold ``layers``, by name."""
+        super().__init__({name: layers[name] for name in sorted(layers)}, path=path)
 
     def importance(self, node: ir.Node) -> Array | None:
         """E[x^2] of what each weight of a float ``node`` is multiplied by, of the weights' shape.
@@ -145,56 +113,8 @@ class InputMoments(Mapping[str, LayerMoments]):
             raise UsageError("the input moments are those of different models")
         return InputMoments({name: self[name].merge(other[name]) for name in self})
 
-    def save(self, path: Path | str) -> InputMoments:
-        """Write to ``path`` (``.npz``), bit for bit, and return the saved moments."""
-        path = Path(path)
-        with path.open("wb") as file:
-            # Its one keyword of its own is no name of an array here.
-            np.savez(file, allow_pickle=False, **self._arrays())
-        return InputMoments(self, path=path)
-
-    @classmethod
-    def load(cls, path: Path | str) -> InputMoments:
-        """Read what ``save`` wrote.
-
-        Raises:
-            UsageError: The file is missing or holds something else.
-        """
-        path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays: dict[str, Array] = {key: file[key] for key in file.files}
-            if str(arrays["format"]) != _FORMAT:
-                raise ValueError(f"expected format {_FORMAT}")
-            names: list[str] = arrays["names"].tolist()
-            layers = {name: _layer(arrays, index) for index, name in enumerate(names)}
-        except FileNotFoundError:
-            raise UsageError(f"{path}: no such file; measure the moments first") from None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path}: not a file of input moments ({error})") from error
-        return cls(layers, path=path)
-
-    @classmethod
-    def from_text(cls, text: str) -> InputMoments:
-        """Load the file ``text`` names.
-
-        Raises:
-            UsageError: The file is missing or holds something else.
-        """
-        return cls.load(text)
-
-    def to_text(self) -> str:
-        """The path.
-
-        Raises:
-            UsageError: There is none yet.
-        """
-        if self.path is None:
-            raise UsageError("input moments in memory have no text: save them to an .npz first")
-        return str(self.path)
-
-    def _arrays(self) -> dict[str, Array]:
-        arrays = {"format": np.array(_FORMAT), "names": np.array(list(self), dtype=np.str_)}
+    def _to_arrays(self) -> dict[str, Array]:
+        arrays: dict[str, Array] = {"names": np.array(list(self), dtype=np.str_)}
         for index, layer in enumerate(self.values()):
             exponents = sorted(layer.products)
             arrays[f"{index}_weights"] = layer.weights
@@ -204,6 +124,11 @@ class InputMoments(Mapping[str, LayerMoments]):
                 arrays[f"{index}_sums_{exponent}"] = layer.sums[exponent]
                 arrays[f"{index}_products_{exponent}"] = layer.products[exponent]
         return arrays
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, Array]) -> dict[str, LayerMoments]:
+        names: list[str] = arrays["names"].tolist()
+        return {name: _layer(arrays, index) for index, name in enumerate(names)}
 
 
 def _layer(arrays: Mapping[str, Array], index: int) -> LayerMoments:

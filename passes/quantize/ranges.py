@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from onnxfold.passes.errors import UsageError
 
 _FORMAT = "onnxfold-ranges"
 _VERSION = 1
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile)
 
 
 class Ranges(Mapping[str, "tuple[float, float]"]):
@@ -89,7 +91,8 @@ class Ranges(Mapping[str, "tuple[float, float]"]):
         path = Path(path)
         try:
             if path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as file:
+                # A file that numpy opens itself stays open when it is refused.
+                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                     names: list[str] = file["names"].tolist()
                     pairs: list[list[float]] = file["ranges"].tolist()
                 ranges = {name: (low, high) for name, (low, high) in zip(names, pairs, strict=True)}
@@ -97,7 +100,7 @@ class Ranges(Mapping[str, "tuple[float, float]"]):
                 ranges = _from_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file; calibrate first") from None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise UsageError(f"{path}: not a file of calibration ranges ({error})") from error
         return cls(ranges, path=path)
 

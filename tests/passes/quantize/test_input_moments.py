@@ -94,8 +94,9 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         InputMoments.load(tmp_path / "absent.npz")
     (tmp_path / "text.npz").write_text("moments")
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
     np.savez(tmp_path / "other.npz", names=np.array(["a"]))
     np.savez(tmp_path / "format.npz", format=np.array("another"))
-    for name in ("text", "other", "format"):
+    for name in ("text", "torn", "other", "format"):
         with pytest.raises(UsageError, match=f"{name}.npz: not a file of input moments"):
             InputMoments.load(tmp_path / f"{name}.npz")

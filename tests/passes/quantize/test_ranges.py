@@ -80,6 +80,7 @@ def test_a_range_that_is_none_is_refused(low: float, high: float) -> None:
         "{}",
         '{"format": "onnxfold-ranges", "version": 9, "ranges": {}}',
         '{"format": "onnxfold-ranges", "version": 1, "ranges": {"a": [1]}}',
+        "PK\x03\x04",
     ],
 )
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
