@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx_ir as ir
@@ -21,7 +22,8 @@ from onnxfold.runtime.report.write import write_text
 
 _FORMAT = "onnxfold-calibration-cache"
 _VERSION = 1
-_NO_CACHE = (UsageError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile)
+_NO_CACHE = (UsageError, *_UNREADABLE)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def data_hash(feeds: Iterable[Mapping[str, Any]]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix != ".npz":
         return json.loads(path.read_text(encoding="utf-8"))
-    with np.load(path, allow_pickle=False) as file:
+    # A file that numpy opens itself stays open when it is refused.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         header: dict[str, Any] = json.loads(file["header"].item())
         methods = {
             key.removeprefix("names:"): dict(

@@ -64,7 +64,9 @@ def test_of_another_model_or_other_data_it_is_refused(
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"methods": {"a": {"x": [2, 1]}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "PK\x03\x04", "[]", "{}", '{"methods": {"a": {"x": [2, 1]}}}']
+)
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
 def test_a_file_of_something_else_is_one_clear_line(
     parse: Parse, tmp_path: Path, suffix: str, content: str
