@@ -33,7 +33,9 @@ _NEEDS: dict[Framework, _Needs] = {
         "'tensorflow==2.21.0' 'tf_keras==2.21.0' 'tf2onnx==1.17.0' 'onnx==1.23.2'",
     ),
     "torch": _Needs(
-        ("torch", "onnxscript", "onnx"), {}, "'torch==2.13.0' 'onnxscript==0.7.2' 'onnx==1.23.2'"
+        ("torch", "onnxscript", "onnx"),
+        {},
+        "'torch>=2.13.0,<=2.14.1' 'onnxscript==0.7.2' 'onnx==1.23.2'",
     ),
     "sklearn": _Needs(
         ("sklearn", "skl2onnx", "onnx"),

@@ -30,7 +30,7 @@ def print_kernel_costs(document: dict[str, Any]) -> None:
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print what is installed to export with."""
     print_table(
-        f"to export with {findings[0].python}",
+        f"to export with {findings[0].python} (Python {findings[0].python_version})",
         ("framework", "installed", "works", "exports", "fix"),
         (
             (

@@ -41,7 +41,9 @@ def test_what_is_there_works(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_what_is_missing_has_a_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     python = _interpreter(tmp_path, {"torch": "2.13.0", "onnx": "1.23.2"})
     assert main(["doctor", "torch", "--python", str(python)]) == 2
-    assert "onnxscript==" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "onnxscript==" in printed
+    assert "(Python 3.11.7)" in printed
     # Nothing in particular was asked for.
     assert main(["doctor", "--python", str(python)]) == 0
 
