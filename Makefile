@@ -56,7 +56,7 @@ bench: $(READY) ## Measure side by side: graph edits, calibration, fold, quantiz
 	@$(RUN) benchmarks/bench_training.py
 
 parity: $(READY) ## Export every case of TensorFlow and hold it against TensorFlow: the table in docs/export.md
-	@$(RUN) -m fixtures.tensorflow_cases.corpus
+	@$(RUN) -m fixtures.tensorflow_cases.corpus $(if $(THROUGH),--through $(THROUGH))
 
 fixtures: $(READY) ## Regenerate the committed fixture models
 	@$(RUN) -m fixtures.generate

@@ -199,5 +199,11 @@ def in_list(found: Any) -> list[Any]:
 
 
 def _port(spec: Any) -> Port:
+    if spec.shape.rank is None:
+        raise FrontEndError(
+            f"input '{spec.name}' says not even how many dimensions it has: save the model with a "
+            "signature that does",
+            "unsupported",
+        )
     shape = tuple(None if dim is None else int(dim) for dim in spec.shape)
     return Port(str(spec.name), np.dtype(spec.dtype.as_numpy_dtype), shape)
