@@ -167,6 +167,10 @@ class _Pair:
         self.exact = ExactRegion(self.old, before.opset_imports.get("", 1))
         self.exact_new = ExactRegion(self.new, after.opset_imports.get("", 1))
         self.compared = 0
+        overridable = {each.name or "": each.const_value for each in before.graph.inputs}
+        self.defaults = {
+            name: each.numpy() for name, each in overridable.items() if each is not None
+        }
         self.targets = [name for name in self.shared if self._is_changed(name)]
 
     def groups(self, feed: Mapping[str, Array], most_bytes: int) -> list[_Group]:
@@ -252,7 +256,7 @@ class _Group:
             original = Session(keep_outputs(pair.before, self._original), REFERENCE)
         else:
             original = self._sessions[0]
-        values = {**feed, **original.run(feed)}
+        values = {**pair.defaults, **feed, **original.run(feed)}
         shared = {
             name: _value(values[pair.shared[name]], recoded=_is_recoded(name, pair.shared[name]))
             for name in (*self._inputs, *self.targets)
