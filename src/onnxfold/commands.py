@@ -70,6 +70,7 @@ def fold(options: argparse.Namespace) -> int:
             float_biases=options.float_biases,
             budget=options.budget,
             plan=options.plan,
+            reference=options.reference,
             data=options.data,
             progress=progress,
         )
