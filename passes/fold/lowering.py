@@ -315,6 +315,8 @@ class Curve(Lowering):
         step: The distance between two knots.
         knots: The results there, in codes of ``type`` without rounding (float64).
         bound: Largest magnitude of the accumulator.
+        has_halves: Whether results may lie half-way between two codes, and fixed point holds the
+            straight parts exactly.
         type: Type of the result.
     """
 
@@ -324,6 +326,7 @@ class Curve(Lowering):
     step: float
     knots: Array
     bound: int
+    has_halves: bool
     type: AffineType
 
 

@@ -7,7 +7,7 @@ over all that the product can be: a thousandth of the codes may move, ten times 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ _LARGEST_ERROR = 0.05
 _POINTS = 2**15
 _MOST_STEPS = 2.0**32  # of the whole domain: 4096 times as many, and 16 bits of a fraction, fit
 _REFINEMENTS = 6
+_BINARY_BITS = 16  # of a code: a position has as many
 _SLOPE_ROUNDING = 1e-6
 _MAGNITUDES = 2**13
 _PART_OF_UNIT = 256
@@ -99,22 +100,68 @@ def _lowering(
         return not_a_number(source)
     start, end = line.domain(reached)
     # A jump takes steps so small that no integer holds how many there are.
-    for count in _KNOTS if reach < _MOST_STEPS * (end - start) else ():
-        knots = line.codes(np.linspace(start, end, count + 1))
-        if line.is_near(knots, start, end, reached):
+    spans = _spans(start, end, unit, want) if reach < _MOST_STEPS * (end - start) else ()
+    for span in spans:
+        knots = line.codes(span.points())
+        if line.is_near(knots, span, reached):
             return Curve(
                 node=nodes[-1],
                 reads=(source,),
                 covered=covered_nodes(nodes),
                 operand=Operand(unit, source),
                 residual=residual,
-                start=start,
-                step=(end - start) / count,
+                start=span.start,
+                step=span.step,
                 knots=knots,
                 bound=types.reaches[source],
+                has_halves=span.has_halves,
                 type=want,
             )
     return Refusal(f"'{source.name}' is not rounded, and lines between knots are too far off")
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where knots lie.
+
+    Attributes:
+        start: The first of them.
+        step: The distance between two.
+        count: How many steps there are.
+        has_halves: Whether what is straight between them may lie half-way between two codes.
+    """
+
+    start: float
+    step: float
+    count: int
+    has_halves: bool
+
+    def points(self) -> Array:
+        """The real numbers at the knots (float64): [count + 1]."""
+        return self.start + self.step * np.arange(self.count + 1)
+
+
+def _spans(start: float, end: float, unit: AffineType, want: AffineType) -> Iterator[_Span]:
+    """Spans from ``start`` to ``end``, the coarsest first.
+
+    An accumulator whose unit is a binary fraction of a code holds halves, which straight parts
+    keep: as those of Elu above 0 and of HardSwish above 3. Knots at binary fractions of a code
+    make positions and lines binary fractions too, which fixed point holds exactly.
+    """
+    scale = float(want.scale)
+    if _has_binary_units(unit, scale):
+        for count in _KNOTS:
+            step = scale * 2.0 ** math.ceil(math.log2((end - start) / count / scale))
+            first, last = math.floor(start / step), math.ceil(end / step)
+            yield _Span(first * step, step, last - first, has_halves=True)
+    for count in _KNOTS:
+        yield _Span(start, (end - start) / count, count, has_halves=False)
+
+
+def _has_binary_units(unit: AffineType, scale: float) -> bool:
+    """Whether units of the accumulator are whole multiples of 2^-n codes, in any channel."""
+    parts = np.ldexp(unit.scale.astype(np.float64) / scale, _BINARY_BITS)
+    return bool(np.any((parts == np.rint(parts)) & (parts > 0)))
 
 
 @dataclass(frozen=True)
@@ -210,9 +257,11 @@ class _Line:
             x = np.linspace(start, end, _KNOTS[-1] + 1)
         return start, end
 
-    def is_near(self, knots: Array, start: float, end: float, reached: Array) -> bool:
+    def is_near(self, knots: Array, span: _Span, reached: Array) -> bool:
         """Whether the lines are as good as the function, and what is ``reached`` beside is one."""
-        at, inside = np.linspace(start, end, len(knots)), np.linspace(start, end, _POINTS)
+        at = span.points()
+        start, end = float(at[0]), float(at[-1])
+        inside = np.linspace(start, end, _POINTS)
         beside = reached[(reached < start) | (reached > end)]
         if np.any(np.rint(np.interp(beside, at, knots)) != np.rint(self.codes(beside))):
             return False

@@ -80,11 +80,14 @@ def write_curve(curve: Curve, build: Builder) -> ir.Value:
     heights = _fixed(curve.knots - low, _RESULT_BITS)
     slopes = np.diff(heights)
     starts = (heights[:-1] << fraction) - slopes * (np.arange(count) << fraction)
-    half = 1 << (_RESULT_BITS + fraction - 1)
+    result_bits = _RESULT_BITS + fraction
+    half = 0 if curve.has_halves else 1 << (result_bits - 1)
     first, slope = entries([starts + half, slopes], knot, _INT64, output, build)
     line = write.op("Mul", [slope, fine], _INT64)
     line = write.op("Add", [line, first], _INT64)
-    codes = write.shift_right(line, _RESULT_BITS + fraction)
+    if curve.has_halves:
+        line = write.to_even(line, result_bits, 0, int(curve.type.zero_point) - low)
+    codes = write.shift_right(line, result_bits)
     if low:
         codes = write.add(write.cast(codes, _INT64), np.asarray(low, np.int64))
     return write.cast(codes, curve.type.dtype)

@@ -95,13 +95,7 @@ def rescale(
     if width is None and _ties_together(terms, constant, bits):
         width = 0
     if width is not None:
-        total = write.add(total, added)
-        odd = write.odd(total, bits, width)
-        # Half to even: up from the half where the code below is odd, zero point left out.
-        nudged = "Add" if zero % 2 == 0 else "Sub"
-        total = write.op(nudged, [total, odd], _INT64)
-        below = half - 1 - ((1 << width) >> 1)
-        total = write.add(total, np.asarray(below + (zero % 2 << width), np.int64))
+        total = write.to_even(write.add(total, added), bits, width, zero)
     else:
         total = write.add(total, added + half)
     codes = write.clip(write.shift_right(total, bits), headroom + low, headroom + high)
@@ -192,6 +186,21 @@ class IntegerOps:
         code = self.cast(self.shift_right(total, bits), _INT64)
         odd = self.op("Mod", [code, two], _INT64)
         return odd if width == 0 else self.mul(odd, np.asarray(1 << width, np.int64))
+
+    def to_even(self, total: ir.Value, bits: int, width: int, zero: int) -> ir.Value:
+        """Non-negative int64 ``total`` plus what rounds it half to even once 2^bits divides it.
+
+        Args:
+            total: Codes times 2^bits.
+            bits: How many bits of it are a fraction.
+            width: The log2 of how wide a half is; 0 where halves are exact.
+            zero: The zero point: what is even is the distance from it.
+        """
+        odd = self.odd(total, bits, width)
+        # Up from the half where the code below is odd, zero point left out.
+        total = self.op("Add" if zero % 2 == 0 else "Sub", [total, odd], _INT64)
+        below = (1 << (bits - 1)) - 1 - ((1 << width) >> 1)
+        return self.add(total, np.asarray(below + (zero % 2 << width), np.int64))
 
     def shift_right(self, value: ir.Value, bits: int) -> ir.Value:
         """Non-negative int64 ``value`` over 2^bits, rounded down, as uint64."""

@@ -249,3 +249,30 @@ def test_a_function_that_jumps_stays_real(target: Target, parse: Callable[..., i
     folded, result = _folded(text, target, parse)
     assert (result.rules["fold-curve"], result.rules["fold-linear"]) == (0, 1)
     _check_codes(text, folded, parse)
+
+
+@pytest.mark.parametrize("target", ["standard", "integer"])
+@pytest.mark.parametrize("zero", [30, 31])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "r = Elu (c)",
+        "r = Celu <alpha = 0.5> (c)",
+        "d = Add (c, c) r = HardSwish (d)",
+        "a = HardSigmoid <alpha = 0.25, beta = 0.5> (c) r = Mul (a, six)",
+        "a = Elu (c) r = Min (a, six)",
+    ],
+)
+def test_halves_on_the_straight_side_of_a_curve_go_to_the_even_code(
+    body: str, zero: int, target: Target, parse: Callable[..., ir.Model]
+) -> None:
+    """Where knots are no fractions of codes, no half is exact: up to half of them went wrong."""
+    text = _HALVES.replace("BODY", body).replace("uint8 zy = {30}", f"uint8 zy = {{{zero}}}")
+    if "HardSigmoid" in body:
+        text = text.replace("six = {1.03125}", "six = {4.0}")
+    folded, result = _folded(text, target, parse)
+    feed = {"q": np.arange(256, dtype=np.uint8).reshape(256, 1)}
+    wanted = Session(parse(text), REFERENCE).run(feed)
+    for name, got in Session(folded, REFERENCE).run(feed).items():
+        np.testing.assert_array_equal(got, wanted[name])
+    assert result.rules["fold-curve"] == 1
