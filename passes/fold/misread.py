@@ -30,9 +30,11 @@ _FUSED = _LINEAR | {
 _DEPTH = 8  # how many ops are looked through: more than ONNX Runtime does
 _INT32_LIMIT = 2**31
 _ROUND_OPSET = 11
+_SOFTMAX_OF_ONE_AXIS = 13
 _MATRIX = 2
 _CROP = "tf_crop_and_resize"
 _STEP_TOLERANCE = 1e-6
+_MOST_SOFTMAX_STEPS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,7 @@ def is_misread(node: ir.Node, plan: Plan, opset: int, *, float_weights: bool) ->
             return True
         if opset < _ROUND_OPSET and quantize_after(node) is not None and _float_bias(node).size:
             return True  # what quantizes the bias is not in this opset
-    if node.op_type == "Softmax" and _has_another_step(quantize_after(node), plan.types):
+    if node.op_type == "Softmax" and _is_softmax_misread(node, plan.types, opset):
         return True
     return _has_no_such_kernel(node, plan.types) or _has_scales_per_channel(node)
 
@@ -253,17 +255,32 @@ def _output_axis(node: ir.Node, rank: int) -> int | None:
     return 0 if by_rows else rank - 1
 
 
-def _has_another_step(quantize: ir.Node | None, types: TypeState) -> bool:
-    """Whether QLinearSoftmax takes the scale for another: it computes with floor(1 / scale).
+def _is_softmax_misread(node: ir.Node, types: TypeState, opset: int) -> bool:
+    """Whether QLinearSoftmax takes the scale for another, or a result for 0.
 
-    That is 254 for a scale of 1/255 (float32).
+    It computes with floor(1 / scale): 254 for a scale of 1/255 (float32). In ONNX Runtime 1.23
+    what is more than 255 becomes 0, as in more steps than 256, and what is the only number too.
     """
+    quantize = quantize_after(node)
     affine = None if quantize is None else types.parameters(quantize)
     if affine is None or not affine.per_tensor or affine.dtype.bitwidth != 8:
         return False
     scale: float = affine.scale.reshape(-1).tolist()[0]
     steps = math.floor(float(np.reciprocal(np.float32(scale))))
-    return abs(steps * scale - 1.0) > _STEP_TOLERANCE
+    if steps > _MOST_SOFTMAX_STEPS or abs(steps * scale - 1.0) > _STEP_TOLERANCE:
+        return True
+    return _may_be_one_number(node, opset)
+
+
+def _may_be_one_number(softmax: ir.Node, opset: int) -> bool:
+    """Whether there may be one number along the axis; before opset 13, along it and all behind."""
+    shape = softmax.outputs[0].shape
+    if shape is None:
+        return True
+    meant = opset >= _SOFTMAX_OF_ONE_AXIS
+    axis = softmax.attributes.get_int("axis", -1 if meant else 1) % max(len(shape), 1)
+    sizes = list(shape)[axis : axis + 1] if meant else list(shape)[axis:]
+    return all(size == 1 or not isinstance(size, int) for size in sizes)
 
 
 def _has_scales_per_channel(node: ir.Node) -> bool:

@@ -19,6 +19,7 @@ from onnxfold.passes.errors import ExecutionError
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.registry import parse_passes
+from onnxfold.passes.simplify.infer_shapes import InferShapes
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, version
 
 _GRID = "float s = {0.05}, uint8 z = {120}, float t = {0.1}, uint8 u = {0}"
@@ -355,6 +356,45 @@ def test_a_guard_costs_at_most_a_multiplication(
     pairs = {"QuantizeLinear", "DequantizeLinear"}  # of one type, which any runtime merges
     assert set(added) <= {*pairs, *integer, *through_float, "Mul"}
     assert added["Mul"] <= MISREAD[case].factors
+
+
+@pytest.mark.parametrize(
+    ("columns", "steps", "axis", "opset", "is_guarded"),
+    [
+        ("2", 300, -1, 17, True),
+        ("1", 200, -1, 17, True),
+        ("N", 256, -1, 17, True),
+        ("1,4", 256, 1, 17, True),
+        ("1,4", 256, 1, 12, False),
+        ("2", 256, -1, 17, False),
+    ],
+)
+def test_a_softmax_that_1_23_makes_zeros_of(
+    columns: str,
+    steps: int,
+    axis: int,
+    opset: int,
+    is_guarded: bool,
+    parse: Callable[..., ir.Model],
+) -> None:
+    """What is more than 255 steps, and what is the only number: later versions saturate."""
+    model = parse(
+        f"agraph (uint8[8,{columns}] q) => (uint8[8,{columns}] y)"
+        f"<{_GRID}, float o = {{{1 / steps:.10f}}}>"
+        f"{{ {_READ} m = Softmax <axis = {axis}> (x) y = QuantizeLinear (m, o, u) }}",
+        opset=opset,
+    )
+    sizes = [8, *(int(each) if each.isdigit() else 1 for each in columns.split(","))]
+    feed = {"q": np.full(sizes, 7, np.uint8)}
+    wanted = Session(model, REFERENCE).run(feed)["y"]
+    InferShapes().run(model)
+    FoldQdq("qdq").run(model)
+    (softmax,) = [node for node in model.graph if node.op_type == "Softmax"]
+    assert softmax.inputs[0] is not None
+    source = softmax.inputs[0].producer()
+    assert source is not None
+    assert source.op_type == ("Mul" if is_guarded else "DequantizeLinear")
+    np.testing.assert_array_equal(Session(model, DEPLOYMENT).run(feed)["y"], wanted)
 
 
 def test_weights_packed_for_the_data_of_integers_stay(parse: Callable[..., ir.Model]) -> None:
