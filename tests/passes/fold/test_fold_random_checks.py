@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import onnx.parser
+import onnx_ir as ir
 import pytest
 
 from fixtures.fake_quant.contract import Tally, judge, structure
-from fixtures.fake_quant.drawing import Drawing, UndrawableError
+from fixtures.fake_quant.drawing import Array, Drawing, UndrawableError
 from fixtures.fake_quant.random_graph import FAMILIES, draw
 from fixtures.fake_quant.reductions import is_misread
-from fixtures.fake_quant.survey import Found, distinct
+from fixtures.fake_quant.survey import Found, Original, Survey, distinct
 from onnxfold.runtime.session import REFERENCE, Session
 
 _RIGHT = Found("t", "Conv", "QLinearConv", "reference", 1000, 1, 1.0, 1000, 1, 1.0)
@@ -52,6 +53,38 @@ def test_a_number_that_is_repeated_is_one_number() -> None:
     want, got = np.array([[4, 4], [4, 2]]), np.array([[5, 5], [4, 2]])
     seen = distinct(position, want, got)
     assert seen.tolist() == [[2.25, 4.4996, 4.4996], [2, 4, 4], [2, 4, 5]]
+
+
+class _Written(Drawing):
+    """A model as a drawing, which the survey takes."""
+
+    def __init__(self, model: onnx.ModelProto, feed: dict[str, Array]) -> None:
+        super().__init__(random.Random(0), 17)
+        self._model = model
+        self.feed = feed
+
+    def proto(self) -> onnx.ModelProto:
+        return self._model
+
+
+@pytest.mark.parametrize(("moved", "wrong"), [(0.9e-5, 0), (1.1e-5, 1)])
+def test_what_a_sum_may_lose_grows_with_its_terms(moved: float, wrong: int) -> None:
+    """256 terms, 1 each in magnitude, come to 0.004: ``moved`` is over all the magnitudes."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (uint8[1,256] q) => (float[1,1] y) <float s = {1.0}, float[256,1] w>
+        { x = DequantizeLinear (q, s) y = MatMul (x, w) }"""
+    weights = np.tile(np.array([[1.0], [-1.0]], np.float32), (128, 1))
+    weights[0] += np.float32(0.004)
+    other = weights.copy()
+    other[0] += np.float32(moved * 256)
+    models = [onnx.parser.parse_model(each) for each in (text, text.replace("MatMul", "Gemm"))]
+    for model, array in zip(models, (weights, other), strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, "w"))
+    original = Original(_Written(models[0], {"q": np.ones((1, 256), np.uint8)}))
+    (found,) = Survey.of_fold(original, ir.from_proto(models[1])).run(REFERENCE)
+    assert abs(original.values["y"].item()) < 0.01
+    assert (found.quantized, found.wrong) == (False, wrong)
 
 
 def test_structure_ignores_names_and_sees_all_else() -> None:
