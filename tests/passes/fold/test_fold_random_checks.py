@@ -74,13 +74,12 @@ def test_what_a_sum_may_lose_grows_with_its_terms(moved: float, wrong: int) -> N
         <ir_version: 8, opset_import: ["" : 17]>
         g (uint8[1,256] q) => (float[1,1] y) <float s = {1.0}, float[256,1] w>
         { x = DequantizeLinear (q, s) y = MatMul (x, w) }"""
-    weights = np.tile(np.array([[1.0], [-1.0]], np.float32), (128, 1))
-    weights[0] += np.float32(0.004)
-    other = weights.copy()
-    other[0] += np.float32(moved * 256)
     models = [onnx.parser.parse_model(each) for each in (text, text.replace("MatMul", "Gemm"))]
-    for model, array in zip(models, (weights, other), strict=True):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, "w"))
+    for model, total in zip(models, (0.004, 0.004 + 256 * moved), strict=True):
+        weights = np.ones((256, 1), np.float32)
+        weights[1::2] = -1.0
+        weights[0] = 1 + total
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
     original = Original(_Written(models[0], {"q": np.ones((1, 256), np.uint8)}))
     (found,) = Survey.of_fold(original, ir.from_proto(models[1])).run(REFERENCE)
     assert abs(original.values["y"].item()) < 0.01
