@@ -30,7 +30,7 @@ OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 FINISH = "sum-before-layer-norm"
 """What ONNX Runtime runs faster, but other passes do not look for: the last of all."""
 
-FINISH_CODES = f"fast-gelu,remove-dead-code,{FINISH}"
+FINISH_CODES = f"fast-gelu,transpose-heads,remove-dead-code,{FINISH}"
 """The same for models on codes, within a part of a code."""
 
 FOLD = (

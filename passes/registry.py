@@ -82,6 +82,7 @@ PASSES: dict[str, str] = {
     "relax-rounding": "fold.relax_rounding:RelaxRounding",
     "sign-operands": "fold.sign_operands:SignOperands",
     "split-readers": "fold.split_readers:SplitReaders",
+    "transpose-heads": "fold.transpose_heads:TransposeHeads",
     # gradients: additive
     "add-cotangents": "grad.add_cotangents:AddCotangents",
     "add-gradient": "grad.add_gradient:AddGradient",
