@@ -98,14 +98,11 @@ class _Writer:
         covered = form.covered or (node,)
         sources = [each for each in covered if each is not node]
         with rewriter.step(f"lift-{form.op_type.lower()}", node, sources=sources):
-            inputs = [
-                self._dequantize(each, node) if isinstance(each, Dequantized) else each
-                for each in form.inputs
-            ]
+            inputs = [self._real(each, node) for each in form.inputs]
             dtype = output.dtype if form.type is None else _FLOAT
             real = self._insert(form, form.op_type, inputs, dtype, form.attributes)
             if form.addend is not None:
-                real = self._insert(form, "Add", [real, form.addend], dtype)
+                real = self._insert(form, "Add", [real, self._real(form.addend, node)], dtype)
             if form.type is not None:
                 parameters = self._parameters(form.type, node)
                 real = self._insert(form, QUANTIZE, [real, *parameters], form.type.dtype)
@@ -135,8 +132,13 @@ class _Writer:
             shape=output.shape,
         )
 
+    def _real(self, operand: Dequantized | ir.Value | None, anchor: ir.Node) -> ir.Value | None:
+        return self._dequantize(operand, anchor) if isinstance(operand, Dequantized) else operand
+
     def _dequantize(self, operand: Dequantized, anchor: ir.Node) -> ir.Value:
         codes, affine = operand.codes, operand.type
+        if not isinstance(codes, ir.Value):
+            codes = self._constant(codes, "weights", anchor)
         key = (
             anchor.graph, codes, affine.axis, affine.scale.tobytes(), affine.zero_point.tobytes()
         )  # fmt: skip

@@ -31,12 +31,16 @@ class Dequantized:
     """An operand: codes, and how they stand for real numbers.
 
     Attributes:
-        codes: The codes.
+        codes: The codes: a value, or constants that none holds yet.
         type: Their type.
     """
 
-    codes: ir.Value
+    codes: ir.Value | Array
     type: AffineType
+
+    def constants(self) -> Array | None:
+        """The codes where they are constant."""
+        return constant_array(self.codes) if isinstance(self.codes, ir.Value) else self.codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class RealForm:
         inputs: Its operands; plain values are read as they are.
         attributes: Its attributes.
         type: The type its result is quantized to; None where it is left real.
-        addend: A real value added to the result, before it is quantized.
+        addend: What is added to the result, before it is quantized: a real value, or codes.
         covered: The nodes it stands for, ``node`` included.
     """
 
@@ -58,7 +62,7 @@ class RealForm:
     inputs: tuple[Dequantized | ir.Value | None, ...]
     attributes: dict[str, ir.Attr] = field(default_factory=dict[str, ir.Attr])
     type: AffineType | None = None
-    addend: ir.Value | None = None
+    addend: Dequantized | ir.Value | None = None
     covered: tuple[ir.Node, ...] = ()
 
 
@@ -151,8 +155,8 @@ def plain_attributes(node: ir.Node, *dropped: str) -> dict[str, ir.Attr]:
     """
     if node.attributes.get_int("channels_last", 0):
         raise NotLiftableError(
-            "it is in the channels-last form that ONNX Runtime's optimizer makes",
-            "start from the model as it was before ONNX Runtime optimized it",
+            "it is in a channels-last form, as ONNX Runtime's optimizer and the fold make",
+            "start from the model as it was before",
         )
     return {
         name: attribute

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
@@ -30,9 +32,28 @@ def _conv(node: ir.Node, _opset: int) -> RealForm:
     x, w = dequantized(node, 0, 1, 2), dequantized(node, 3, 4, 5, axis=0)
     bias = _bias(input_at(node, 8), x.type, w.type, 1.0)
     _check_accumulator(x, w, 0, bias)
+    rounded = affine(node, 6, 7, x.type.dtype)
+    matrix = _matrix(node, w)
+    if matrix is not None:
+        return RealForm(node, "MatMul", (x, matrix), type=rounded, addend=bias)
     inputs = (x, w) if bias is None else (x, w, bias)
-    attributes = plain_attributes(node)
-    return RealForm(node, "Conv", inputs, attributes, affine(node, 6, 7, x.type.dtype))
+    return RealForm(node, "Conv", inputs, plain_attributes(node), rounded)
+
+
+def _matrix(node: ir.Node, kernel: Dequantized) -> Dequantized | None:
+    """The [depth, channels] that a convolution of channels-last pixels, one by one, multiplies.
+
+    As which the fold writes products of many rows; None for any other convolution.
+    """
+    codes, attributes = kernel.constants(), node.attributes
+    if codes is None or attributes.get_int("channels_last", 0) == 0:
+        return None
+    apart = {*attributes.get_ints("strides", ())} - {1} or {*attributes.get_ints("pads", ())} - {0}
+    if apart or codes.size != codes.shape[0] * codes.shape[1] or attributes.get_int("group", 1) > 1:
+        return None
+    by_column = kernel.type if kernel.type.per_tensor else replace(kernel.type, axis=1)
+    matrix: Array = np.swapaxes(codes.reshape(codes.shape[:2]), 0, 1)
+    return Dequantized(np.ascontiguousarray(matrix), by_column)
 
 
 def _matmul(node: ir.Node, _opset: int) -> RealForm:
@@ -169,7 +190,7 @@ def _check_accumulator(
     x: Dequantized, w: Dequantized, axis: int | None, bias: Dequantized | None = None
 ) -> None:
     """Refuse what the fold would leave in float: lifted, it would only be slower."""
-    codes = constant_array(w.codes)
+    codes = w.constants()
     if codes is None:
         if axis is not None:
             raise NotLiftableError("its weights are computed at run time")
@@ -183,7 +204,7 @@ def _check_accumulator(
 
 
 def _real_bias(bias: Dequantized | None, channels: int) -> Array | None:
-    codes = None if bias is None else constant_array(bias.codes)
+    codes = None if bias is None else bias.constants()
     if bias is None or codes is None:
         return None
     if codes.size not in (1, channels):

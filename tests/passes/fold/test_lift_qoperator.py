@@ -55,6 +55,14 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, int]]] = {
         {"DequantizeLinear": 2, "Conv": 1, "QuantizeLinear": 1},
         {"QLinearConv": 1},
     ),
+    "convolution of single pixels, channels last": (
+        _model("uint8[2,5,4,3] a", "uint8[2,5,4,2] y",
+               f"{_X}, {_CONV_W}, {_PER_CHANNEL}, int32[2] c = {{900, -77}}",
+               "y = com.microsoft.QLinearConv <channels_last: int = 1> "
+               "(a, xs, xz, w, ws, wz, ys, yz, c)"),
+        {"DequantizeLinear": 3, "MatMul": 1, "Add": 1, "QuantizeLinear": 1},
+        {"QLinearConv": 0},
+    ),
     "product per column": (
         _model(_A, "uint8[4,2] y", f"{_X}, {_MATRIX}, {_PER_CHANNEL}",
                "y = QLinearMatMul (a, xs, xz, w, ws, wz, ys, yz)"),
@@ -332,6 +340,12 @@ STAYING = {
         _model("uint8[2,5,4,3] a", "uint8[2,1,1,3] y", _X,
                "y = com.microsoft.QLinearGlobalAveragePool <channels_last: int = 1> "
                "(a, xs, xz, ys, yz)"),
+        "channels-last",
+    ),
+    "convolution of every other pixel, channels last": (
+        _model("uint8[2,5,4,3] a", "uint8[2,3,2,2] y", f"{_X}, {_CONV_W}, {_PER_CHANNEL}",
+               "y = com.microsoft.QLinearConv <channels_last: int = 1, strides: ints = [2, 2]> "
+               "(a, xs, xz, w, ws, wz, ys, yz)"),
         "channels-last",
     ),
     "softmax over several axes": (

@@ -103,3 +103,23 @@ def test_others_stay_products(case: _Case) -> None:
 def test_its_work_is_counted() -> None:
     (node,) = _convolutions(_folded(_Case((1, 32, 64))))
     assert node_macs(node) == 32 * 64 * 64
+
+
+@pytest.mark.parametrize("target", ["ort", "standard", "qdq"])
+@pytest.mark.parametrize("shape", [("B", "S", 64), (1, 4, 8, 64)])
+def test_folded_again_it_is_the_product_it_was(shape: tuple[str | int, ...], target: str) -> None:
+    first = _folded(_Case(shape))
+    assert len(_convolutions(first)) == 1
+    again = ir.from_proto(ir.to_proto(first))
+    result = Pipeline(parse_passes(folding(target, costs="none"))).run(again)
+    kinds = [each.op_identifier() for each in result.model.graph]
+    if target == "ort":
+        assert kinds == [each.op_identifier() for each in first.graph]
+    else:
+        assert not any(domain for domain, _, _ in kinds)
+    drawn = [4 if isinstance(each, str) else each for each in shape]
+    feed = {"x": np.random.default_rng(1).integers(0, 256, drawn).astype(np.uint8)}
+    wanted = Session(first, REFERENCE).run(feed)["y"].astype(np.int64)
+    got = Session(result.model, REFERENCE).run(feed)["y"].astype(np.int64)
+    assert np.max(np.abs(got - wanted)) <= (0 if target == "ort" else 1)
+    assert np.mean(got != wanted) < 1e-3
