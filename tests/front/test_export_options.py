@@ -34,7 +34,7 @@ if not request["outputs"]:
 given = folder / "feeds.npz"
 arrays = dict(np.load(given)) if given.is_file() else {{}}
 count = max(len(arrays) // 2, 2)
-x = [arrays.get(f"in/{{i}}/x", np.full((1, 2), i + 1, np.float32)) for i in range(count)]
+x = [arrays.get(f"in/{{i}}/x", np.array([[i + 1, 4 * i + 3]], np.float32)) for i in range(count)]
 samples, inside = {{}}, {{}}
 for i, each in enumerate(x):
     samples |= {{f"in/{{i}}/x": each, f"in/{{i}}/lost": each, f"out/{{i}}/y": -2 * each[0]}}
