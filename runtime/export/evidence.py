@@ -51,16 +51,25 @@ def weak_outputs(found: Sequence[Feed]) -> tuple[Weak, ...]:
     Args:
         found: What the framework computed of each sample, by output.
     """
-    names = list(found[0]) if found else []
-    quantities = [name for name in names if _is_quantity(found[0][name])]
-    judged = [_judged(name, [np.asarray(each[name]) for each in found]) for name in quantities]
-    judged = judged or [_judged(name, [np.asarray(each[name]) for each in found]) for name in names]
-    return tuple(each for each in judged if _says_little(each))
+    return tuple(each for each in _all_judged(found) if _says_little(each))
+
+
+def says_nothing(found: Sequence[Feed]) -> bool:
+    """Whether not one value of all that the framework computed tells anything."""
+    return not any(each.telling for each in _all_judged(found))
 
 
 def says_something(values: Sequence[Array]) -> bool:
     """Whether a tensor, of which there is one array a sample, is no weak one."""
     return not _says_little(_judged("", values))
+
+
+def _all_judged(found: Sequence[Feed]) -> list[Weak]:
+    names = list(found[0]) if found else []
+    quantities = [name for name in names if _is_quantity(found[0][name])]
+    return [
+        _judged(name, [np.asarray(each[name]) for each in found]) for name in quantities or names
+    ]
 
 
 def _says_little(each: Weak) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxfold.passes.constants import Array
-from onnxfold.runtime.export.evidence import weak_outputs
+from onnxfold.runtime.export.evidence import says_nothing, weak_outputs
 from onnxfold.runtime.export.front_end import Exported
 from onnxfold.runtime.export.inspection import Inside, judge_inside
 from onnxfold.runtime.export.proof import prove
@@ -48,6 +48,15 @@ def test_what_could_hide_an_error() -> None:
     assert not _weak(*noise)
     assert not _weak(*(noise * 1e6).astype(np.int8))
     assert not _weak(np.array([[0.3]], np.float32), np.array([[0.4]], np.float32))
+
+
+def test_one_value_that_tells_is_not_nothing() -> None:
+    sure = [{"p": each} for each in np.eye(10, dtype=np.float32)]
+    assert weak_outputs(sure)
+    assert says_nothing(sure)
+    sure[3]["p"] = np.array([0, 0, 0, 0.75, 0.25, 0, 0, 0, 0, 0], np.float32)
+    assert weak_outputs(sure)
+    assert not says_nothing(sure)
 
 
 def test_labels_count_where_there_is_nothing_else() -> None:
@@ -99,6 +108,21 @@ def test_what_cannot_be_looked_into_stays_open(parse: Any) -> None:
     request, verdict = Request("pickle", "", 18), found.verdict
     ends = Source(Path("none"), "pickle"), request, exported, [constant], verdict
     assert judge_inside(*ends).notes == ()
+
+
+def test_a_classifier_that_is_sure_passes_with_a_note(parse: Any) -> None:
+    sure = np.eye(10, dtype=np.float32)
+    sure[3, 3:5] = 0.75, 0.25
+    model = parse("g (float[1, 10] x) => (float[1, 10] y) { y = Identity(x) }")
+    feeds = tuple({"x": each[None]} for each in sure)
+    exported = Exported(
+        None, Answer(("x",), ("y",), {}), feeds, tuple({"y": each[None]} for each in sure)
+    )
+    comparison = prove(model, "it", exported.feeds, exported.expected)
+    request, source = Request("pickle", "none.pkl", 18), Source(Path("none.pkl"), "pickle")
+    found = judge_inside(*(source, request, exported, [model], comparison.verdict), None)
+    assert found.verdict.passed
+    assert "'y' says little" in found.notes[0]
 
 
 def _fault(model: Any, values: Feed) -> str:
