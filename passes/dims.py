@@ -127,6 +127,8 @@ def _before(value: ir.Value, axis: int) -> Size | None:
         return _product(node, source, value, axis)
     if node.op_type == "Reshape":
         return _reshaped(node, source, axis)
+    if node.op_type == "Gather":
+        return _gathered(node, source, axis)
     return _same_axis(node, source, axis)
 
 
@@ -218,6 +220,18 @@ def _reshaped(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
     for dim in wanted:
         right *= 1 if dim == -1 else dim
     return Axis(source, dims.index(None)) if left == right else None
+
+
+def _gathered(node: ir.Node, source: ir.Value, axis: int) -> Size | None:
+    """An axis of what is looked up in, or of the indices in the place of the axis looked up."""
+    indices, given = node.inputs[1], _ints(node, "axis")
+    if indices is None or indices.shape is None or ("axis" in node.attributes and given is None):
+        return None
+    at = (given or (0,))[0] % max(len(source.shape or ()), 1)
+    inner = axis - at
+    if 0 <= inner < len(indices.shape):
+        return Axis(indices, inner)
+    return Axis(source, axis if inner < 0 else axis - len(indices.shape) + 1)
 
 
 def _open(node: ir.Node) -> bool:

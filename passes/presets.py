@@ -17,7 +17,7 @@ SIMPLIFY = (
 FUSE = (
     "einsum-to-matmul,absorb-transposes,infer-shapes,remove-redundant-expand,narrow-expand,"
     "fuse-one-hot-matmul,"
-    "fold-lookup-table,fuse-layer-norm,fuse-softmax,"
+    "fold-constant-lookup,fold-lookup-table,fuse-layer-norm,fuse-softmax,"
     "fuse-hard-swish,fold-pad,fold-scaler,scale-factor,fold-scale-bias,fold-batch-norm,"
     "fold-scale-bias,"
     "narrow-global-max-pool,fuse-depth-to-space,fuse-matmul-add"
@@ -29,6 +29,9 @@ OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 
 FINISH = "sum-before-layer-norm"
 """What ONNX Runtime runs faster, but other passes do not look for: the last of all."""
+
+START_CODES = "round-biases"
+"""Before ``compile`` folds for ONNX Runtime: what its kernels round, the fold may not."""
 
 FINISH_CODES = f"fast-gelu,transpose-heads,remove-dead-code,{FINISH}"
 """The same for models on codes, within a part of a code."""

@@ -38,6 +38,7 @@ PASSES: dict[str, str] = {
     "einsum-to-matmul": "fuse.einsum_matmul:EinsumToMatMul",
     "fast-gelu": "fuse.fast_gelu:FastGelu",
     "fold-batch-norm": "fuse.batch_norm:FoldBatchNorm",
+    "fold-constant-lookup": "fuse.constant_lookup:FoldConstantLookup",
     "fold-lookup-table": "fuse.fold_lookup_table:FoldLookupTable",
     "fold-pad": "fuse.pad:FoldPad",
     "fold-scale-bias": "fuse.scale_bias:FoldScaleBias",
@@ -66,6 +67,7 @@ PASSES: dict[str, str] = {
     "quantize-weights": "quantize.quantize_weights:QuantizeWeights",
     "store-float16": "quantize.store_float16:StoreFloat16",
     "smooth-quant": "quantize.smooth_quant:SmoothQuant",
+    "round-biases": "quantize.round_biases:RoundBiases",
     "round-weights": "quantize.round_weights:RoundWeights",
     "set-constants": "quantize.set_constants:SetConstants",
     # fold

@@ -14,7 +14,7 @@ from onnxfold.passes.base import Pass
 from onnxfold.passes.constants import Array
 from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import FINISH, FINISH_CODES, TIDY, folding
+from onnxfold.passes.presets import FINISH, FINISH_CODES, START_CODES, TIDY, folding
 from onnxfold.passes.quantize.convert_float32 import computes_in_others
 from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
@@ -119,8 +119,8 @@ class Builder:
         self._gates = [each.first(GATE_FEEDS) for each in (feeds, judging) if each is not None]
         fold = folding(options.target, costs=options.costs, reduce_range=options.reduce_range)
         finish = f",{FINISH}" if options.target == "ort" else ""
-        on_codes = f",{FINISH_CODES}" if options.target == "ort" else ""
-        self._fold = parse_passes(f"{fold}{on_codes}")
+        fold = f"{START_CODES},{fold},{FINISH_CODES}" if options.target == "ort" else fold
+        self._fold = parse_passes(fold)
         self._moments: dict[ir.Model, InputMoments] = {}
         self._means: dict[ir.Model, dict[str, Array]] = {}
         self._lessons: dict[tuple[object, ...], Pass] = {}
