@@ -224,6 +224,11 @@ def _magnitudes(unit: AffineType, reach: float) -> Array:
     return np.sort(np.concatenate([np.geomspace(least, most, _MAGNITUDES), even]))
 
 
+def _unless_halfway(codes: Array) -> Array:
+    """``codes``, rounded, but for halves: a little further on they round to either side."""
+    return np.where(codes - np.floor(codes) == 0.5, codes, np.rint(codes))
+
+
 class _Line:
     """A function of one real number, in codes of its result."""
 
@@ -238,12 +243,18 @@ class _Line:
         codes = numbers / float(self._type.scale) + float(self._type.zero_point)
         return np.clip(codes, *self._type.limits)
 
+    def rounded(self, codes: Array) -> Array:
+        """``codes``, rounded: halves so that the distance from the zero point is even."""
+        zero = float(self._type.zero_point)
+        nearest: Array = np.rint(codes - zero) + zero
+        return nearest
+
     def domain(self, reached: Array) -> tuple[float, float]:
         """Where the result is not the code at one end of what is reached; wider than nothing."""
         x = reached
         start, end = float(x[0]), float(x[-1])
         for _ in range(_REFINEMENTS):
-            codes = np.rint(self.codes(x))
+            codes = _unless_halfway(self.codes(x))
             (moving,) = np.nonzero((codes != codes[0]) & (codes != codes[-1]))
             (left,), (right,) = (np.nonzero(codes != codes[i]) for i in (0, -1))
             if not left.size or not right.size:
@@ -263,7 +274,8 @@ class _Line:
         start, end = float(at[0]), float(at[-1])
         inside = np.linspace(start, end, _POINTS)
         beside = reached[(reached < start) | (reached > end)]
-        if np.any(np.rint(np.interp(beside, at, knots)) != np.rint(self.codes(beside))):
+        ends = self.rounded(np.interp(beside, at, knots))
+        if np.any(ends != self.rounded(self.codes(beside))):
             return False
         error = np.abs(np.interp(inside, at, knots) - self.codes(inside))
         return float(np.mean(error)) <= _MEAN_ERROR and float(np.max(error)) <= _LARGEST_ERROR
