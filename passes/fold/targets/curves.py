@@ -20,8 +20,9 @@ from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.fold.targets.fixed_point import IntegerOps, Term, rescale
 from onnxfold.passes.fold.targets.tables import entries
 
-_INT64 = ir.DataType.INT64
+_INT64, _UINT64 = ir.DataType.INT64, ir.DataType.UINT64
 _POSITION_BITS = 61  # of a position with its fraction: below 2^63 with what is added
+_RAISED_BIT = 62  # what is added to a position, so that negative ones are numbers without a sign
 _FRACTION_BITS = 16  # of a position that is multiplied with a slope
 _MOST_FRACTION_BITS = 40
 _RESULT_BITS = 16  # of a fraction of a code
@@ -49,11 +50,21 @@ def write_slopes(lowering: Slopes, build: Builder) -> ir.Value:
         step = np.ldexp(step, -_RESIDUAL_BITS)
     assert total.dtype is not None
     zero = build.constant(np.zeros((), total.dtype.numpy()), "zero")
-    terms = [
-        Term(write.op(op_type, [total, zero], total.dtype), np.asarray(slope * step), 0, bound)
-        for op_type, slope in (("Min", lowering.below), ("Max", lowering.above))
-    ]
+    sides = zip(_signed_parts(total, zero, write), (lowering.below, lowering.above), strict=True)
+    terms = [Term(part, np.asarray(slope * step), 0, bound) for part, slope in sides]
     return rescale(terms, lowering.type, output, build, limits=limits)
+
+
+def _signed_parts(total: ir.Value, zero: ir.Value, write: IntegerOps) -> tuple[ir.Value, ir.Value]:
+    """``total`` where it is negative and where it is positive, 0 elsewhere."""
+    assert total.dtype is not None
+    if total.dtype != _INT64:
+        below, above = (write.op(each, [total, zero], total.dtype) for each in ("Min", "Max"))
+        return below, above
+    # Min and Max of int64 misread the low word's highest bit in ONNX Runtime 1.23.
+    is_negative = write.op("Less", [total, zero], ir.DataType.BOOL)
+    below = write.op("Mul", [total, write.cast(is_negative, _INT64)], _INT64)
+    return below, write.op("Sub", [total, below], _INT64)
 
 
 def write_curve(curve: Curve, build: Builder) -> ir.Value:
@@ -69,11 +80,12 @@ def write_curve(curve: Curve, build: Builder) -> ir.Value:
     bits = min(_MOST_FRACTION_BITS, _POSITION_BITS - math.ceil(math.log2(reach)))
     fraction = min(_FRACTION_BITS, bits)
     position = write.mul(write.cast(total, _INT64), _fixed(factor, bits))
-    position = write.add(position, _fixed(offset, bits))
-    limits = [np.zeros((), np.int64), np.asarray((count << bits) - 1, np.int64)]
-    bounds = [build.constant(limit, "position_limit") for limit in limits]
-    position = write.op("Clip", [position, *bounds], _INT64)
-    fine = write.shift_right(position, bits - fraction)
+    raised = 1 << _RAISED_BIT
+    position = write.cast(write.add(position, _fixed(offset, bits) + raised), _UINT64)
+    # Clip of int64 misreads the low word's highest bit in ONNX Runtime 1.23, that of uint64 not.
+    position = write.clip(position, raised, raised + (count << bits) - 1)
+    dropped = 64 - _RAISED_BIT
+    fine = write.shift_right(write.shift_left(position, dropped), dropped + bits - fraction)
     knot = write.cast(write.shift_right(fine, fraction), _INT64)
     fine = write.cast(fine, _INT64)
     low = curve.type.limits[0]

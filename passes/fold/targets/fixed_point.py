@@ -208,6 +208,11 @@ class IntegerOps:
         inputs = [self.cast(value, _UINT64), amount]
         return self.op("BitShift", inputs, _UINT64, {"direction": "RIGHT"})
 
+    def shift_left(self, value: ir.Value, bits: int) -> ir.Value:
+        """``value`` (uint64) times 2^bits, modulo 2^64."""
+        amount = self.build.constant(np.asarray(bits, np.uint64), "shift")
+        return self.op("BitShift", [value, amount], _UINT64, {"direction": "LEFT"})
+
     def clip(self, value: ir.Value, low: int, high: int) -> ir.Value:
         """``value`` (uint64) within limits."""
         limits = [
