@@ -19,6 +19,7 @@ from onnxfold.passes.fold.misread import (
     is_moved,
     merged_source,
     misread_bias,
+    multiplies_codes,
     quantize_after,
     quantized_bias,
     sources,
@@ -67,8 +68,8 @@ def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = Fal
             _write_permutation(node, rewriter)
         if node.domain == "" and node.op_type in PROPAGATED:
             _pair_after(node, plan, rewriter)
-        if is_moved(node):
-            _move_sums(node, plan, rewriter)
+        for index in (0, 1) if multiplies_codes(node) else (0,) if is_moved(node) else ():
+            _move_sums(node, index, plan, rewriter)
         if node.domain == "" and node.op_type in ("Gemm", "MatMul"):
             _write_bias(node, plan, rewriter)
         becomes_float = float_weights and rewriter.opset(node) >= OLDEST_OPSET
@@ -243,13 +244,14 @@ def _write_permutation(node: ir.Node, rewriter: Rewriter) -> None:
         rewriter.set_attribute(node, "perm", tuple(reversed(range(rank))))
 
 
-def _move_sums(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
-    """Dequantize the int32 data of a movement, or of what is reshaped, as Cast and Mul.
+def _move_sums(node: ir.Node, index: int, plan: Plan, rewriter: Rewriter) -> None:
+    """Dequantize the int32 data of a movement, or of a product, as Cast and Mul.
 
     ONNX Runtime puts pairs of int32 around the movement, and there is no such QuantizeLinear. It
-    also takes a Transpose to the other side of a Mul, so that the DequantizeLinear has to go.
+    also takes a Transpose to the other side of a Mul, so that the DequantizeLinear has to go. Of a
+    product 1.23 makes one of codes, which refuses int32.
     """
-    source = unmoved_sums(node)
+    source = unmoved_sums(node, index)
     affine = None if source is None else plan.types.parameters(source.dequantize)
     if source is None or affine is None:
         return

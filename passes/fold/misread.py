@@ -78,21 +78,22 @@ def unmoved_source(node: ir.Node) -> Source | None:
     return _source(node, 0, _REMOVED)
 
 
-def unmoved_sums(node: ir.Node) -> Source | None:
+def unmoved_sums(node: ir.Node, index: int = 0) -> Source | None:
     """Where int32 data of ``node`` is dequantized, at once or behind ops that are removed."""
     reader = node
     for _ in range(_DEPTH):
-        value = _input(reader, 0)
+        value = _input(reader, index)
         producer = None if value is None else value.producer()
         if producer is None or producer.graph is not node.graph:
             return None
         if is_dequantize(producer):
             codes = producer.inputs[0]
             is_sum = codes is not None and codes.dtype == ir.DataType.INT32
-            return Source(producer, reader, 0) if is_sum and constant_array(codes) is None else None
+            found = Source(producer, reader, index)
+            return found if is_sum and constant_array(codes) is None else None
         if producer.domain or producer.op_type not in _REMOVED:
             return None
-        reader = producer
+        reader, index = producer, 0
     return None
 
 
@@ -119,6 +120,17 @@ def is_moved(node: ir.Node) -> bool:
     shape = node.outputs[0].shape
     is_reshaped = node.op_type == "MatMul" and (shape is None or len(shape) > _MATRIX)
     return is_reshaped or node.op_type in PROPAGATED
+
+
+def multiplies_codes(node: ir.Node) -> bool:
+    """Whether ONNX Runtime may make a product of codes of ``node``.
+
+    1.23 takes int32 codes for it as well, which its kernel refuses.
+    """
+    if node.domain or node.op_type not in ("Gemm", "MatMul"):
+        return False
+    producers = [None if value is None else value.producer() for value in node.inputs[:2]]
+    return any(each is not None and is_dequantize(each) for each in producers)
 
 
 def is_misread(node: ir.Node, plan: Plan, opset: int, *, float_weights: bool) -> bool:

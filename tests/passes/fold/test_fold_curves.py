@@ -13,7 +13,7 @@ import pytest
 from onnxfold.passes.base import PassResult
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.simplify.infer_shapes import InferShapes
-from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, version
 
 Target = Literal["standard", "integer"]
 
@@ -143,6 +143,8 @@ def test_a_function_quantized_in_two_ways(target: Target, parse: Callable[..., i
 def test_a_bias_between_codes_reaches_all_that_rounds(
     layer: str, tail: str, target: Target, parse: Callable[..., ir.Model]
 ) -> None:
+    if "noop_with_empty_axes" in tail and version().startswith("1.23."):
+        pytest.skip("onnxruntime 1.23 runs no reduction over no axes, float ones included")
     text = _text(layer, "", tail).replace("(uint8[] y)", "(uint8[] y, uint8[] v)")
     folded, _ = _folded(text, target, parse)
     census = Counter(node.op_type for node in folded.graph)
@@ -252,7 +254,7 @@ def test_a_function_that_jumps_stays_real(target: Target, parse: Callable[..., i
 
 
 @pytest.mark.parametrize("target", ["standard", "integer"])
-@pytest.mark.parametrize("zero", [100, 31])
+@pytest.mark.parametrize("zero", [30, 101])
 @pytest.mark.parametrize(
     "body",
     [
@@ -261,7 +263,7 @@ def test_a_function_that_jumps_stays_real(target: Target, parse: Callable[..., i
         "d = Add (c, c) r = HardSwish (d)",
         "a = HardSigmoid <alpha = 0.25, beta = 0.5> (c) r = Mul (a, six)",
         "a = Elu (c) r = Min (a, six)",
-        "d = Add (c, c) e = Add (d, d) a = Elu (e) r = Neg (a)",
+        "d = Add (c, c) a = Elu (d) r = Neg (a)",
     ],
 )
 def test_halves_on_the_straight_side_of_a_curve_go_to_the_even_code(
