@@ -9,10 +9,17 @@ import onnx
 import onnx.parser
 import pytest
 
-from fixtures.gradients.case import VECTORS, Array, GradientCase, cases, output_weights
+from fixtures.gradients.case import (
+    NOT_IN_OLDEST,
+    VECTORS,
+    Array,
+    GradientCase,
+    cases,
+    output_weights,
+)
 from fixtures.gradients.check import lower, relative_error, weighted_sum
 from onnxfold.passes.errors import UsageError
-from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.session import DEPLOYMENT, Session, version
 
 STATIC_ONLY = ("conv_same_strided", "conv_transpose_output_shape")
 """Cases that need static sizes, and say so."""
@@ -64,6 +71,8 @@ def gradients(case: GradientCase) -> dict[str, Array]:
     ids=lambda case: case.name,
 )
 def test_dynamic_sizes(case: GradientCase) -> None:
+    if case.name in NOT_IN_OLDEST and version().startswith("1.23."):
+        pytest.skip("onnxruntime 1.23 does not run it forwards")
     found = gradients(case)
     for name in case.differentiated():
         expected = stored()[f"{case.name}/{name}"]

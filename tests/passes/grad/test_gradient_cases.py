@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fixtures.gradients import FAMILIES
-from fixtures.gradients.case import VECTORS, Array, GradientCase, cases
+from fixtures.gradients.case import NOT_IN_OLDEST, VECTORS, Array, GradientCase, cases
 from fixtures.gradients.check import check_gradient, relative_error
-from onnxfold.runtime.session import max_opset_version
+from onnxfold.runtime.session import max_opset_version, version
 
 ALL = [(family, case) for family in FAMILIES for case in cases(family)]
 
@@ -27,6 +27,8 @@ def stored(family: str) -> dict[str, Array]:
 def test_a_case(family: str, case: GradientCase) -> None:
     if case.opset > max_opset_version():
         pytest.skip("onnxruntime is older")
+    if case.name in NOT_IN_OLDEST and version().startswith("1.23."):
+        pytest.skip("onnxruntime 1.23 does not run it forwards")
     vectors = stored(family)
     found = check_gradient(
         case.text, case.arrays(), case.differentiated(), opset=case.opset, **case.options

@@ -16,7 +16,7 @@ from onnxfold.passes.affine import INTEGER_LIMITS
 from onnxfold.passes.errors import UsageError
 from onnxfold.passes.grad.add_gradient import AddGradient
 from onnxfold.passes.grad.lower_gradient import LowerGradient
-from onnxfold.runtime.session import REFERENCE, Session, max_opset_version
+from onnxfold.runtime.session import REFERENCE, Session, max_opset_version, version
 
 Array = npt.NDArray[Any]
 
@@ -66,6 +66,8 @@ def _feeds(shape: tuple[int, ...], low: int, high: int) -> tuple[Array, Array]:
 @pytest.mark.parametrize("dtype", _TYPES)
 @pytest.mark.parametrize("opset", sorted({21, min(25, max_opset_version())}))
 def test_a_scale_of_the_tensor(dtype: str, opset: int) -> None:
+    if opset == 23 and version().startswith("1.23."):
+        pytest.skip("onnxruntime 1.23 has no QuantizeLinear of opset 23")
     low, high = INTEGER_LIMITS[ir.DataType[dtype.upper()]]
     x, weights = _feeds((4, 5), low, high)
     # Just inside the limits, and just outside.
