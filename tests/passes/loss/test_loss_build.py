@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,13 +169,13 @@ def test_a_tensor_keeps_names_of_dynamic_sizes() -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_documents_itself(name: str) -> None:
     found = registered_loss(name)
-    text = found.function.__doc__ or ""
+    text = inspect.cleandoc(found.function.__doc__ or "")  # Python 3.13 takes the indent away
     assert found.name == name
     for part in ("Source: ", "Shapes: ", "Args:"):
         assert part in text
     assert "Units: " in text or "Unit: " in text
     for option in vars(found.options)["__dataclass_fields__"]:
-        assert f"\n        {option}: " in text
+        assert f"\n    {option}: " in text
 
 
 SCRIPT = """
