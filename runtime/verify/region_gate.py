@@ -52,6 +52,15 @@ class RegionEvidence:
     reasons: tuple[str, ...]
     seconds: float
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether all regions were compared and not one value differs but for ties.
+
+        The ends may be further apart then: a tie that goes the other way is a code of difference,
+        which layers behind it that round may make as large as they like.
+        """
+        return 0 < self.regions == self.checked and not self.mismatches and not self.reasons
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
         return {

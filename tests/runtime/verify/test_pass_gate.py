@@ -218,3 +218,21 @@ def test_integer_passes_are_checked_region_by_region_where_asked() -> None:
     assert kept == [None, 0, 1]
     first = float(WEIGHTS[0, 0])
     np.testing.assert_allclose(seen, [(first, first * 1.001), (first * 1.001, first * 1.001**2)])
+
+
+@pytest.mark.parametrize(
+    ("checked", "mismatches", "reasons", "holds"),
+    [(5, 0, (), True), (4, 0, (), False), (5, 1, (), False), (5, 0, ("z is off",), False)],
+)
+def test_exact_regions_excuse_what_a_network_makes_of_ties(
+    checked: int, mismatches: int, reasons: tuple[str, ...], holds: bool
+) -> None:
+    found = RegionEvidence(5, checked, 3, 100, mismatches, 2, 1.0, "", 0.0, reasons, 0.0)
+    gate = ContractGate(FEEDS, region_check=lambda *_: found)
+    pipeline = Pipeline((IntegerRescale(1.5),), instruments=(gate,))
+    if holds:
+        pipeline.run(model())
+        assert gate.evidence[0].verdict.passed
+        return
+    with pytest.raises(NotEquivalentError, match="broke its contract"):
+        pipeline.run(model())
