@@ -228,8 +228,12 @@ def test_exact_regions_excuse_what_a_network_makes_of_ties(
     checked: int, mismatches: int, reasons: tuple[str, ...], holds: bool
 ) -> None:
     found = RegionEvidence(5, checked, 3, 100, mismatches, 2, 1.0, "", 0.0, reasons, 0.0)
-    gate = ContractGate(FEEDS, region_check=lambda *_: found)
-    pipeline = Pipeline((IntegerRescale(1.5),), instruments=(gate,))
+
+    def check(before: ir.Model, after: ir.Model, feeds: object) -> RegionEvidence:
+        return found
+
+    gate = ContractGate(FEEDS, region_check=check)
+    pipeline = Pipeline((IntegerRescale(1.5),), (gate,))
     if holds:
         pipeline.run(model())
         assert gate.evidence[0].verdict.passed
