@@ -22,8 +22,11 @@ from onnxfold.runtime.finetune.parameters import Parameters
 from onnxfold.runtime.session import DEPLOYMENT, Session
 from onnxfold.runtime.specs import Feed
 
-PREPARE = "inline-functions{which=all},upgrade-opset{to=21},infer-shapes"
-"""What gradients need."""
+PREPARE = (
+    "inline-functions{which=all},upgrade-opset{to=21},infer-shapes,fold-constants{only-integers},"
+    "infer-shapes"
+)
+"""What gradients need: no calls, and ranks that no arithmetic on shapes hides."""
 _CONFIG = replace(DEPLOYMENT, name="fine-tuning")
 _TARGET = "target_"
 

@@ -31,7 +31,15 @@ CONVOLUTIONS = """g (float[N,2,H,W] x) => (float[N,3,H,W] y) <CONSTANTS> {
  h = Conv<pads = [1,1,1,1]>(x, a, b)  r = Relu(h)  y = Conv(r, c, d) }"""
 PRODUCTS = """g (float[N,8] x) => (float[N,5] y) <CONSTANTS> {
  p = MatMul(x, a)  h = Add(p, b)  r = Relu(h)  s = Gemm(r, c, d)  y = Softmax(s) }"""
+UNFLATTENED = """g (float[N,4] x) => (float[N,4] y) <CONSTANTS, int64 one = {1},
+  int64[1] flat = {-1}, int64[1] zero = {0}, int64[2] parts = {2, 3}> {
+ e = MatMul(x, a)  p = Add(e, b)
+ all = Shape(p)  end = Reshape(one, flat)  lead = Slice(all, zero, end)
+ shape = Concat<axis = 0>(lead, parts)  h = Reshape(p, shape)
+ r = Gather<axis = 1>(h, one)  s = MatMul(r, c)  y = Add(s, d) }"""
+"""PyTorch's unflatten: the number of leading dimensions is computed, and hides the ranks."""
 SHAPES = {
+    UNFLATTENED: [(4, 6), (6,), (3, 4), (4,)],
     CONVOLUTIONS: [(6, 2, 3, 3), (6,), (3, 6, 1, 1), (3,)],
     PRODUCTS: [(8, 16), (16,), (16, 5), (5,)],
 }
@@ -164,6 +172,13 @@ def test_a_model_that_takes_one_sample_at_a_time(parse: Parse) -> None:
     feeds = _feeds((1, 8))
     quantized = _quantized(model, feeds)
     tuned = finetune_constants(quantized, feeds, original=model, options=OPTIONS)
+    assert tuned.after < tuned.before
+
+
+def test_ranks_hidden_by_arithmetic_on_shapes_are_found(parse: Parse) -> None:
+    model, feeds = _model(parse, UNFLATTENED), _feeds((4, 4))
+    assert model.graph.node(6).outputs[0].shape is None
+    tuned = finetune_constants(_quantized(model, feeds), feeds, original=model, options=OPTIONS)
     assert tuned.after < tuned.before
 
 
