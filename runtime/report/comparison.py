@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxfold.runtime.report.blocks import Block, Bullets, Heading, Paragraph, Table
 from onnxfold.runtime.report.content import equivalence_blocks
+from onnxfold.runtime.report.summary import excuses_in_words
 
 
 def comparison_blocks(comparison: dict[str, Any]) -> list[Block]:
@@ -18,6 +19,7 @@ def comparison_blocks(comparison: dict[str, Any]) -> list[Block]:
         Heading(f"onnxfold verify: {verdict['status']}", 1),
         Paragraph(f"{models}, contract {comparison['contract']}."),
         *([Bullets(reasons)] if reasons else []),
+        *map(Paragraph, excuses_in_words(comparison)),
         *equivalence_blocks(comparison),
         *_losses(comparison["losses"]),
         *_worst_input(comparison["worst_input"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
     if share or report.get("command") not in _FLOAT_COMMANDS:
         yield _integers(result, share)
     yield from _operator_by_operator(report)
+    yield from excuses_in_words(report["equivalence"]) if report["equivalence"] else ()
     if report["data"].get("generated"):
         yield "inputs were generated: give --data for evidence on your own"
     if not report["data"].get("held_out", True):
@@ -71,6 +72,23 @@ def summary(report: dict[str, Any]) -> Iterator[str]:
     verdict = report["verdict"]
     yield f"{state(report)}: {result['path']}"
     yield from (f"  {reason}" for reason in verdict["reasons"])
+
+
+def excuses_in_words(comparison: Mapping[str, Any]) -> Iterator[str]:
+    """Why outputs that differ much may be those of a right fold, where there is such a reason."""
+    drift = [each["sqnr_db"] for each in comparison.get("drift", ()) if each["sqnr_db"] != "inf"]
+    if comparison.get("contract") == "integer" and drift:
+        yield (
+            f"the original's own outputs move to {min(drift):.1f} dB where its scales move by one "
+            "unit in the last place, or onnxruntime optimizes it"
+        )
+    regions = comparison.get("regions")
+    if regions:
+        yield (
+            f"operator by operator, each fed with the original's tensors: "
+            f"{regions['mismatches']:,} of {regions['elements']:,} numbers differ, "
+            f"{regions['ties']:,} more by ties"
+        )
 
 
 def _integers(result: dict[str, Any], share: float) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,26 +18,26 @@ from onnxfold.passes.loss.record import KEY as LOSS_KEY
 from onnxfold.passes.train.manifest import KEY as TRAINING_KEY
 from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session, SessionConfig
-from onnxfold.runtime.specs import Feed, ModelLike, input_specs, load_ir
+from onnxfold.runtime.specs import Feed, ModelLike, TensorSpec, input_specs, load_ir
 from onnxfold.runtime.verify.budget import Budget
 from onnxfold.runtime.verify.comparer import Comparer
-from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, reduced
+from onnxfold.runtime.verify.complete import MadeUpLabels, complete_feed, labelled, reduced
+from onnxfold.runtime.verify.drift import DriftProbe
 from onnxfold.runtime.verify.gates import Gate, Verdict, deployment_gate_for, gate_for
 from onnxfold.runtime.verify.loss_comparison import LossDifference
 from onnxfold.runtime.verify.metrics import OutputMetrics
-from onnxfold.runtime.verify.nudge import nudge_scales
 from onnxfold.runtime.verify.oracle import OracleSample, nearer_to_truth
+from onnxfold.runtime.verify.region_gate import RegionEvidence, check_integer_contract
 from onnxfold.runtime.verify.softmax import (
     LogitsSession,
     before_softmax,
     softmax_inputs,
     softmax_outputs,
 )
-from onnxfold.runtime.verify.structure import flatten_outputs, signature_differences
+from onnxfold.runtime.verify.structure import signature_differences
 
 _ORACLE_FEEDS = 16
-_NUDGES = 4
-_KEPT_BYTES = 256 << 20
+_REGION_FEEDS = 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ class Comparison:
         seconds: How long it took.
         worst_input: What a search for the worst input found; None where none was made.
         losses: How much better or worse the candidate is in the units of losses.
+        regions: Of an INTEGER candidate whose outputs are further apart than its contract allows:
+            operator by operator, each fed with the reference's tensors; None where not looked at.
     """
 
     reference: str
@@ -76,6 +77,7 @@ class Comparison:
     seconds: float
     worst_input: Mapping[str, Any] | None = None
     losses: tuple[LossDifference, ...] = ()
+    regions: RegionEvidence | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for reports."""
@@ -94,6 +96,7 @@ class Comparison:
             "seconds": self.seconds,
             "worst_input": None if self.worst_input is None else dict(self.worst_input),
             "losses": [each.to_json() for each in self.losses],
+            "regions": None if self.regions is None else self.regions.to_json(),
         }
 
 
@@ -111,7 +114,9 @@ def compare_models(
 
     The reference runs with optimizations off, the candidate both ways. ONNX Runtime's own
     optimizations move outputs too: where the candidate fails with them on, or an INTEGER one at
-    all, the reference's own drift between the two configurations is measured and excused.
+    all, the reference's own drift between the two configurations is measured and excused. Where
+    that is not enough, an INTEGER candidate is looked at operator by operator: what a deep network
+    makes of a value half-way between two codes is no fault where each operator is exact.
 
     Args:
         reference: The original model.
@@ -154,10 +159,19 @@ def compare_models(
     del new, deployed  # each holds the weights
     drift = DriftProbe(reference, feeds, configs, old)
     verdict = judge(plain, contract, budget, judged_before, drift, states)
+    regions: RegionEvidence | None = None
     if not plain.structure:
         after_softmax = softmax_outputs(load_ir(reference))
         gate = deployment_gate_for(contract, budget, after_softmax, states)
         verdict &= _judge_deployed(optimized, contract, gate, drift, on)
+        if not verdict.passed and contract is Contract.INTEGER:
+            worst = [each.worst for each in (*plain.metrics.values(), *optimized.metrics.values())]
+            numbers = {each.sample for each in worst if each is not None}
+            few = _of_numbers(feeds, numbers, old.session.inputs)
+            regions = check_integer_contract(load_ir(reference), load_ir(candidate), few)
+            # As deployed it may be as far off as the operators that were seen make it.
+            deployed_alike = optimized.judge(gate, plain.metrics)
+            verdict = regions.excuse(verdict) if deployed_alike.passed else verdict
     if not verdict.passed and sessions is not None and not plain.structure:
         names = {name: old.names[name] for name in sorted(judged_before)}
         truth = _ask_oracle(reference, names, islice(labelled(feeds), oracle_feeds), sessions)
@@ -175,83 +189,24 @@ def compare_models(
         verdict=verdict,
         configs=configs,
         seconds=time.perf_counter() - started,
+        regions=regions,
     )
 
 
-class DriftProbe:
-    """How far a model's outputs move while it still computes the same thing.
-
-    Two ways: ONNX Runtime's optimizations are switched on, and the scales of its quantized
-    activations move by one unit in the last place. The second is what counts where ONNX Runtime
-    leaves a quantized graph in float both ways: on a network that amplifies one step into ten,
-    any other correct order of arithmetic moves the outputs as far.
-
-    Attributes:
-        metrics: By output, of the way that moves it furthest; empty until ``measure`` is called.
-    """
-
-    def __init__(
-        self,
-        model: ModelLike,
-        feeds: FeedSource | Sequence[Feed],
-        configs: tuple[SessionConfig, SessionConfig] = (REFERENCE, DEPLOYMENT),
-        opened: LogitsSession | None = None,
-    ) -> None:
-        """Remember what to measure; nothing runs yet.
-
-        Args:
-            model: The model.
-            feeds: What to feed.
-            configs: Optimizations off, and as deployed.
-            opened: The model with optimizations off, where it is open already.
-        """
-        self.metrics: dict[str, OutputMetrics] = {}
-        self._opened = opened
-        self._model = model
-        self._feeds = feeds
-        self._configs = configs
-
-    def measure(self) -> Mapping[str, OutputMetrics]:
-        """The drift, measured once; a way in which ONNX Runtime refuses the model is left out."""
-        if not self.metrics:
-            off = self._opened or LogitsSession(Session(self._model, self._configs[0]), {})
-            kept: dict[int, dict[str, Any]] = {}
-            for way in self._ways():
-                # ONNX Runtime may make a graph of a valid one that it refuses itself.
-                with suppress(ExecutionError):
-                    self._follow(way, off, kept)
-        return self.metrics
-
-    def _ways(self) -> Iterator[Callable[[], Session]]:
-        """One after the other: each session holds the weights, and what it needs to run."""
-        off, on = self._configs
-        yield partial(Session, self._model, on)
-        for seed in range(_NUDGES):
-            nudged = nudge_scales(load_ir(self._model), seed)
-            if nudged is not None:
-                yield partial(Session, nudged, off)
-
-    def _follow(
-        self, way: Callable[[], Session], off: LogitsSession, kept: dict[int, dict[str, Any]]
-    ) -> None:
-        """Add how far one way moves the outputs; those of ``off`` are kept up to a size."""
-        comparer, session = Comparer(), way()
-        for sample, feed in enumerate(self._feeds):
-            expected = kept.get(sample) or off.run(feed)[0]
-            if len(kept) * _bytes(expected) < _KEPT_BYTES:
-                kept[sample] = expected
-            comparer.add(expected, session.run(feed))
-        for name, found in comparer.metrics.items():
-            known = self.metrics.get(name, found)
-            self.metrics[name] = min(known, found, key=_sqnr)
-
-
-def _bytes(outputs: Mapping[str, Any]) -> int:
-    return sum(array.nbytes for array in flatten_outputs(outputs).values())
-
-
-def _sqnr(metrics: OutputMetrics) -> float:
-    return metrics.sqnr_db
+def _of_numbers(
+    feeds: FeedSource | Sequence[Feed], numbers: Collection[int], inputs: Sequence[TensorSpec]
+) -> list[Feed]:
+    """The feeds of these numbers first, complete, and then the first ones."""
+    found: list[Feed] = []
+    others: list[Feed] = []
+    for number, (feed, labels) in enumerate(labelled(feeds)):
+        if number in numbers:
+            found.append(complete_feed(feed, labels, inputs))
+        elif len(others) < _REGION_FEEDS:
+            others.append(complete_feed(feed, labels, inputs))
+        if len(found) == len(numbers) and len(found) + len(others) >= _REGION_FEEDS:
+            break
+    return [*found, *others][:_REGION_FEEDS]
 
 
 def open_pair(
@@ -307,13 +262,6 @@ def declared_differences(
     )
     outputs = signature_differences(old.outputs, new.outputs, what="output", additive=additive)
     return inputs + outputs
-
-
-def labelled(feeds: FeedSource | Iterable[Feed]) -> Iterator[tuple[Feed, Feed]]:
-    """Feeds with their labels, where the source has any."""
-    if isinstance(feeds, FeedSource):
-        return feeds.with_labels()
-    return ((feed, {}) for feed in feeds)
 
 
 def add_outputs(

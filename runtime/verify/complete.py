@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
 from onnxfold.passes.loss.record import DataInput, LossRecord, read_record
+from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.generated_feeds import generate_feed
 from onnxfold.runtime.session import REFERENCE, Session
 from onnxfold.runtime.specs import Feed, TensorSpec, dtype_name, is_float, is_integer
 from onnxfold.runtime.verify.cut import keep_outputs
+
+
+def labelled(feeds: FeedSource | Iterable[Feed]) -> Iterator[tuple[Feed, Feed]]:
+    """Feeds with their labels, where the source has any."""
+    if isinstance(feeds, FeedSource):
+        return feeds.with_labels()
+    return ((feed, {}) for feed in feeds)
 
 
 class MadeUpLabels:

@@ -11,7 +11,7 @@ from onnxfold.explaining import print_islands, print_remarks
 from onnxfold.loss_printing import print_loss_differences, print_losses
 from onnxfold.runtime.report.comparison import worst_input_in_words
 from onnxfold.runtime.report.groups import other_remarks
-from onnxfold.runtime.report.summary import passes_that_changed, summary
+from onnxfold.runtime.report.summary import excuses_in_words, passes_that_changed, summary
 from onnxfold.runtime.verify.compare import Comparison
 
 
@@ -130,6 +130,8 @@ def print_comparison(comparison: Comparison) -> None:
     print_line(f"{comparison.contract.value}: {comparison.verdict.status}")
     for reason in comparison.verdict.reasons:
         print_line(f"  {reason}")
+    for line in excuses_in_words(comparison.to_json()):
+        print_line(f"  {line}")
     if comparison.worst_input is not None:
         print_line(worst_input_in_words(comparison.worst_input))
 

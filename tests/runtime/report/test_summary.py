@@ -97,3 +97,14 @@ def test_a_fold_says_what_it_changed_operator_by_operator() -> None:
 def test_nearly_all_is_not_called_all() -> None:
     shares = (0.0, 1e-6, 0.5, 0.9997, 1.0)
     assert [share_in_words(each) for each in shares] == ["0.0%", "0.1%", "50.0%", "99.9%", "100.0%"]
+
+
+def test_what_excuses_large_differences_is_said() -> None:
+    drift = [{"sqnr_db": 25.04}, {"sqnr_db": "inf"}]
+    regions = {"mismatches": 0, "elements": 2000, "ties": 3}
+    seen = {"samples": 1, "contract": "integer", "drift": drift, "regions": regions}
+    moved, compared = list(summary(report(equivalence=seen)))[-3:-1]
+    assert moved.startswith("the original's own outputs move to 25.0 dB where its scales move")
+    assert compared.endswith("0 of 2,000 numbers differ, 3 more by ties")
+    plain = {"samples": 1, "contract": "exact", "drift": drift, "regions": None}
+    assert not any("move to" in line for line in summary(report(equivalence=plain)))

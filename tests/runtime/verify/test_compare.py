@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,10 +15,14 @@ from onnxfold.passes.base import Contract
 from onnxfold.passes.constants import Array
 from onnxfold.passes.errors import ExecutionError, InconclusiveError
 from onnxfold.runtime.feeds import open_feeds
-from onnxfold.runtime.session import DEPLOYMENT, Session
+from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 from onnxfold.runtime.specs import Feed, input_specs
-from onnxfold.runtime.verify.compare import DriftProbe, compare_models
+from onnxfold.runtime.verify import region_gate
+from onnxfold.runtime.verify.compare import compare_models
 from onnxfold.runtime.verify.complete import complete_feed
+from onnxfold.runtime.verify.drift import DriftProbe
+from onnxfold.runtime.verify.metrics import OutputMetrics
+from onnxfold.runtime.verify.regions import RegionSurvey
 from onnxfold.runtime.verify.softmax import LogitsSession, softmax_inputs, softmax_outputs
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
@@ -256,3 +263,83 @@ def test_drift_of_a_model_that_onnxruntime_breaks_is_that_of_its_scales() -> Non
     drift = DriftProbe(model, feeds).measure()
     assert {*drift} == {"y", "r"}
     assert drift["r"].different > 0
+
+
+HALVES: list[Feed] = [
+    {"x": np.random.default_rng(n).integers(0, 5, (4, 16)).astype(np.float32)} for n in range(3)
+]
+"""Half of their products lie between two codes."""
+
+
+def no_drift(_: DriftProbe) -> dict[str, OutputMetrics]:
+    return {}
+
+
+def rounding(how: str) -> onnx.ModelProto:
+    """A network that makes ten of each code's difference; ``how`` it rounds to its codes ``q``."""
+    return parse(
+        "g (float[N,16] x) => (float[N,16] y)"
+        "<float h = {0.5}, float s = {1.0}, uint8 z = {0}, float m = {1.0}, float k = {10.0},"
+        f" float u = {{0.5}}, float o = {{1.0}}> {{ p = Mul(x, h) {how}"
+        " d = DequantizeLinear(q, s, z) e = Sub(d, m) y = Mul(e, k) }"
+    )
+
+
+EVEN = "q = QuantizeLinear(p, s, z)"
+UP = "a = Add(p, u) b = Floor(a) q = Cast<to = 2>(b)"
+"""Ties go up instead of to the even code."""
+
+
+def test_exact_operators_excuse_what_a_network_makes_of_ties(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DriftProbe, "measure", no_drift)
+    comparison = compare_models(rounding(EVEN), rounding(UP), HALVES, Contract.INTEGER)
+    assert comparison.outputs[0].sqnr_db < 35
+    assert comparison.verdict.passed
+    assert comparison.regions is not None
+    assert comparison.regions.ties > 0
+    assert comparison.to_json()["regions"]["mismatches"] == 0
+
+
+def test_ties_excuse_no_operator_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DriftProbe, "measure", no_drift)
+    wrong = "a = Add(p, o) b = Floor(a) q = Cast<to = 2>(b)"
+    comparison = compare_models(rounding(EVEN), rounding(wrong), HALVES, Contract.INTEGER)
+    assert comparison.verdict.status == "failed"
+    assert comparison.verdict.reasons[0].startswith("tensor 'q'")
+
+
+def test_operators_that_there_is_no_time_for_leave_the_question_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DriftProbe, "measure", no_drift)
+    whole: Callable[..., RegionSurvey] = region_gate.check_regions
+
+    def in_no_time(*models: Any, **options: Any) -> RegionSurvey:
+        survey = whole(*models, **options)
+        return replace(survey, regions=survey.regions + 1)
+
+    monkeypatch.setattr(region_gate, "check_regions", in_no_time)
+    verdict = compare_models(rounding(EVEN), rounding(UP), HALVES, Contract.INTEGER).verdict
+    assert verdict.status == "inconclusive"
+    assert "1 of 2 operators that there was time to compare" in verdict.reasons[0]
+
+
+def test_deployment_beyond_what_ties_do_is_no_tie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DriftProbe, "measure", no_drift)
+    off = replace(REFERENCE, name="off")
+    run: Callable[..., Any] = Session.run
+
+    def noisy(session: Session, feed: Feed) -> Any:
+        outputs = run(session, feed)
+        return (
+            outputs
+            if session.config == off
+            else {name: value + 40 for name, value in outputs.items()}
+        )
+
+    monkeypatch.setattr(Session, "run", noisy)
+    models = rounding(EVEN), rounding(UP)
+    verdict = compare_models(*models, HALVES, Contract.INTEGER, configs=(off, DEPLOYMENT)).verdict
+    assert verdict.status == "failed"
