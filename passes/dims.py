@@ -23,6 +23,9 @@ _SAME_SHAPE = frozenset(
 )
 """Their first result has the shape of their first operand."""
 
+_CONTRIB = "com.microsoft"
+_SAME_SHAPE_CONTRIB = frozenset({"BiasGelu", "FastGelu", "Gelu", "QuickGelu"})
+
 _BATCHED = frozenset(
     {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"}
 )
@@ -30,7 +33,7 @@ _BATCHED = frozenset(
 
 _BROADCASTING = frozenset(
     {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min"}
-    | {"Mul", "Or", "PRelu", "Pow", "Sub", "Where"}
+    | {"Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where"}
 )
 
 _REDUCTIONS = frozenset(
@@ -56,6 +59,40 @@ def size_of(value: ir.Value, axis: int) -> Size:
     What a model declares for its outputs counts for nothing: ONNX Runtime does not enforce it.
     """
     return _Tracer().size(value, axis)
+
+
+def spans(value: ir.Value, axis: int, size: Size) -> bool:
+    """Whether ``axis`` of ``value`` has ``size``, or is broadcast from what has it.
+
+    It is that long, then, wherever ``size`` is not 1. Axes of inputs with one name are as long as
+    each other.
+    """
+    tracer, waiting, seen = _Tracer(), [Axis(value, axis)], set[Axis]()
+    while waiting and len(seen) < _FAR:
+        found = tracer.size(waiting[-1].value, waiting.pop().axis)
+        if found == size or (_name_of(found) is not None and _name_of(found) == _name_of(size)):
+            return True
+        if isinstance(found, Axis) and found not in seen:
+            seen.add(found)
+            waiting += _operands(found)
+    return False
+
+
+def _name_of(size: Size) -> str | None:
+    """What the model calls the size of an axis of an input."""
+    if isinstance(size, int) or not size.value.is_graph_input() or size.value.shape is None:
+        return None
+    dim = size.value.shape[size.axis]
+    return None if isinstance(dim, int) else dim.value
+
+
+def _operands(found: Axis) -> list[Axis]:
+    """The axes that are broadcast to one."""
+    node, rank = found.value.producer(), len(found.value.shape or ())
+    if node is None or node.domain or node.op_type not in _BROADCASTING:
+        return []
+    ranks = [(each, len(each.shape)) for each in node.inputs if each and each.shape is not None]
+    return [Axis(each, found.axis - rank + own) for each, own in ranks if found.axis >= rank - own]
 
 
 class _Tracer:
@@ -113,8 +150,10 @@ def _before(value: ir.Value, axis: int) -> Size | None:
     source = node.inputs[0]
     if is_quantize(node) or is_dequantize(node):
         return None if source is None else Axis(source, axis)
-    if node.domain or source is None or source.shape is None:
+    if source is None or source.shape is None:
         return None
+    if node.domain:
+        return _before_contrib(node, source, value, axis)
     if node.op_type in _SAME_SHAPE or (node.op_type in _BATCHED and axis == 0):
         return Axis(source, axis)
     if node.op_type in ("Squeeze", "Unsqueeze"):
@@ -130,6 +169,16 @@ def _before(value: ir.Value, axis: int) -> Size | None:
     if node.op_type == "Gather":
         return _gathered(node, source, axis)
     return _same_axis(node, source, axis)
+
+
+def _before_contrib(node: ir.Node, source: ir.Value, value: ir.Value, axis: int) -> Size | None:
+    """What a fold leaves in float between products."""
+    if node.domain != _CONTRIB:
+        return None
+    if node.op_type in _SAME_SHAPE_CONTRIB:
+        return Axis(source, axis)
+    is_product = node.op_type == "MatMulIntegerToFloat"
+    return _product(node, source, value, axis) if is_product else None
 
 
 def _same_axis(node: ir.Node, source: ir.Value, axis: int) -> Size | None:

@@ -27,7 +27,7 @@ FUSE = (
 OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
 """What ``optimize`` runs on a float model, and ``compile`` before it quantizes."""
 
-FINISH = "sum-before-layer-norm"
+FINISH = "masked-sum,sum-before-layer-norm"
 """What ONNX Runtime runs faster, but other passes do not look for: the last of all."""
 
 START_CODES = "round-biases"

@@ -50,6 +50,7 @@ PASSES: dict[str, str] = {
     "fuse-one-hot-matmul": "fuse.one_hot_matmul:FuseOneHotMatMul",
     "fuse-softmax": "fuse.softmax:FuseSoftmax",
     "remove-redundant-expand": "fuse.redundant_expand:RemoveRedundantExpand",
+    "masked-sum": "fuse.masked_sum:MaskedSum",
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
     "narrow-expand": "fuse.narrow_expand:NarrowExpand",
     "scale-factor": "fuse.scale_factor:ScaleFactor",
