@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +21,8 @@ COORDINATES = frozenset(
     }
 )
 """The coordinate transformations that are known here."""
+
+_NEAR = 2.0**-20  # of a step between elements: 2^-12 codes
 
 
 @dataclass(frozen=True)
@@ -72,26 +77,41 @@ class ResizedAxis:
         return matrix
 
     def _positions(self) -> Array:
-        """Where each new element lies among the old: computed in float32, as runtimes do."""
-        at: Array
+        """Where each new element lies among the old (float64).
+
+        Where the specification has it, if float32, in which runtimes compute, comes so near that
+        only ties can tell: there all weights are fractions with one small denominator. Else where
+        float32 has it.
+        """
+        places = np.array([Fraction(index) for index in range(self.new)], object)
+        exact = self._places(places, Fraction, self._ratio()).astype(np.float64)
         index: Array = np.arange(self.new, dtype=np.float32)
-        scale, half = _real(self.scale), _real(0.5)
+        found = self._places(index, _real, _real(self.scale)).astype(np.float64)
+        return exact if np.all(np.abs(exact - found) <= _NEAR) else found
+
+    def _ratio(self) -> Fraction:
+        """The scale; as float32 has it, that of a fraction of the sizes is taken for it."""
+        ratio = Fraction(self.new, self.old)
+        return ratio if _real(self.scale) == _real(float(ratio)) else Fraction(self.scale)
+
+    def _places(self, index: Array, number: Callable[[float], Any], scale: Any) -> Array:
+        """Where each new element lies among the old, in the arithmetic of ``number``."""
+        half = number(0.5)
         unshifted: Array = (index + half) / scale
         match self.coordinates:
             case "half_pixel":
-                at = unshifted - half
+                return unshifted - half
             case "half_pixel_symmetric":
-                covered: Array = _real(self.new) / (scale * _real(self.old))
-                at = _real(self.old / 2) * (_real(1) - covered) + unshifted - half
+                covered = number(self.new) / (scale * number(self.old))
+                return number(self.old / 2) * (number(1) - covered) + unshifted - half
             case "pytorch_half_pixel":
-                at = unshifted - half if self.new > 1 else index
+                return unshifted - half if self.new > 1 else index
             case "align_corners":
-                at = index * _real(self.old - 1) / _real(max(self.new - 1, 1))
+                return index * number(self.old - 1) / number(max(self.new - 1, 1))
             case "asymmetric":
-                at = index / scale
+                return index / scale
             case _:
                 raise ValueError(f"unknown coordinate transformation {self.coordinates}")
-        return at.astype(np.float64)
 
 
 def _real(number: float) -> Array:

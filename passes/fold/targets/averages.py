@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +19,7 @@ from onnxfold.passes.fold.lowering import (
     Softmax,
 )
 from onnxfold.passes.fold.targets.builder import Builder
-from onnxfold.passes.fold.targets.fixed_point import IntegerOps, Term, centred, rescale
+from onnxfold.passes.fold.targets.fixed_point import IntegerOps, Term, centred, quotient, rescale
 from onnxfold.passes.fold.targets.windows import WindowAxis, window_axes
 from onnxfold.passes.literals import AttributeValue
 
@@ -27,7 +28,12 @@ _LARGEST_CODE = 255
 _INT32_LIMIT = 2**31 - 1
 _EXPONENT_BITS = 26  # of the largest entry in the table of exponentials
 _QUOTIENT_BITS = 16  # of the factor that turns probabilities into codes
-_WEIGHT_BITS = 24  # of an interpolation weight that is no short binary fraction
+_WEIGHT_BITS = 24  # of an interpolation weight that is no fraction with a small denominator
+_LARGEST_DENOMINATOR = 2**20
+_NEAR_INTEGER = 2.0**-26  # weights are float64, a few operations behind their fractions
+_MOST_PARTS = 2**30  # of a code in an interpolated sum, before it is rescaled
+_FINEST_PARTS = 2**14  # among which fixed point always tells what is a half
+_MOST_DIVIDED = 2**40  # with which the codes of a sum still fit into int64
 _UNKNOWN = "fix the input shapes"
 
 
@@ -176,22 +182,37 @@ def interpolation(lowering: Interpolation, build: Builder) -> ir.Value:
     output, x = lowering.node.outputs[0], lowering.operand
     codes = build.operand(x, output.name or "resize")
     weights = [_integer_weights(matrix) for _, matrix in lowering.matrices]
-    reach = math.prod(float(np.max(np.sum(np.abs(found[0]), axis=1))) for found in weights)
-    bits, bound = 0, _LARGEST_CODE
+    reach = math.prod(int(np.max(np.sum(np.abs(matrix), axis=1))) for matrix, _ in weights)
     dtype = _INT32 if _LARGEST_CODE * reach <= _INT32_LIMIT else _INT64
+    factor = Fraction(float(x.type.scale)) / Fraction(float(lowering.type.scale))
+    divided = _is_divided(factor, math.prod(parts for _, parts in weights))
+    parts, bound = 1, _LARGEST_CODE
     value = centred(codes, x.type, output, build)
     if dtype == _INT64:
         value = IntegerOps(build, output, codes.shape).cast(value, _INT64)
     for (axis, _), (matrix, more) in zip(lowering.matrices, weights, strict=True):
         value = _along(value, matrix, axis, dtype, output, build)
-        bits, bound = bits + more, bound * int(np.max(np.sum(np.abs(matrix), axis=1)))
-        if bits > _WEIGHT_BITS:
-            surplus = 1 << (bits - _WEIGHT_BITS)
+        parts, bound = parts * more, bound * int(np.max(np.sum(np.abs(matrix), axis=1)))
+        factor /= more
+        if parts > _MOST_PARTS and not divided:
+            surplus = parts >> _WEIGHT_BITS
             divisor = build.constant(np.asarray(surplus, np.int64), "surplus")
             value = IntegerOps(build, output, value.shape).op("Div", [value, divisor], dtype)
-            bits, bound = _WEIGHT_BITS, bound // surplus + 1
-    factor = np.asarray(math.ldexp(float(x.type.scale) / float(lowering.type.scale), -bits))
-    return rescale([Term(value, factor, 0, bound)], lowering.type, output, build)
+            parts, bound = parts // surplus, bound // surplus + 1
+            factor *= surplus
+    if divided:
+        value = IntegerOps(build, output, output.shape).cast(value, _INT64)
+        return quotient(value, factor, bound, lowering.type, output, build)
+    term = Term(value, np.asarray(float(factor)), 0, bound)
+    return rescale([term], lowering.type, output, build)
+
+
+def _is_divided(ratio: Fraction, parts: int) -> bool:
+    """Whether sums over ``parts`` meet the middle between codes where fixed point cannot tell."""
+    denominator = (ratio / parts).denominator
+    meets = denominator % 2 == 0 and denominator & (denominator - 1) != 0
+    few = max(ratio.numerator, ratio.denominator) <= _LARGEST_CODE
+    return meets and few and _FINEST_PARTS < parts <= _MOST_DIVIDED
 
 
 def _count(shape: ir.Shape | None, axes: tuple[int, ...]) -> int | None:
@@ -238,12 +259,19 @@ def _scaled(value: ir.Value, factor: int, like: ir.Value, build: Builder) -> ir.
 
 
 def _integer_weights(matrix: Array) -> tuple[Array, int]:
-    """``matrix`` times 2^bits as integers; exact where it holds short binary fractions."""
-    for bits in range(_WEIGHT_BITS):
-        scaled = np.ldexp(matrix, bits)
-        if bool(np.all(scaled == np.rint(scaled))):
-            return scaled.astype(np.int64), bits
-    return np.rint(np.ldexp(matrix, _WEIGHT_BITS)).astype(np.int64), _WEIGHT_BITS
+    """Integers and their common denominator, that together are ``matrix``.
+
+    Exact where the denominator is small; 2^24 otherwise. Only what is exact meets the middle
+    between two codes: ninths of ninths come to a whole number where their codes are alike.
+    """
+    parts = 1
+    for weight in np.unique(np.abs(matrix)).tolist():
+        near = Fraction(weight).limit_denominator(_LARGEST_DENOMINATOR)
+        parts = math.lcm(parts, near.denominator)
+        if parts > _LARGEST_DENOMINATOR or abs(weight - near) * parts > _NEAR_INTEGER:
+            parts = 1 << _WEIGHT_BITS
+            break
+    return np.rint(matrix * parts).astype(np.int64), parts
 
 
 def _along(

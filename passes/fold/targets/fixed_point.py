@@ -25,7 +25,7 @@ _INT64, _UINT64 = ir.DataType.INT64, ir.DataType.UINT64
 _NUMERATOR_BITS = 61  # the product, its offset and the half together stay below 2^63
 _MOST_BITS = 52  # more of a float64 factor are zeros
 _BITWISE_AND = 18  # the first opset that has it; Mod is ten times slower
-_LARGEST_DENOMINATOR = 2**16
+_LARGEST_DENOMINATOR = 2**20
 _FRACTION_PRECISION = 2**50  # a float64 factor, two operations behind float32 scales
 _CODES = 256  # between the smallest and the largest result
 
@@ -72,7 +72,7 @@ def rescale(
     zero = int(affine.zero_point)
     largest = sum(float(np.max(np.abs(term.factor))) * term.bound for term in terms)
     largest += 0.0 if constant is None else float(np.max(np.abs(constant), initial=0.0))
-    headroom = _CODES * math.ceil((max(largest, 1.0) + 1) / _CODES + 1)
+    headroom = _headroom(largest)
     bits = min(_MOST_BITS, _NUMERATOR_BITS - headroom.bit_length())
     factors = [_integers(term.factor, bits) for term in terms]
     added = np.zeros((), np.int64) if constant is None else _integers(constant, bits)
@@ -100,6 +100,46 @@ def rescale(
         total = write.add(total, added + half)
     codes = write.clip(write.shift_right(total, bits), headroom + low, headroom + high)
     return write.cast(codes, affine.dtype)
+
+
+def quotient(
+    value: ir.Value,
+    factor: Fraction,
+    bound: int,
+    affine: AffineType,
+    like: ir.Value,
+    build: Builder,
+) -> ir.Value:
+    """``value`` times ``factor``, rounded half to even to codes of ``affine``: by two divisions.
+
+    It is slower than ``rescale``, which takes halves of large denominators for what is near them.
+
+    Args:
+        value: int64.
+        factor: In codes of the result.
+        bound: Largest magnitude of ``value``; times the terms of ``factor``, below 2^61.
+        affine: Per tensor, of 8 bits.
+        like: What the result is shaped like and named after.
+        build: Where it is written.
+    """
+    low, high = affine.limits
+    zero, parts = int(affine.zero_point), factor.denominator
+    headroom = _headroom(float(factor * bound))
+    write = IntegerOps(build, like, like.shape)
+    numerator = write.mul(value, np.asarray(factor.numerator, np.int64))
+    position = write.add(numerator, np.asarray((headroom + zero) * parts, np.int64))
+    odd = write.odd(write.divide(position, parts), 0, 0)
+    # Over 2 parts, up from the half where the code below is odd, zero point left out.
+    doubled = write.mul(position, np.asarray(2, np.int64))
+    doubled = write.op("Add" if zero % 2 == 0 else "Sub", [doubled, odd], _INT64)
+    total = write.add(doubled, np.asarray(parts - 1 + zero % 2, np.int64))
+    codes = write.cast(write.divide(total, 2 * parts), _UINT64)
+    return write.cast(write.clip(codes, headroom + low, headroom + high), affine.dtype)
+
+
+def _headroom(largest: float) -> int:
+    """What is added to codes, a multiple of 256, so that none is negative."""
+    return _CODES * math.ceil((max(largest, 1.0) + 1) / _CODES + 1)
 
 
 def _scaled(value: ir.Value, factor: Array, like: ir.Value, build: Builder) -> ir.Value:
@@ -175,6 +215,11 @@ class IntegerOps:
     def add(self, value: ir.Value, addend: Array) -> ir.Value:
         """``value`` (int64) plus constants."""
         return self.op("Add", [value, self.build.constant(addend, "offset")], _INT64)
+
+    def divide(self, value: ir.Value, divisor: int) -> ir.Value:
+        """Non-negative ``value`` (int64) over a constant, rounded down."""
+        constant = self.build.constant(np.asarray(divisor, np.int64), "divisor")
+        return self.op("Div", [value, constant], _INT64)
 
     def odd(self, total: ir.Value, bits: int, width: int) -> ir.Value:
         """2^width where non-negative int64 ``total`` over 2^bits, rounded down, is odd; else 0."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -129,6 +131,76 @@ def test_interpolation_is_rounded_once(
         else:
             remarks = [each for each in result.remarks if each.op_type == "Resize"]
             assert len(remarks) + result.rules["fold-interpolation"] == 1
+
+
+# Old and new size of the last two axes, mode, the scales' quotient, and its terms.
+_HALVES: dict[str, tuple[int, int, str, int, int]] = {
+    "ninths": (5, 10, 'mode = "linear", coordinate_transformation_mode = "align_corners"', 1, 2),
+    "fourteenths": (6, 7, 'mode = "linear"', 3, 4),
+    "cubes of ninths": (
+        4,
+        12,
+        'mode = "cubic", coordinate_transformation_mode = "asymmetric"',
+        3,
+        4,
+    ),
+    "cubes of fourteenths": (6, 7, 'mode = "cubic"', 1, 2),
+}
+
+
+@pytest.mark.parametrize("zero", [100, 101])
+@pytest.mark.parametrize("case", _HALVES)
+def test_halves_are_rounded_to_even(
+    case: str, zero: int, parse: Callable[..., ir.Model], apply_pass: Callable[..., PassResult]
+) -> None:
+    old, new, attributes, up, down = _HALVES[case]
+    text = f"""
+    agraph (uint8[1,8,{old},{old}] q) => (uint8[1,8,{new},{new}] y)
+    <float s = {{{up}.0}}, uint8 z = {{7}}, float t = {{{down}.0}}, uint8 o = {{{zero}}},
+     int64[4] k = {{1, 8, {new}, {new}}}>
+    {{
+      x = DequantizeLinear (q, s, z)
+      c = Resize <{attributes}> (x, , , k)
+      y = QuantizeLinear (c, t, o)
+    }}
+    """
+    codes = np.random.default_rng(3).integers(0, 256, (1, 8, old, old))
+    codes[:, 2:] = codes[:, 2:, :1, :1]  # maps of one number: a half, as often as not
+    weights = _fractions(old, new, attributes)
+    reals = np.vectorize(Fraction)(codes - 7)
+    sums: Array = np.einsum("nchw,kh,lw->nckl", reals, weights, weights)
+    exact: list[Fraction] = (sums * Fraction(up, down)).reshape(-1).tolist()
+    assert sum(each.denominator == 2 for each in exact) > 50
+    wanted = [min(max(round(each) + zero, 0), 255) for each in exact]
+    for target in ("standard", "integer"):
+        model = _inferred(parse(text, opset=19))
+        apply_pass(FoldQdq(target), model)
+        found = Session(model, REFERENCE).run({"q": codes.astype(np.uint8)})["y"]
+        assert found.reshape(-1).tolist() == wanted
+
+
+def _fractions(old: int, new: int, attributes: str) -> Array:
+    """The weights of one axis as the specification has them, [new, old]."""
+    weights = np.full((new, old), Fraction(0), object)
+    for index in range(new):
+        at = Fraction(2 * index + 1, 2) * old / new - Fraction(1, 2)
+        if "align_corners" in attributes:
+            at = Fraction(index * (old - 1), new - 1)
+        if "asymmetric" in attributes:
+            at = Fraction(index * old, new)
+        first = math.floor(at)
+        for place in range(first - 1, first + 3):
+            distance = abs(at - place)
+            weight = _cubic(distance) if "cubic" in attributes else max(1 - distance, 0)
+            weights[index, min(max(place, 0), old - 1)] += weight
+    return weights
+
+
+def _cubic(distance: Fraction) -> Fraction:
+    """Keys' kernel with a = -3/4."""
+    if distance <= 1:
+        return Fraction(5, 4) * distance**3 - Fraction(9, 4) * distance**2 + 1
+    return Fraction(-3, 4) * (distance - 1) * (distance - 2) ** 2 if distance < 2 else Fraction(0)
 
 
 REFUSED = {
