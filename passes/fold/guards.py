@@ -15,6 +15,7 @@ from onnxfold.passes.fold.misread import (
     PROPAGATED,
     Source,
     addition,
+    has_one_zero_point,
     is_misread,
     is_moved,
     merged_source,
@@ -37,6 +38,7 @@ _ABORTS = (
     "its permutation is not written and its rank not known: behind one scale a channel, "
     "onnxruntime 1.23 aborts the process on it"
 )
+_CODES = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
 _PAIRS_HAVE_TYPES = 21
 """Since this opset QuantizeLinear has output_dtype, which ONNX Runtime's own pairs set wrongly."""
 
@@ -196,9 +198,10 @@ def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     affine = plan.types.parameters(node)
     if len(node.inputs) > 2 or affine is None:
         return
-    if affine.dtype in (ir.DataType.UINT8, ir.DataType.INT32):
-        return
     if constant_array(node.inputs[0]) is not None:
+        if not has_one_zero_point(node, affine):
+            return
+    elif affine.dtype in (ir.DataType.UINT8, ir.DataType.INT32):
         return
     with rewriter.step("guard-zero-point", node):
         name = f"{node.outputs[0].name}_zero_point"

@@ -133,6 +133,22 @@ def multiplies_codes(node: ir.Node) -> bool:
     return any(each is not None and is_dequantize(each) for each in producers)
 
 
+def has_one_zero_point(weights: ir.Node, affine: AffineType) -> bool:
+    """Whether weights with one scale a channel may be multiplied without a zero point a channel.
+
+    1.23 makes a QGemm of them, with one zero point for all, and refuses it; around movements it
+    puts pairs of uint8.
+    """
+    codes = weights.inputs[0]
+    if affine.per_tensor or codes is None or codes.dtype != affine.dtype:
+        return False
+    readers = [use.node for use in weights.outputs[0].uses() if not use.node.domain]
+    return any(
+        each.op_type in PROPAGATED or (multiplies_codes(each) and bool(sources(each)))
+        for each in readers
+    )
+
+
 def is_misread(node: ir.Node, plan: Plan, opset: int, *, float_weights: bool) -> bool:
     """Whether ``node``, a float op, is taken for an integer op that computes something else.
 

@@ -297,6 +297,24 @@ MISREAD = {
         fails=True,
         since="1.32",
     ),
+    **{
+        f"{weights} without a zero point a channel": Case(
+            f"{_PRODUCT % 'float'} <{_GRID}, int8[4,4] w = {{-128, {_numbers(15)}}},"
+            f" float[4] sw = {_STEPS}>"
+            f"{{ {_READ} v = DequantizeLinear <axis = {axis}> (w, sw) {ops} }}",
+            fails=True,
+            is_mended=True,
+        )
+        for weights, axis, ops in (
+            ("weights", 1, "y = Gemm <alpha = -1.0> (x, v)"),
+            ("turned weights", 0, "y = Gemm <alpha = -1.0, transB = 1> (x, v)"),
+            (
+                "weights that are moved",
+                1,
+                "m = Transpose <perm = [1, 0]> (v) r = Sigmoid (x) y = MatMul (r, m)",
+            ),
+        )
+    },
     "int8 codes without a zero point behind a movement": Case(
         _real(
             "p = QuantizeLinear (q, s, z) x = DequantizeLinear (p, s)"
