@@ -136,7 +136,7 @@ np.savez(folder / "digits.npz", features=x.astype(np.float32))
 @pytest.fixture(scope="module", autouse=True)
 def warm() -> Generator[None]:
     """Frameworks take seconds to load: once is enough."""
-    with warm_front_ends():
+    with warm_front_ends(first_alone=True):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import re
 from pathlib import Path
@@ -15,8 +14,9 @@ from fixtures.fake_quant.contract import OPTIMIZED, judge
 from fixtures.fake_quant.drawing import Array, Drawing
 from fixtures.fake_quant.survey import Original, Survey
 from fixtures.fold_matrix import FUSED, ROWS
-from fixtures.fold_outcome import TARGETS, Outcome, fold
+from fixtures.fold_outcome import TARGETS, fold_row
 from fixtures.fold_row import Row
+from fixtures.fold_table import table
 from onnxfold.passes.float_ops import float_ops_between
 from onnxfold.passes.fold import costs
 from onnxfold.passes.fold.targets import ort_elementwise
@@ -169,14 +169,14 @@ class _Written(Drawing):
         return self._row.model()
 
 
+def test_the_page_of_the_fold_is_up_to_date() -> None:
+    page = Path(__file__).parents[3] / "docs" / "fold.md"
+    assert f"\n{table()}" in page.read_text(encoding="utf-8")
+
+
 def test_every_row_left_is_a_row() -> None:
     assert {name for names in LEFT.values() for name in names.split("; ")} <= {*ROWS}
     assert {*ROWS} >= FUSED
-
-
-@functools.cache
-def _folded(name: str, target: str) -> Outcome:
-    return fold(ROWS[name].model(), target)
 
 
 def _expected(name: str, target: str) -> str:
@@ -189,7 +189,7 @@ def _expected(name: str, target: str) -> str:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ROWS)
 def test_what_is_left_in_float(name: str, target: str) -> None:
-    outcome = _folded(name, target)
+    outcome = fold_row(ROWS[name], target)
     assert (outcome.reason or outcome.text) == _expected(name, target)
     if outcome.text == "integer" and target in ("standard", "integer"):
         assert not float_ops_between(outcome.model, strict=target == "integer")
@@ -199,7 +199,7 @@ def test_what_is_left_in_float(name: str, target: str) -> None:
 def test_numbers(name: str) -> None:
     original = Original(_Written(ROWS[name]))
     for target in TARGETS:
-        folded = _folded(name, target).model
+        folded = fold_row(ROWS[name], target).model
         for config in (REFERENCE, OPTIMIZED):
             found = Survey.of_fold(original, folded).run(config)
             for region in found:
@@ -249,7 +249,7 @@ def _reads_real_numbers(graph: onnx.GraphProto, outer: frozenset[str] = frozense
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_is_said_to_be_measured_is_written_down(name: str) -> None:
-    outcome = _folded(name, "ort")
+    outcome = fold_row(ROWS[name], "ort")
     if "(measured" in outcome.text:
         figures = f"{costs.__doc__}{ort_elementwise.__doc__}"
         ops = outcome.text.partition(":")[0].split(", ")
