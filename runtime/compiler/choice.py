@@ -18,6 +18,9 @@ FLOAT = "float, optimized"
 
 FASTER_BY = 0.98
 """A change has to gain 2 % to be made: less is noise on a shared machine."""
+_LEAST_SPREAD, _LARGEST_SPREAD = 0.03, 0.06
+"""By how much two timings of one model differ even on a quiet machine; and what is taken for noise
+at most, where nothing would be faster than anything otherwise."""
 
 
 Scheme = Literal["static", "dynamic", "weights", "float16"]
@@ -101,10 +104,17 @@ class Latency:
     Attributes:
         median_ms: Median milliseconds of one run.
         relative: Ratio to the original, of the fastest turns (``Timing.relative_best``).
+        spread: Half the width of the confidence interval of that ratio, as a share of it.
     """
 
     median_ms: float
     relative: float
+    spread: float = 0.0
+
+    def is_faster(self, other: Latency) -> bool:
+        """Whether this is faster by more than the measurement may be off."""
+        noise = max(_LEAST_SPREAD, min(_LARGEST_SPREAD, max(self.spread, other.spread)))
+        return self.relative < other.relative * (1.0 - noise)
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,28 @@ class Candidate(Generic[ModelT]):
     choice: Choice
     model: ModelT
     quality: Quality
+
+
+def in_order(
+    candidates: Sequence[Candidate[ModelT]], latency: Mapping[str, Latency]
+) -> list[Candidate[ModelT]]:
+    """``candidates``, the fastest first; of those that are as fast as can be told, the nearest.
+
+    What is equal in both stays in the order given, so that noise of a measurement decides little.
+
+    Args:
+        candidates: With latencies.
+        latency: Of each, by name.
+    """
+    waiting, found = list(candidates), list[Candidate[ModelT]]()
+    while waiting:
+        times = {each.choice.name: latency[each.choice.name] for each in waiting}
+        fastest = min(times.values(), key=lambda each: each.relative)
+        equal = [each for each in waiting if not fastest.is_faster(times[each.choice.name])]
+        nearest = max(equal, key=lambda each: (each.quality.passed, each.quality.score))
+        found.append(nearest)
+        waiting.remove(nearest)
+    return found
 
 
 @dataclass(frozen=True)

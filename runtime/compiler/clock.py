@@ -15,7 +15,7 @@ from onnxfold.runtime.feeds import FeedSource
 from onnxfold.runtime.progress import Progress
 from onnxfold.runtime.session import DEPLOYMENT, Session, SessionConfig
 from onnxfold.runtime.specs import Feed
-from onnxfold.runtime.timing import is_machine_busy, measure_interleaved
+from onnxfold.runtime.timing import Timing, is_machine_busy, measure_interleaved
 
 Clock = Callable[[Mapping[str, ir.Model]], Mapping[str, Latency]]
 """Latencies by name; ratios are to the first model. One that does not run is left out."""
@@ -68,7 +68,14 @@ def _timed(
         max_seconds=_TIMING_SECONDS,
         clock=time.thread_time if one_thread else time.perf_counter,
     )
-    return {name: Latency(each.median_ms, each.relative_best) for name, each in timings.items()}
+    return {
+        name: Latency(each.median_ms, each.relative_best, _spread(each))
+        for name, each in timings.items()
+    }
+
+
+def _spread(timing: Timing) -> float:
+    return (timing.relative_high - timing.relative_low) / (2.0 * timing.relative)
 
 
 def _started(model: ir.Model, config: SessionConfig, samples: Sequence[Feed]) -> Session | None:

@@ -41,6 +41,7 @@ from onnxfold.runtime.compiler.choice import (
     ModelT,
     Selection,
     Subject,
+    in_order,
 )
 from onnxfold.runtime.compiler.frontier import mixtures, most_accurate, spending
 from onnxfold.runtime.compiler.ladder import climb
@@ -80,7 +81,7 @@ def search(
     latency = subject.time(accepted)
     for each in accepted:
         log.add(each.choice.name, each.quality, latency[each.choice.name], "measured")
-    best = min(accepted, key=lambda each: latency[each.choice.name].relative)
+    best = in_order(accepted, latency)[0]
     best = _refine(subject, best, gaining, log)
     best, latency = _balanced(subject, best, log)
     if not _gains(latency[best.choice.name], latency):
@@ -139,8 +140,8 @@ def _may_be_faster(
     """Whether any of ``others``, timed before, may be faster than ``found`` when it is repaired."""
     if not others:
         return False
-    latency = subject.time([found])[found.choice.name].relative
-    return any(times[each.choice.name].relative < latency for each in others)
+    latency = subject.time([found])[found.choice.name]
+    return any(times[each.choice.name].is_faster(latency) for each in others)
 
 
 def _balanced(
@@ -209,7 +210,7 @@ def _is_twin(subject: Subject[ModelT], one: Candidate[ModelT], other: Candidate[
 def _faster(
     subject: Subject[ModelT], candidates: Sequence[Candidate[ModelT]], log: Log
 ) -> tuple[list[Candidate[ModelT]], Mapping[str, Latency]]:
-    """Those of ``candidates`` that are faster than float, the fastest first; of equals the nearest.
+    """Those of ``candidates`` that are faster than float, the fastest first (see ``in_order``).
 
     Latencies come with them. Leaving layers in float can make others faster: where nothing gains,
     the fastest is kept.
@@ -222,16 +223,9 @@ def _faster(
             kept.append(each)
         else:
             log.add(each.choice.name, each.quality, found, "not faster than float")
-    fastest = min((latency[each.choice.name].relative for each in kept), default=0.0)
-
-    def rank(candidate: Candidate[ModelT]) -> tuple[float, float]:
-        relative = latency[candidate.choice.name].relative
-        is_fastest = relative * FASTER_BY <= fastest
-        return (0.0 if is_fastest else relative), -candidate.quality.score
-
     if not kept:
         return [min(candidates, key=lambda each: latency[each.choice.name].relative)], latency
-    return sorted(kept, key=rank), latency
+    return in_order(kept, latency), latency
 
 
 def _mixed(
@@ -315,7 +309,7 @@ def _refine(
         pair = {best.choice.name: best.model, attempt.choice.name: attempt.model}
         latency = subject.clock({ORIGINAL: subject.original, **pair})
         new, old = latency[attempt.choice.name], latency[best.choice.name]
-        faster = new.relative < old.relative * FASTER_BY
+        faster = new.is_faster(old)
         log.add(attempt.choice.name, attempt.quality, new, "kept" if faster else "no gain")
         best = attempt if faster else best
     return best

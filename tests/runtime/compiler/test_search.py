@@ -365,10 +365,10 @@ def test_what_is_slower_than_another_that_is_repaired_is_not_repaired(
 
 
 def test_a_little_time_buys_accuracy() -> None:
-    """The head takes 2 % of the time and makes most of the noise that is within the budget."""
+    """The head takes 2.5 % of the time and makes most of the noise that is within the budget."""
     damages = {"body": 0.1, "head": 0.6, "stem": 0.05}
     shares = {"body": 0.9, "head": 0.02, "stem": 0.08}
-    world = subject({"body": -6.0, "head": -0.1, "stem": -0.5}, damages)
+    world = subject({"body": -1.0, "head": -0.21, "stem": -0.5}, damages)
     frugal = replace(world, share=shares.__getitem__, allowance=0.03)
     assert search(world, [LINEAR]).model == {"stem", "body", "head"}
     selection = search(frugal, [LINEAR])
@@ -484,3 +484,26 @@ def test_the_chosen_must_be_confirmed_on_one_thread(relative: float, chosen: set
     selection = search(world, [LINEAR])
     assert selection.model == chosen
     assert ("slower than float on one thread" in outcomes(selection).values()) == (relative > 1)
+
+
+@pytest.mark.parametrize("noise", [-0.02, 0.0, 0.02])
+def test_of_what_is_as_fast_as_is_known_the_nearest_is_chosen(noise: float) -> None:
+    """Whichever of the two the clock calls faster this time."""
+    world = subject({"body": -6.0, "Add": noise * 4.0}, {"Add": 0.5})
+    assert search(world, [WIDE, LINEAR]).name == "linear"
+
+
+@pytest.mark.parametrize(("spread", "chosen"), [(0.0, "everything"), (0.05, "linear")])
+def test_what_is_faster_by_no_more_than_timings_spread_does_not_replace_what_is_nearer(
+    spread: float, chosen: str
+) -> None:
+    world = subject({"body": -6.0, "Add": -0.16}, {"Add": 0.5})
+
+    def clock(models: Mapping[str, Model]) -> dict[str, Latency]:
+        return {name: replace(each, spread=spread) for name, each in world.clock(models).items()}
+
+    assert search(replace(world, clock=clock), [WIDE, LINEAR]).name == chosen
+
+
+def test_a_spread_without_limit_does_not_hide_what_is_much_faster() -> None:
+    assert Latency(1.0, 0.8, spread=0.5).is_faster(Latency(1.0, 1.0, spread=0.5))
