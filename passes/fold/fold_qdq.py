@@ -26,6 +26,7 @@ from onnxfold.passes.fold.targets.float_kernels import FloatKernels
 from onnxfold.passes.fold.targets.merged_pixels import merge_pixels
 from onnxfold.passes.fold.targets.packed_weights import keep_weights_unpacked, pack_weights
 from onnxfold.passes.fold.targets.padded_channels import pad_channels
+from onnxfold.passes.fold.targets.pooled_concat import pool_before_joining
 from onnxfold.passes.fold.targets.qdq import REAL_BIASES
 from onnxfold.passes.fold.targets.table import TARGETS
 from onnxfold.passes.fold.targets.target import Target
@@ -78,6 +79,7 @@ class FoldQdq(Pass):
         if self.target == "ort":
             pack_weights(plan, rewriter)
             read_means_flat(plan, rewriter)
+            pool_before_joining(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
             merge_pixels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
             pad_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
             add_edge_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
