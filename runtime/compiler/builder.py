@@ -29,6 +29,7 @@ from onnxfold.passes.registry import parse_passes
 from onnxfold.runtime.calibrate.cache import CalibrationCache
 from onnxfold.runtime.calibrate.calibrate import collect
 from onnxfold.runtime.compiler.choice import Choice
+from onnxfold.runtime.compiler.defects import OF_THE_USER
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.options import LINEAR, MORE_TYPES_OPSET, CompileOptions
 from onnxfold.runtime.compiler.rungs import (
@@ -91,6 +92,7 @@ class Builder:
     Attributes:
         optimized: That model; not modified.
         feeds: What ranges and errors are taken from.
+        failures: Choices whose model could not be built, by name, with the error.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Builder:
         """
         self.optimized = optimized
         self.feeds = feeds
+        self.failures: dict[str, Exception] = {}
         self._gates = [each.first(GATE_FEEDS) for each in (feeds, judging) if each is not None]
         fold = folding(options.target, costs=options.costs, reduce_range=options.reduce_range)
         finish = f",{FINISH}" if options.target == "ort" else ""
@@ -138,11 +141,17 @@ class Builder:
         return (*self._quantized(choice).passes, *self._finish(choice))
 
     def build(self, choice: Choice) -> ir.Model | None:
-        """The finished model of ``choice``; None where that quantizes nothing."""
-        quantized = self.quantize(choice)
-        if quantized is None:
+        """The finished model of ``choice``; None where that quantizes nothing, or fails."""
+        try:
+            quantized = self.quantize(choice)
+            if quantized is None:
+                return None
+            return Pipeline(self._finish(choice)).run(quantized.clone()).model
+        except OF_THE_USER:
+            raise
+        except Exception as error:  # noqa: BLE001 (the float model is there already)
+            self.failures[choice.name] = error
             return None
-        return Pipeline(self._finish(choice)).run(quantized.clone()).model
 
     def quantize(self, choice: Choice) -> ir.Model | None:
         """The same before it is folded: with Q/DQ pairs. Not to be modified."""

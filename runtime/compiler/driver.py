@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract, Pass
-from onnxfold.passes.errors import BrokenContractError, NotEquivalentError, UsageError
+from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.pipeline import Pipeline
 from onnxfold.passes.presets import FINISH, OPTIMIZE
@@ -32,6 +32,7 @@ from onnxfold.runtime.compiler.choice import (
 )
 from onnxfold.runtime.compiler.clock import make_clock, make_one_thread_clock
 from onnxfold.runtime.compiler.damage import Damage
+from onnxfold.runtime.compiler.defects import OF_THE_USER, not_built, not_proven
 from onnxfold.runtime.compiler.families import family_of
 from onnxfold.runtime.compiler.layers import linear_layers
 from onnxfold.runtime.compiler.loss_metric import LossMetric
@@ -152,6 +153,8 @@ def compile_model(
     finish = parse_passes(FINISH) if options.target == "ort" else ()
     lean = Pipeline(finish).run(optimized.clone()).model
     selection = _choose(model, lean, data, options, choices, builder, progress)
+    if builder.failures and options.takes_first:
+        raise next(iter(builder.failures.values()))
     _require_speed(selection, options.budget)
     if selection.choice is None:
         passes = () if selection.model is model else (*float_passes, *finish)
@@ -172,7 +175,7 @@ def compile_model(
     proven = _Proven(float_run, float_passes)
     plan, proof, remarks = _first_proven(model, plans, data, options, progress, proven)
     run, comparison, task = proof
-    left_out = (*float_run.remarks, *remarks)
+    left_out = (*float_run.remarks, *remarks, *map(not_built, builder.failures.items()))
     left_out = tuple(each for each in left_out if each not in run.remarks)
     remarks = (*_explained(run.remarks, plan.in_float, run.model, optimized), *left_out)
     run = replace(run, remarks=remarks)
@@ -236,22 +239,20 @@ def _first_proven(
     """The first of ``plans`` that holds where it is proven, its proof, and why others did not.
 
     What chose a plan saw fewer samples, and only what is deployed: the original is always right.
+    A pass for integers that breaks its contract is a defect, which is said; it costs the user the
+    integers, not the answer.
 
     Raises:
-        NotEquivalentError: The last one does not hold, or a pass for integers broke its contract.
+        NotEquivalentError: The last one does not hold.
     """
     remarks: tuple[Remark, ...] = ()
     for plan in plans[:-1]:
-        quantized = any(each.contract is Contract.APPROXIMATE for each in plan.passes)
         try:
             return plan, _prove(model, plan, data, options, progress, proven), remarks
-        except NotEquivalentError as error:
-            if quantized and isinstance(error, BrokenContractError):
-                raise
-            which = "what was chosen" if quantized else "the optimized float model"
-            advice = "a wider --budget" if quantized else "onnxfold optimize"
-            reason = f"{which} does not hold where it is proven: {error}"
-            remarks += (Remark("compile", "(whole model)", "", reason, advice),)
+        except OF_THE_USER:
+            raise
+        except Exception as error:  # noqa: BLE001 (a float model holds)
+            remarks += (not_proven(error, plan),)
     return plans[-1], _prove(model, plans[-1], data, options, progress, proven), remarks
 
 

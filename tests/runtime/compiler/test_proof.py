@@ -12,7 +12,13 @@ import pytest
 import onnxfold
 from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.constants import Array
-from onnxfold.passes.errors import BrokenContractError, NotEquivalentError
+from onnxfold.passes.errors import (
+    BrokenContractError,
+    ExecutionError,
+    NotEquivalentError,
+    PassError,
+)
+from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.runtime.compiler import driver
 from onnxfold.runtime.compiler.choice import FLOAT, ORIGINAL, Latency
 from onnxfold.runtime.compiler.clock import Clock
@@ -91,21 +97,66 @@ def test_the_way_to_the_float_model_is_proven_once(
 
 
 @pytest.mark.parametrize(
-    ("error", "options"),
+    "error",
     [
-        (BrokenContractError("a pass is wrong", "fold-qdq"), {}),
-        (NotEquivalentError("SQNR is 29"), {"keep_slower": True}),
+        BrokenContractError("pass fold-qdq broke its contract", "fold-qdq"),
+        PassError("pass fold-qdq failed"),
+        IndexError("5 is out of range"),
+        ExecutionError("after pass fold-qdq: no kernel"),
     ],
 )
-def test_wrong_passes_and_what_was_asked_for_are_errors(
+def test_defects_are_said_and_cost_the_integers_alone(
     model: ir.Model,
     data: dict[str, Array],
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
-    options: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(driver, "make_clock", fast_clock)
     monkeypatch.setattr(driver, "make_one_thread_clock", fast_clock)
     monkeypatch.setattr(driver, "_prove", refusing(error))
-    with pytest.raises(NotEquivalentError, match=str(error)):
-        onnxfold.compile(model, data=data, preset="fast", **options)
+    outcome = onnxfold.compile(model, data=data, preset="fast")
+    assert [node.op_type for node in outcome.model.graph] == ["MatMul"]
+    (said,) = [each for each in outcome.report.remarks if str(error) in each.reason]
+    assert said.reason.startswith("a defect of onnxfold: what was chosen does not hold")
+    assert said.advice.startswith("report it")
+
+
+def test_a_missed_budget_of_a_pass_is_no_defect(
+    model: ir.Model, data: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "make_clock", fast_clock)
+    monkeypatch.setattr(driver, "make_one_thread_clock", fast_clock)
+    missed = BrokenContractError("pass quantize-dynamic broke its contract", "quantize-dynamic")
+    monkeypatch.setattr(driver, "_prove", refusing(missed))
+    outcome = onnxfold.compile(model, data=data, preset="fast")
+    (said,) = [each for each in outcome.report.remarks if str(missed) in each.reason]
+    assert said.reason.startswith("what was chosen does not hold")
+
+
+def test_what_cannot_be_built_is_said_and_left_out(
+    model: ir.Model, data: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("an index is wrong")
+
+    monkeypatch.setattr(FoldQdq, "apply", fail)
+    monkeypatch.setattr(driver, "make_clock", fast_clock)
+    monkeypatch.setattr(driver, "make_one_thread_clock", fast_clock)
+    outcome = onnxfold.compile(model, data=data, preset="fast")
+    reasons = [each.reason for each in outcome.report.remarks]
+    assert any(
+        "could not be built: pass fold-qdq failed: ValueError: an index is wrong" in each
+        for each in reasons
+    ), reasons
+    with pytest.raises(PassError, match="an index is wrong"):
+        onnxfold.compile(model, data=data, preset="fast", keep_slower=True)
+
+
+def test_what_was_asked_for_and_misses_the_budget_is_an_error(
+    model: ir.Model, data: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "make_clock", fast_clock)
+    monkeypatch.setattr(driver, "make_one_thread_clock", fast_clock)
+    monkeypatch.setattr(driver, "_prove", refusing(NotEquivalentError("SQNR is 29")))
+    with pytest.raises(NotEquivalentError, match="SQNR is 29"):
+        onnxfold.compile(model, data=data, preset="fast", keep_slower=True)
