@@ -166,6 +166,8 @@ def is_misread(node: ir.Node, plan: Plan, opset: int, *, float_weights: bool) ->
             return True
         if opset < _ROUND_OPSET and quantize_after(node) is not None and _float_bias(node).size:
             return True  # what quantizes the bias is not in this opset
+    if node.op_type == "Softmax" and _is_apart(node):
+        return False
     if node.op_type == "Softmax" and _is_softmax_misread(node, plan.types, opset):
         return True
     return _has_no_such_kernel(node, plan.types) or _has_scales_per_channel(node)
@@ -309,6 +311,13 @@ def _may_be_one_number(softmax: ir.Node, opset: int) -> bool:
     axis = softmax.attributes.get_int("axis", -1 if meant else 1) % max(len(shape), 1)
     sizes = list(shape)[axis : axis + 1] if meant else list(shape)[axis:]
     return all(size == 1 or not isinstance(size, int) for size in sizes)
+
+
+def _is_apart(node: ir.Node) -> bool:
+    """Whether a Reshape lies between, behind several scales: ONNX Runtime moves one scale only."""
+    found = _source(node, 0, frozenset({"Reshape"}))
+    scale = None if found is None else constant_array(found.dequantize.inputs[1])
+    return found is not None and found.reader is not node and scale is not None and scale.size > 1
 
 
 def _has_scales_per_channel(node: ir.Node) -> bool:

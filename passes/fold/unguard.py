@@ -46,6 +46,8 @@ def unguard(model: ir.Model, rewriter: Rewriter) -> None:
                 known.setdefault(key, []).append(node.outputs[0])
             elif node.op_type == "Mul" and not node.domain:
                 _merge_factor(node, known, rewriter)
+            elif node.op_type == "Reshape" and not node.domain:
+                _merge_repeated(node, rewriter)
         for node in reversed(tuple(graph)):
             if is_quantize(node) and not is_parametric(node):
                 _merge_pair(node, types, rewriter)
@@ -88,6 +90,41 @@ def _merge_factor(
         split = (each for each in alike if f"{each.name}_guarded" == data.name)
         rewriter.replace_node(node, [next(split, alike[0])])
     for each in (data, factors):
+        erase_unread(each, rewriter)
+
+
+def _merge_repeated(node: ir.Node, rewriter: Rewriter) -> None:
+    """Make one DequantizeLinear of one that repeats its scale and a Reshape that does nothing."""
+    data, sizes = node.inputs
+    shape = constant_array(sizes)
+    dequantize = None if data is None else data.producer()
+    if data is None or dequantize is None or dequantize.graph is not node.graph or shape is None:
+        return
+    rank = len(known_shape(dequantize) or ()) if is_dequantize(dequantize) else 0
+    does_nothing = shape.size == rank > 0 and not shape.any()
+    if not does_nothing or node.attributes.get_int("allowzero", 0) or len(data.uses()) != 1:
+        return
+    repeated = [constant_array(each) for each in dequantize.inputs[1:]]
+    if any(each is None or each.ndim != 1 or np.unique(each).size != 1 for each in repeated):
+        return
+    output = node.outputs[0]
+    with rewriter.step("unguard-repeated", node, sources=[dequantize]):
+        once = [
+            rewriter.constant(node, each[:1].reshape(()), name=value.name or "once")
+            for value, each in zip(dequantize.inputs[1:], repeated, strict=True)
+            if value is not None and each is not None
+        ]
+        merged = rewriter.insert(
+            node,
+            DEQUANTIZE,
+            [dequantize.inputs[0], *once],
+            name=f"{output.name}_unguarded",
+            domain=dequantize.domain,
+            dtype=ir.DataType.FLOAT,
+            shape=output.shape,
+        )
+        rewriter.replace_node(node, [merged])
+    for each in (data, sizes):
         erase_unread(each, rewriter)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
-from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.accumulate import has_coarse_bias
 from onnxfold.passes.fold.costs import (
     FASTER_IN_FLOAT,
     FLOAT_ONLY,
-    LARGEST_INTEGER_SOFTMAX,
     NOT_IN_OLDEST,
     SLOW_UNROUNDED,
 )
@@ -53,6 +50,7 @@ from onnxfold.passes.fold.targets.ort_elementwise import (
     write_sum,
 )
 from onnxfold.passes.fold.targets.ort_means import average_pool, is_mean_of_maps, mean_of_maps
+from onnxfold.passes.fold.targets.ort_softmax import write_softmax
 from onnxfold.passes.fold.targets.ort_unrounded import is_fast_unrounded, unrounded_convolution
 from onnxfold.passes.fold.targets.padding import merge_padding
 from onnxfold.passes.fold.targets.pointwise import is_pointwise, pointwise
@@ -61,8 +59,6 @@ from onnxfold.passes.fold.targets.target import Target, shift_through_real
 from onnxfold.passes.fold.types import is_quantize
 
 _FLOAT = ir.DataType.FLOAT
-_MOST_SOFTMAX_STEPS = 256
-_SOFTMAX_ROUNDING = 1e-6  # how near to a whole number 1 / scale must be
 
 
 def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
@@ -93,7 +89,7 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Interpolation():
             return [averages.interpolation(lowering, build)]
         case Softmax():
-            return [_softmax(lowering, build)]
+            return [write_softmax(lowering, build)]
         case Clamp():
             return [write_clamp(lowering, build)]
         case Lookup():
@@ -286,60 +282,9 @@ def _in_type(operand: Operand, affine: AffineType, build: Builder) -> ir.Value:
     return build.quantize(real, affine, operand.value)
 
 
-def _softmax(softmax: Softmax, build: Builder) -> ir.Value:
-    """QLinearSoftmax where there are few elements: five float nodes take longer then."""
-    node, output = softmax.node, softmax.node.outputs[0]
-    value = softmax.operand.value
-    shape = None if value is None else value.shape
-    scale = _softmax_scale(softmax.type)
-    if shape is None or scale is None or _elements(shape) > LARGEST_INTEGER_SOFTMAX:
-        return _through_real(softmax, build)
-    # Of one number, 1.23 makes 0 as well.
-    if shape[softmax.axis] == 1 or not isinstance(shape[softmax.axis], int):
-        return _through_real(softmax, build)
-    inputs = [
-        build.operand(softmax.operand, output.name or "softmax"),
-        *build.parameters(softmax.operand.type),
-        build.constant(scale, "scale"),
-        build.zero_point(softmax.type),
-    ]
-    attributes = {"axis": softmax.axis, "opset": build.rewriter.opset(node)}
-    return build.insert(
-        "QLinearSoftmax",
-        inputs,
-        output,
-        softmax.type.dtype,
-        domain=CONTRIB,
-        attributes=attributes,
-    )
-
-
-def _softmax_scale(affine: AffineType) -> Array | None:
-    """The scale with which QLinearSoftmax gives codes of ``affine``; None where it cannot.
-
-    Its kernel multiplies by floor(1 / scale) in float32: 254 for 1/255, unless the scale is taken
-    one unit smaller. In ONNX Runtime 1.23 what is more than 256 becomes 0, not 255.
-    """
-    steps = round(1 / float(affine.scale))
-    if steps > _MOST_SOFTMAX_STEPS or abs(steps * float(affine.scale) - 1) > _SOFTMAX_ROUNDING:
-        return None
-    scale: Array = np.asarray(1 / steps, np.float32)
-    if np.floor(np.reciprocal(scale)) != steps:
-        scale = np.asarray(np.nextafter(scale, np.float32(0)))
-    return scale
-
-
-def _elements(shape: ir.Shape) -> int:
-    """Number of elements; sizes that are not known count as 1, the usual batch."""
-    return math.prod(size for size in shape if isinstance(size, int))
-
-
-def _through_real(lowering: AveragePool | Softmax, build: Builder) -> ir.Value:
+def _through_real(lowering: AveragePool, build: Builder) -> ir.Value:
     node, output = lowering.node, lowering.node.outputs[0]
     codes, affine = build.operand(lowering.operand, output.name or "operand"), lowering.operand.type
-    if isinstance(lowering, Softmax):
-        # A Softmax does not change where all that it reads is shifted.
-        affine = AffineType(affine.scale, np.zeros_like(affine.zero_point), affine.dtype)
     real = build.dequantize_unfused(codes, affine, output)
     result = build.insert(node.op_type, [real], output, _FLOAT, attributes=node.attributes)
     build.rewriter.remark(node, FASTER_IN_FLOAT)

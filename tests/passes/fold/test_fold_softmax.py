@@ -10,9 +10,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
+from fixtures.fake_quant.contract import structure
 from onnxfold.passes.base import PassResult
 from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.passes.simplify.infer_shapes import InferShapes
+from onnxfold.runtime.profile import optimized_op_census
 from onnxfold.runtime.session import DEPLOYMENT, REFERENCE, Session
 
 Target = Literal["ort", "standard", "integer", "qdq"]
@@ -102,3 +104,54 @@ def test_what_may_saturate_is_no_kernel_of_onnxruntime(
     assert op_type in {node.op_type for node in model.graph}
     found = Session(model, REFERENCE).run({"q": codes})["y"]
     assert np.max(np.abs(found - wanted)) <= 1
+
+
+_LARGE = """
+    agraph (uint8[{shape}] q) => (uint8[{shape}] y)
+    <float s = {{0.05}}, uint8 z = {{120}}, float t = {{0.003921569}}, uint8 u = {{0}}>
+    {{
+      x = DequantizeLinear (q, s, z)
+      c = Softmax (x)
+      y = QuantizeLinear (c, t, u)
+    }}
+"""
+
+
+def test_many_elements_are_dequantized_by_one_kernel(
+    parse: Callable[..., ir.Model],
+    apply_pass: Callable[..., PassResult],
+    assert_text: Callable[[ir.Model, str], None],
+) -> None:
+    """The Reshape and the repeated scale are what ONNX Runtime does not take a pair through."""
+    model = parse(_LARGE.format(shape="N,3,8,60"))
+    codes = np.random.default_rng(3).integers(0, 256, (2, 3, 8, 60)).astype(np.uint8)
+    [wanted] = Session(model, REFERENCE).run({"q": codes}).values()
+    apply_pass(FoldQdq("ort"), model)
+    assert_text(
+        model,
+        """
+        agraph (uint8[N,3,8,60] q) => (uint8[N,3,8,60] y)
+        <float[3] scale = {0.05, 0.05, 0.05}, float scale_1 = {0.003921569},
+         int64[4] shape = {0, 0, 0, 0}, uint8[3] zero_point = {120, 120, 120},
+         uint8 zero_point_1 = {0}>
+        {
+          c_dequantizelinear = DequantizeLinear <axis: int = 1> (q, scale, zero_point)
+          c_reshape = Reshape (c_dequantizelinear, shape)
+          c_softmax = Softmax (c_reshape)
+          y = QuantizeLinear (c_softmax, scale_1, zero_point_1)
+        }
+        """,
+    )
+    for config in (REFERENCE, DEPLOYMENT):
+        [found] = Session(model, config).run({"q": codes}).values()
+        np.testing.assert_array_equal(found, wanted)
+    assert "QLinearSoftmax" not in optimized_op_census(ir.to_proto(model), DEPLOYMENT)
+
+
+@pytest.mark.parametrize("shape", ["2,3,8,60", "N,M,60", "1,2000", "N,1,40,40"])
+def test_a_second_fold_writes_the_same(shape: str, parse: Callable[..., ir.Model]) -> None:
+    once = FoldQdq("ort").run(parse(_LARGE.format(shape=shape))).model
+    first = ir.to_proto(once).graph
+    twice = ir.to_proto(FoldQdq("ort").run(once).model).graph
+    assert structure(twice) == structure(first)
+    assert len(twice.initializer) == len(first.initializer)
