@@ -28,6 +28,7 @@ from onnxfold.passes.fold.targets.packed_weights import keep_weights_unpacked, p
 from onnxfold.passes.fold.targets.padded_channels import pad_channels
 from onnxfold.passes.fold.targets.pooled_concat import pool_before_joining
 from onnxfold.passes.fold.targets.qdq import REAL_BIASES
+from onnxfold.passes.fold.targets.single_channel import read_single_channels
 from onnxfold.passes.fold.targets.table import TARGETS
 from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.unguard import unguard
@@ -83,6 +84,7 @@ class FoldQdq(Pass):
             merge_pixels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
             pad_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
             add_edge_channels(plan, rewriter, _costs(self.costs) or DEFAULT_COSTS)
+            read_single_channels(plan, rewriter)
         else:
             keep_weights_unpacked(plan, rewriter)
         remark_refusals(plan, rewriter)

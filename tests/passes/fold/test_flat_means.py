@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,17 +25,24 @@ def _leave(plan: Plan, rewriter: Rewriter) -> None:
 
 
 def _classifier(
-    graph: Any, flatten: str = "Reshape", *, behind: str = "Conv", **attributes: Any
+    graph: Any,
+    flatten: str = "Reshape",
+    *,
+    behind: str = "Conv",
+    pool: str = "GlobalAveragePool",
+    axes: Sequence[int] = (2, 3),
+    **attributes: Any,
 ) -> ir.Model:
     """A convolution, the mean of its maps, read as [batch, channels]."""
     real = graph.dequantize(graph.input((2, 16, 6, 6), ir.DataType.UINT8.value), 0.1, 120)
     if behind == "Conv":
         weights, _ = graph.weights((16, 16, 3, 3), 0)
         real = graph.fake(graph.op("Conv", real, weights, pads=[1, 1, 1, 1]), 0.3, 90)
-    mean = graph.fake(graph.op("GlobalAveragePool", real), 0.2, 100)
+    windows = {"kernel_shape": [4, 6], "strides": [4, 6]} if pool == "AveragePool" else {}
+    mean = graph.fake(graph.op(pool, real, **windows), 0.2, 100)
     shape = [graph.constant(np.array([0, -1]))] if flatten == "Reshape" else []
     if flatten == "Squeeze":
-        shape = [graph.constant(np.array([2, 3]))]
+        shape = [graph.constant(np.array(axes))]
     graph.outputs.append(graph.quantize(graph.op(flatten, mean, *shape, **attributes), 0.2, 100))
     return graph.model()
 
@@ -44,12 +51,13 @@ def _turns(model: ir.Model) -> int:
     return Counter(node.op_type for node in model.graph)["Transpose"]
 
 
-@pytest.mark.parametrize("flatten", ["Reshape", "Flatten"])
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "AveragePool"])
+@pytest.mark.parametrize("flatten", ["Reshape", "Flatten", "Squeeze"])
 def test_nothing_is_turned_back_and_no_number_changes(
-    flatten: str, fake_quant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    flatten: str, pool: str, fake_quant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = fake_quant()
-    model = _classifier(graph, flatten)
+    model = _classifier(graph, flatten, pool=pool)
     flat, turned, feed = model.clone(), model.clone(), graph.feed()
     result = FoldQdq(costs=NO_COSTS).run(flat)
     assert isinstance(result, PassResult)
@@ -69,7 +77,7 @@ def test_nothing_is_turned_back_and_no_number_changes(
 @pytest.mark.parametrize(
     ("flatten", "options"),
     [
-        ("Squeeze", {}),
+        ("Squeeze", {"axes": [2]}),
         ("Flatten", {"axis": 2}),
         ("Reshape", {"behind": "input"}),
     ],
