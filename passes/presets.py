@@ -14,18 +14,37 @@ SIMPLIFY = (
 )
 """Everything that keeps every bit."""
 
-FUSE = (
-    "einsum-to-matmul,absorb-transposes,infer-shapes,remove-redundant-expand,narrow-expand,"
-    "fuse-one-hot-matmul,"
-    "fold-constant-lookup,fold-lookup-table,fuse-layer-norm,fuse-softmax,"
-    "fuse-hard-swish,fold-pad,fold-scaler,scale-factor,fold-scale-bias,fold-batch-norm,"
-    "fold-scale-bias,"
-    "narrow-global-max-pool,fuse-depth-to-space,fuse-matmul-add"
-)
+
+def _fusing(scale_bias: str) -> str:
+    return (
+        "einsum-to-matmul,absorb-transposes,infer-shapes,remove-redundant-expand,narrow-expand,"
+        "fuse-one-hot-matmul,"
+        "fold-constant-lookup,fold-lookup-table,fuse-layer-norm,fuse-softmax,"
+        f"fuse-hard-swish,fold-pad,fold-scaler,scale-factor,{scale_bias},fold-batch-norm,"
+        f"{scale_bias},"
+        "narrow-global-max-pool,fuse-depth-to-space,fuse-matmul-add"
+    )
+
+
+FUSE = _fusing("fold-scale-bias")
 """What reorders real arithmetic; patterns first, before their parts are folded elsewhere."""
 
 OPTIMIZE = f"infer-shapes,upgrade-opset,{SIMPLIFY},{FUSE},{SIMPLIFY}"
-"""What ``optimize`` runs on a float model, and ``compile`` before it quantizes."""
+"""What ``optimize`` runs on a float model."""
+
+_SPREAD = 16
+"""Digits behind scikit-learn's StandardScaler: 28.7 dB where its factors, which differ by 200, stay
+arithmetic, 10.2 dB where they are part of the first product's weights (measured)."""
+_SCALES = f"fold-scale-bias{{spread={_SPREAD}}}"
+
+BEFORE_QUANTIZING = (
+    f"inline-functions{{which=all}},infer-shapes,upgrade-opset,{SIMPLIFY},{_fusing(_SCALES)},"
+    f"{SIMPLIFY}"
+)
+"""What ``compile`` runs before it quantizes.
+
+Exporters hide whole networks in local functions, where nothing could be quantized.
+"""
 
 FINISH = "masked-sum,sum-before-layer-norm"
 """What ONNX Runtime runs faster, but other passes do not look for: the last of all."""

@@ -13,7 +13,7 @@ from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.errors import NotEquivalentError, UsageError
 from onnxfold.passes.op_kinds import op_key
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import FINISH, OPTIMIZE
+from onnxfold.passes.presets import BEFORE_QUANTIZING, FINISH
 from onnxfold.passes.provenance import node_name
 from onnxfold.passes.quantize.insert_qdq import quantized_node
 from onnxfold.passes.registry import parse_passes
@@ -63,13 +63,6 @@ _ADVICE = {
     _NO_CANDIDATE: "--keep-slower, or a wider --budget",
     _NOT_PROVEN: "a wider --budget",
 }
-_SPREAD = 16
-"""Digits behind scikit-learn's StandardScaler: 28.7 dB where its factors, which differ by 200, stay
-arithmetic, 10.2 dB where they are part of the first product's weights (measured)."""
-_PREPARE = "inline-functions{which=all}," + OPTIMIZE.replace(
-    "fold-scale-bias", f"fold-scale-bias{{spread={_SPREAD}}}"
-)
-"""Exporters hide whole networks in local functions, where nothing could be quantized."""
 _ALLOWANCE = 0.03
 """Of the time, that is given for accuracy beyond the budget: small layers are often noisy."""
 _JUDGED_FEEDS = 512
@@ -147,7 +140,9 @@ def compile_model(
     check_repeatable(model, next(iter(data.evaluation)))
     if isinstance(options.metric, LossMetric):
         options.metric.check_labels(model, feeds)
-    float_run, float_passes = run_tolerant(model, parse_passes(_PREPARE), data.evaluation, progress)
+    float_run, float_passes = run_tolerant(
+        model, parse_passes(BEFORE_QUANTIZING), data.evaluation, progress
+    )
     optimized = float_run.model
     builder = Builder(optimized, data.calibration, options, progress, data.evaluation)
     finish = parse_passes(FINISH) if options.target == "ort" else ()

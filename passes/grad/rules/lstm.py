@@ -29,18 +29,8 @@ def lstm(call: Call, b: Builder) -> Gradients:
     directions = layer.directions()
     found = [_backward(layer, direction) for direction in directions]
     gates = [layer.rows(each.gates) for each in found]
-    pairs = list(zip(gates, directions, strict=True))
-    gradients: list[ir.Value | None] = [None] * 8
+    gradients = [*layer.of_parameters(gates, directions), *[None] * 4]
     need = [*call.needed, *[False] * 8]
-    if need[0]:
-        gradients[0] = layer.d_x(gates, directions)
-    if need[1]:
-        gradients[1] = layer.join([b.op("Gemm", g, d.rows, transA=1) for g, d in pairs])
-    if need[2]:
-        gradients[2] = layer.join([b.op("Gemm", g, d.before, transA=1) for g, d in pairs])
-    if need[3]:
-        sums = [b.reduce_sum(g, 0, keepdims=False) for g in gates]
-        gradients[3] = layer.join([b.op("Concat", each, each, axis=0) for each in sums])
     if need[5]:
         gradients[5] = layer.join([each.hidden for each in found])
     if need[6]:

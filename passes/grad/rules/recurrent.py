@@ -235,6 +235,32 @@ class Layer:
         ]
         return each[0] if len(each) == 1 else b.add(*each)
 
+    def of_parameters(
+        self, gates: Sequence[ir.Value], directions: Sequence[Direction]
+    ) -> list[ir.Value | None]:
+        """Gradients of input, weights and biases, where all drive the same gates.
+
+        Args:
+            gates: The gradients of the gates of each direction, [T N, G H].
+            directions: The directions.
+
+        Returns:
+            Those of the first four inputs of the node; None where none is needed.
+        """
+        b, needed = self.b, [*self.call.needed, *[False] * 4]
+        pairs = list(zip(gates, directions, strict=True))
+        found: list[ir.Value | None] = [None] * 4
+        if needed[0]:
+            found[0] = self.d_x(gates, directions)
+        if needed[1]:
+            found[1] = self.join([b.op("Gemm", g, d.rows, transA=1) for g, d in pairs])
+        if needed[2]:
+            found[2] = self.join([b.op("Gemm", g, d.before, transA=1) for g, d in pairs])
+        if needed[3]:
+            sums = [b.reduce_sum(g, 0, keepdims=False) for g in gates]
+            found[3] = self.join([b.op("Concat", each, each, axis=0) for each in sums])
+        return found
+
     def _direction(self, number: int) -> Direction:
         call, b = self.call, self.b
         reverse = number == 1 or call.string("direction", "forward") == "reverse"

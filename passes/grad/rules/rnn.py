@@ -18,18 +18,8 @@ def rnn(call: Call, b: Builder) -> Gradients:
     directions = layer.directions()
     found = [_backward(layer, direction) for direction in directions]
     gates = [layer.rows(each) for _, each in found]
-    pairs = list(zip(gates, directions, strict=True))
-    gradients: list[ir.Value | None] = [None] * 6
+    gradients = [*layer.of_parameters(gates, directions), *[None] * 2]
     need = [*call.needed, *[False] * 6]
-    if need[0]:
-        gradients[0] = layer.d_x(gates, directions)
-    if need[1]:
-        gradients[1] = layer.join([b.op("Gemm", g, d.rows, transA=1) for g, d in pairs])
-    if need[2]:
-        gradients[2] = layer.join([b.op("Gemm", g, d.before, transA=1) for g, d in pairs])
-    if need[3]:
-        sums = [b.reduce_sum(g, 0, keepdims=False) for g in gates]
-        gradients[3] = layer.join([b.op("Concat", each, each, axis=0) for each in sums])
     if need[5]:
         gradients[5] = layer.join([first for first, _ in found])
     return gradients
