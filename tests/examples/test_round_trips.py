@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,8 +18,11 @@ from fixtures.fetch import DownloadError, fetch
 @pytest.mark.slow
 @pytest.mark.parametrize("trip", TRIPS, ids=lambda trip: trip.name)
 def test_each_framework_arrives(
-    trip: Trip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trip: Trip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A framework takes seconds to start for each: what is float and what is quantized already.
+    trip = replace(trip, commands=(trip.commands[0], *trip.commands[2:]))
+    monkeypatch.setattr(run, "TRIPS", (trip,))
     try:
         fetch("digits")
         trip.environment()

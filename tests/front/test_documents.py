@@ -28,7 +28,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fixtures_dir: Pat
     for name in ("model.onnx", "exported.onnx"):
         shutil.copy(fixtures_dir / "conv_net.onnx", tmp_path / name)
     rng = np.random.default_rng(0)
-    samples = rng.normal(size=(320, 3, 32, 32)).astype(np.float32)
+    samples = rng.normal(size=(64, 3, 32, 32)).astype(np.float32)
     np.savez(tmp_path / "samples.npz", image=samples)
     monkeypatch.chdir(tmp_path)
     return tmp_path
