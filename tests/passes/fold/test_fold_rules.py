@@ -358,12 +358,13 @@ CASES: dict[str, tuple[Literal["ort", "qdq"], str, str, dict[str, int]]] = {
         """,
         """
         agraph (uint8[2,3] q) => (uint8[2,3] y)
-   <float scale = {0.5}, float scale_1 = {0.25}, uint8 zero_point = {7}>
+   <float[2] scale = {0.5, 0.5}, uint8[2] zero_point = {100, 100}, int64[2] shape = {0, 0},
+    float scale_1 = {0.25}, uint8 zero_point_1 = {7}>
 {
-   c_cast = Cast <to: int = 1> (q)
-   c_mul = Mul (c_cast, scale)
-   c_softmax = Softmax (c_mul)
-   y = QuantizeLinear (c_softmax, scale_1, zero_point)
+   c_dequantizelinear = DequantizeLinear <axis: int = 0> (q, scale, zero_point)
+   c_reshape = Reshape (c_dequantizelinear, shape)
+   c_softmax = Softmax (c_reshape)
+   y = QuantizeLinear (c_softmax, scale_1, zero_point_1)
 }
         """,
         {"fold-softmax": 1},
