@@ -11,8 +11,9 @@ least 3. Last come the seconds that folding takes, by the number of nodes.
 
 A row above 1.05 on one thread is told apart where nothing can be done about it: "kernels alone" is
 what the executed nodes take at least, over the better of a and b. That are the products (Conv,
-Gemm, MatMul of any kind) as they are, each in a model of its own, and of all that is between them
-the calls alone, as with one element.
+Gemm, MatMul of any kind), each in a model of its own and in the cheaper of two exact forms, as they
+are or as the float kernel and a Round of its result; and of all that is between them the calls
+alone, as with one element.
 
 ``--pairs DIR`` measures NAME.int8.onnx against NAME.float.onnx in DIR as well; ``--real`` fetches
 and converts int8 TFLite models for that. ``--json`` prints the figures for machines.
@@ -124,7 +125,7 @@ def bound(
     if worst <= _LIMIT:
         return None
     better = min(least_ms(network.real), least_ms(network.quantized))
-    return kernels_alone(fold(network.quantized, "ort"), calls) / better
+    return kernels_alone(fold(network.quantized, "ort"), calls, network.real) / better
 
 
 def _print_table(

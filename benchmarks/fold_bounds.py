@@ -95,21 +95,51 @@ def _chain(op_type: str, count: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
-def kernels_alone(folded: onnx.ModelProto, calls: Mapping[str, float]) -> float:
+def kernels_alone(
+    folded: onnx.ModelProto, calls: Mapping[str, float], real: onnx.ModelProto | None = None
+) -> float:
     """Milliseconds that the executed nodes of ``folded`` take at least.
 
     That is a run of no nodes, its products as they are, each in a model of its own, and of all
-    that is between them the calls alone, as with one element.
+    that is between them the calls alone, as with one element. With ``real``, the float model, each
+    product takes the cheaper of two exact forms: as it is, or the float kernel for weights of the
+    same shape and one Round of its result, without the ways between the two.
     """
     model = _executed(folded)
     values = _values(model)
+    in_float = {} if real is None else _rounded_in_float(_executed(real), calls)
     total = calls[""]
     for node in model.graph.node:
-        if node.op_type in _PRODUCTS:
-            total += max(_node_ms(node, model, values) - calls[_OUTPUT], 0.0)
-        else:
+        if node.op_type not in _PRODUCTS:
             total += calls["Neg"]
+            continue
+        as_it_is = max(_node_ms(node, model, values) - calls[_OUTPUT], 0.0)
+        total += min(as_it_is, in_float.get(_weights_shape(node, model), as_it_is))
     return total
+
+
+def _rounded_in_float(
+    model: onnx.ModelProto, calls: Mapping[str, float]
+) -> dict[tuple[int, ...], float]:
+    """Milliseconds of each product of a float model and a Round, by the shape of its weights."""
+    values = _values(model)
+    found: dict[tuple[int, ...], float] = {}
+    for node in model.graph.node:
+        shape = _weights_shape(node, model)
+        if node.op_type not in _PRODUCTS or not shape:
+            continue
+        rounding = helper.make_node("Round", node.output, ["rounded"])
+        both = _node_ms(node, model, values)
+        both += _node_ms(rounding, model, {**values, "rounded": values[node.output[0]]})
+        cost = max(both - 2 * calls[_OUTPUT], 0.0)
+        found[shape] = min(cost, found.get(shape, cost))
+    return found
+
+
+def _weights_shape(node: onnx.NodeProto, model: onnx.ModelProto) -> tuple[int, ...]:
+    """The shape of the constant that a product multiplies by; empty where there is none."""
+    shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
+    return next((shapes[name] for name in node.input if len(shapes.get(name, ())) > 1), ())
 
 
 def _executed(model: onnx.ModelProto) -> onnx.ModelProto:
