@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -21,6 +22,34 @@ _UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeE
 KeyT = TypeVar("KeyT")
 ItemT = TypeVar("ItemT")
 FileT = TypeVar("FileT", bound="ArrayFile[Any, Any]")
+
+
+@contextmanager
+def refusing(path: Path, plural: str, remedy: str) -> Generator[None]:
+    """Within this, what goes wrong in reading is the user's error, in one line.
+
+    Args:
+        path: What is read.
+        plural: What it ought to hold.
+        remedy: What makes such a file.
+
+    Raises:
+        UsageError: The file is missing or holds something else.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; {remedy} first") from None
+    except _UNREADABLE as error:
+        raise UsageError(f"{path}: not a file of {plural} ({error})") from error
+
+
+@contextmanager
+def arrays_in(path: Path) -> Generator[Mapping[str, Array]]:
+    """The arrays of an ``.npz``, without pickles."""
+    # A file that numpy opens itself stays open when it is refused.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        yield file
 
 
 class ArrayFile(Mapping[KeyT, ItemT]):
@@ -88,16 +117,10 @@ class ArrayFile(Mapping[KeyT, ItemT]):
             UsageError: The file is missing or holds something else.
         """
         path = Path(path)
-        try:
-            # A file that numpy opens itself stays open when it is refused.
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                if str(file[_FORMAT_KEY]) != cls.form:
-                    raise ValueError(f"expected format {cls.form}")
-                items = cls._from_arrays(file)
-        except FileNotFoundError:
-            raise UsageError(f"{path}: no such file; {cls.remedy} first") from None
-        except _UNREADABLE as error:
-            raise UsageError(f"{path}: not a file of {cls.plural} ({error})") from error
+        with refusing(path, cls.plural, cls.remedy), arrays_in(path) as file:
+            if str(file[_FORMAT_KEY]) != cls.form:
+                raise ValueError(f"expected format {cls.form}")
+            items = cls._from_arrays(file)
         return cls(items, path=path)
 
     @classmethod

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from onnxfold.passes.errors import UsageError
+from onnxfold.passes.quantize.array_file import arrays_in, refusing
 
 _FORMAT = "onnxfold-ranges"
 _VERSION = 1
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile)
 
 
 class Ranges(Mapping[str, "tuple[float, float]"]):
@@ -89,19 +88,10 @@ class Ranges(Mapping[str, "tuple[float, float]"]):
             UsageError: The file is missing or holds no ranges.
         """
         path = Path(path)
-        try:
-            if path.suffix == ".npz":
-                # A file that numpy opens itself stays open when it is refused.
-                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                    names: list[str] = file["names"].tolist()
-                    pairs: list[list[float]] = file["ranges"].tolist()
-                ranges = {name: (low, high) for name, (low, high) in zip(names, pairs, strict=True)}
-            else:
-                ranges = _from_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UsageError(f"{path}: no such file; calibrate first") from None
-        except _UNREADABLE as error:
-            raise UsageError(f"{path}: not a file of calibration ranges ({error})") from error
+        with refusing(path, "calibration ranges", "calibrate"):
+            ranges = (
+                _from_npz(path) if path.suffix == ".npz" else _from_json(path.read_text("utf-8"))
+            )
         return cls(ranges, path=path)
 
     @classmethod
@@ -126,6 +116,13 @@ class Ranges(Mapping[str, "tuple[float, float]"]):
         # Python prints floats with the digits that give them back exactly.
         document = {"format": _FORMAT, "version": _VERSION, "ranges": dict(self)}
         return json.dumps(document, indent=indent, ensure_ascii=False)
+
+
+def _from_npz(path: Path) -> dict[str, tuple[float, float]]:
+    with arrays_in(path) as file:
+        names: list[str] = file["names"].tolist()
+        pairs: list[list[float]] = file["ranges"].tolist()
+    return {name: (low, high) for name, (low, high) in zip(names, pairs, strict=True)}
 
 
 def _from_json(text: str) -> dict[str, tuple[float, float]]:
