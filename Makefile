@@ -5,8 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # A file's tests share what they compute; files go to the cores in the order they lie in. The cores
-# are taken: threads of BLAS would only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# are taken: threads of BLAS would only wait for each other. Tests start many processes, frameworks
+# among them, which without bytecode would all be compiled each time.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SOURCES := src/onnxfold/*.py passes runtime tests benchmarks examples fixtures docs
 
 .PHONY: help setup demo examples round-trips test test-fast check format bench parity fixtures docs wheel-check clean
