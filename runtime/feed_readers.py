@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -245,16 +246,24 @@ def _from_data_reader(source: Any) -> Reader:
     return Reader(description, read, labels_allowed=False)
 
 
+class _UnwrittenLoader(SourceFileLoader):
+    """Leaves no bytecode beside a script that is the user's."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        """Would write it."""
+
+
 def _from_function(script: Path, name: str) -> Reader:
     description = f"{script}:{name}"
     if not script.is_file():
         raise UsageError(f"{script}: no such file")
-    spec = importlib.util.spec_from_file_location(f"onnxfold_feeds_{script.stem}", script)
-    if spec is None or spec.loader is None:
+    loader = _UnwrittenLoader(f"onnxfold_feeds_{script.stem}", str(script))
+    spec = importlib.util.spec_from_file_location(loader.name, script, loader=loader)
+    if spec is None or script.suffix != ".py":
         raise UsageError(f"{script}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:
         message = f"{script} failed: {type(error).__name__}: {one_line(error)}"
         raise UsageError(message) from error

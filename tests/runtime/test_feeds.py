@@ -141,6 +141,16 @@ def test_data_reader_is_read_again(kind: type[Reader]) -> None:
     assert source.count is None
 
 
+def test_nothing_is_written_beside_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    script = tmp_path / "mine.py"
+    script.write_text("def feeds():\n    yield {}\n")
+    open_feeds(f"{script}:feeds", [], limit=1)
+    assert list(tmp_path.iterdir()) == [script]
+
+
 def test_function_of_a_file_is_called_each_time(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(
