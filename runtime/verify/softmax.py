@@ -6,14 +6,14 @@ A sigmoid is a softmax of two scores, one of them zero, and amplifies rounding a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
 
 from onnxfold.passes.errors import OnnxfoldError
 from onnxfold.runtime.session import REFERENCE, Session, SessionConfig
-from onnxfold.runtime.specs import ModelLike, TensorSpec, load_ir
+from onnxfold.runtime.specs import ModelLike, TensorSpec, load_ir, specs_of
 
 
 def softmax_outputs(model: ir.Model) -> frozenset[str]:
@@ -50,10 +50,15 @@ class LogitsSession:
     Attributes:
         session: The session of the copy with the added outputs.
         names: Output name -> the value before its softmax, where it was added.
+        shapes: What the model declares of its outputs; onnxruntime reports what it infers instead
+            where the two contradict each other, which another form of the model may hide from it.
     """
 
     session: Session
     names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int | str | None, ...]] = field(
+        default_factory=dict[str, "tuple[int | str | None, ...]"]
+    )
 
     @classmethod
     def open(
@@ -72,19 +77,25 @@ class LogitsSession:
         source = load_ir(model)
         names = softmax_inputs(source)
         names = {name: z for name, z in names.items() if only is None or name in only}
+        declared = specs_of(source.graph.outputs)
+        shapes = {each.name: each.shape for each in declared if each.shape is not None}
         if not names:
-            return cls(Session(model, config), {})
+            return cls(Session(model, config), {}, shapes)
         try:
-            return cls(Session(exposed(source, names), config), names)
+            return cls(Session(exposed(source, names), config), names, shapes)
         except OnnxfoldError:
             # A type that is unknown here may make the copy invalid where the model is not.
-            return cls(Session(model, config), {})
+            return cls(Session(model, config), {}, shapes)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's own outputs."""
+        """The model's own outputs, as it declares them."""
         hidden = set(self.names.values())
-        return tuple(spec for spec in self.session.outputs if spec.name not in hidden)
+        return tuple(
+            replace(spec, shape=self.shapes.get(spec.name, spec.shape))
+            for spec in self.session.outputs
+            if spec.name not in hidden
+        )
 
     def run(self, feed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The model's own outputs, and the values before the softmaxes by output name."""

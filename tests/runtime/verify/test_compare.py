@@ -343,3 +343,27 @@ def test_deployment_beyond_what_ties_do_is_no_tie(monkeypatch: pytest.MonkeyPatc
     models = rounding(EVEN), rounding(UP)
     verdict = compare_models(*models, HALVES, Contract.INTEGER, configs=(off, DEPLOYMENT)).verdict
     assert verdict.status == "failed"
+
+
+def reshaped(shape: str, *, declared: str = "1,n") -> onnx.ModelProto:
+    """A model whose output has other axes than it declares."""
+    return parse(
+        f"g (float[n,4] x) => (float[{declared}] y)"
+        "<int64[3] known = {-1, 1, 4}, int64[2] flat = {-1, 4}, int64[1] one = {1},"
+        " int64[1] four = {4}>"
+        f"{{ size = Shape<start = 0, end = 1>(x) read = Concat<axis = 0>(size, one, four)"
+        f" y = Reshape(x, {shape}) }}"
+    )
+
+
+def test_what_onnxruntime_infers_against_a_declaration_is_no_difference() -> None:
+    feeds: list[Feed] = [{"x": np.ones((n, 4), np.float32)} for n in (1, 3)]
+    assert Session(reshaped("known")).outputs[0].shape != (1, "n")
+    assert LogitsSession.open(reshaped("known")).outputs[0].shape == (1, "n")
+    passed = compare_models(reshaped("read"), reshaped("known"), feeds, Contract.EXACT)
+    assert passed.verdict.passed, passed.verdict
+    other = compare_models(reshaped("read"), reshaped("flat"), feeds, Contract.EXACT)
+    assert other.verdict.status == "failed"
+    open_ended = reshaped("known", declared="n,1,4")
+    declared = compare_models(reshaped("read"), open_ended, feeds, Contract.EXACT)
+    assert "wanted float32[1,n]" in declared.verdict.reasons[0]
