@@ -22,6 +22,8 @@ from onnxfold.passes.walk import all_nodes, label
 from onnxfold.runtime.compiler.builder import Builder
 from onnxfold.runtime.compiler.choice import (
     FASTER,
+    FLOAT,
+    ORIGINAL,
     SENSITIVE,
     TRADED,
     WIDENED,
@@ -162,11 +164,15 @@ def compile_model(
         wide = dict.fromkeys(selection.choice.in_16_bits, WIDENED)
         in_float = {**dict(selection.choice.in_float), **wide}
     plan = Plan(model_facts(model).sha256, passes, selection.decisions, in_float)
-    plans = [plan, replace(plan, passes=())]
+    plans = [plan, plan.instead(ORIGINAL, (), in_float)]
     if selection.choice is not None:
         unproven = dict.fromkeys(linear_layers(optimized), _NOT_PROVEN)
-        floats = replace(plan, passes=(*float_passes, *finish), in_float=unproven)
-        plans = [plan] if options.takes_first else [plan, floats, replace(floats, passes=())]
+        floats = [plan.instead(ORIGINAL, (), unproven)]
+        if selection.latency[FLOAT].relative <= selection.latency[ORIGINAL].relative:
+            floats.insert(0, plan.instead(FLOAT, (*float_passes, *finish), unproven))
+        # What was asked for, and how fast it has to be, leaves nothing to fall back on.
+        asked = options.takes_first or options.budget.faster is not None
+        plans = [plan] if asked else [plan, *floats]
     proven = _Proven(float_run, float_passes)
     plan, proof, remarks = _first_proven(model, plans, data, options, progress, proven)
     run, comparison, task = proof

@@ -17,6 +17,8 @@ from onnxfold.runtime.report.write import write_text
 
 _FORMAT = "onnxfold-plan"
 _VERSION = 1
+NOT_HELD = "does not hold where it is proven"
+"""The outcome of what was chosen, where another model takes its place."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,21 @@ class Plan:
     passes: tuple[Pass, ...]
     decisions: tuple[dict[str, Any], ...] = field(default=(), compare=False)
     in_float: dict[str, str] = field(default_factory=dict[str, str], compare=False)
+
+    def instead(self, name: str, passes: tuple[Pass, ...], in_float: dict[str, str]) -> Plan:
+        """The plan of a float model, by which it is replaced where its result does not hold.
+
+        Args:
+            name: Of that model among the decisions; the original is none of them.
+            passes: What makes it.
+            in_float: Why nodes are left in float there.
+        """
+        rows: list[dict[str, Any]] = []
+        for row in self.decisions:
+            fallen = str(row["outcome"]).startswith("chosen")
+            outcome = "chosen" if row["candidate"] == name else NOT_HELD if fallen else None
+            rows.append(row if outcome is None else {**row, "outcome": outcome})
+        return Plan(self.model_sha256, passes, tuple(rows), in_float)
 
     def save(self, path: Path) -> None:
         """Write the plan, and large arrays it needs as files beside it.

@@ -137,7 +137,9 @@ def _latency(report: dict[str, Any]) -> Iterator[str]:
     if not models:
         return
     if not chosen:
-        yield "latency: the model stays as it came, nothing measured was faster"
+        fell = any("not hold" in row["outcome"] for row in report["decisions"])
+        why = "what was faster does not hold" if fell else "nothing measured was faster"
+        yield f"latency: the model stays as it came, {why}"
         return
     before, after = models["original"]["median_ms"], chosen[-1]["median_ms"]
     relative = chosen[-1]["relative"]

@@ -22,7 +22,8 @@ from onnxfold.passes.fold.fold_qdq import FoldQdq
 from onnxfold.runtime.compiler import driver
 from onnxfold.runtime.compiler.choice import FLOAT, ORIGINAL, Latency
 from onnxfold.runtime.compiler.clock import Clock
-from onnxfold.runtime.compiler.plan import Plan
+from onnxfold.runtime.compiler.plan import NOT_HELD, Plan
+from onnxfold.runtime.report.summary import summary
 
 
 @pytest.fixture
@@ -73,6 +74,33 @@ def test_float_takes_the_place_of_what_is_not_proven(
     reasons = [each["reason"] for each in outcome.report.to_json()["remarks"]]
     assert "what was chosen does not hold where it is proven: SQNR is 29" in reasons
     assert "what was chosen for it misses the budget where it is proven (measured)" in reasons
+    outcomes = {each["candidate"]: each["outcome"] for each in outcome.report.decisions}
+    assert outcomes.pop(FLOAT) == "chosen"
+    assert NOT_HELD in outcomes.values()
+    assert "chosen" not in outcomes.values()
+
+
+def test_slow_float_is_no_fallback(
+    model: ir.Model, data: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where optimizing made the float model slower, what came in goes out."""
+
+    def clock(models: Mapping[str, ir.Model]) -> Mapping[str, Latency]:
+        times = {ORIGINAL: 1.0, FLOAT: 1.1}
+        return {name: Latency(1.0, times.get(name, 0.5)) for name in models}
+
+    def make(*_: Any) -> Clock:
+        return clock
+
+    monkeypatch.setattr(driver, "make_clock", make)
+    monkeypatch.setattr(driver, "make_one_thread_clock", make)
+    monkeypatch.setattr(driver, "_prove", refusing(NotEquivalentError("SQNR is 29")))
+    outcome = onnxfold.compile(model, data=data, preset="fast")
+    assert not any(each["outcome"] == "chosen" for each in outcome.report.decisions)
+    said = next(summary(outcome.report.to_json()))
+    assert said == "latency: the model stays as it came, what was faster does not hold"
+    with pytest.raises(NotEquivalentError, match="SQNR is 29"):
+        onnxfold.compile(model, data=data, preset="fast", budget="faster=1.5,sqnr=20")
 
 
 def test_the_way_to_the_float_model_is_proven_once(
