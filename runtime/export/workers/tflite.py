@@ -27,7 +27,12 @@ from onnxfold.runtime.export.workers.tf2onnx_models import (
     write_model,
 )
 from onnxfold.runtime.export.workers.tflite_hybrid import with_real_weights
-from onnxfold.runtime.export.workers.tflite_layers import layers_of, spans_of, values_inside
+from onnxfold.runtime.export.workers.tflite_layers import (
+    layers_of,
+    refuse_variables,
+    spans_of,
+    values_inside,
+)
 from onnxfold.runtime.export.workers.tflite_means import round_means_of_codes
 from onnxfold.runtime.export.workers.tflite_types import admit_wide_codes, store_halves
 
@@ -109,10 +114,11 @@ def _inside(
 
 
 def _converted(request: Request, interpreter: Any) -> Any:
+    refuse_variables(interpreter)
     tf2onnx = load_tf2onnx()
     try:
         model, _ = tf2onnx.convert.from_tflite(request.path, opset=request.opset)
-    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+    except (ValueError, LookupError, AssertionError, NotImplementedError) as error:
         words = str(error) or type(error).__name__
         raise FrontEndError(f"tf2onnx cannot convert it: {words}", "unsupported") from error
     round_means_of_codes(model)

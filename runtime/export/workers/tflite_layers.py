@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxfold.runtime.export.workers.protocol import Feed
+from onnxfold.runtime.export.workers.protocol import Feed, FrontEndError
 
 _ADDED = re.compile(r"(?:_prequant|_dequant|__\d+).*$")
 """What tf2onnx puts behind the name of a tensor for the steps on the way to it."""
+
+_VARIABLES = frozenset({"ASSIGN_VARIABLE", "CALL_ONCE", "READ_VARIABLE", "VAR_HANDLE"})
 
 
 def layers_of(interpreter: Any, names: Iterable[str]) -> dict[str, str]:
@@ -77,3 +79,17 @@ def _reach(codes: Any) -> tuple[float, float]:
     limits = np.iinfo(np.dtype(codes["dtype"]))
     (scale,), (zero,) = (codes["quantization_parameters"][key] for key in ("scales", "zero_points"))
     return float((limits.min - zero) * scale), float((limits.max - zero) * scale)
+
+
+def refuse_variables(interpreter: Any) -> None:
+    """Streaming models may keep state from one call to the next, where ONNX has no place for it.
+
+    Raises:
+        FrontEndError: It does.
+    """
+    kinds = (str(each["op_name"]) for each in interpreter._get_ops_details())
+    found = dict.fromkeys(each for each in kinds if each in _VARIABLES)
+    if found:
+        words = f"it keeps its state in variables ({', '.join(found)}), which ONNX does not have"
+        advice = "convert it to TensorFlow Lite with its state as inputs and outputs"
+        raise FrontEndError(f"{words}: {advice}", "unsupported")
