@@ -51,6 +51,13 @@ class AffineType:
         return INTEGER_LIMITS[self.dtype]
 
     @property
+    def reach(self) -> int:
+        """The largest distance of a code from a zero point."""
+        low, high = self.limits
+        zero = self.zero_point.astype(np.int64)
+        return int(max(high - np.min(zero), np.max(zero) - low))
+
+    @property
     def symmetric(self) -> bool:
         """Whether every zero point is 0."""
         return not np.any(self.zero_point)

@@ -14,9 +14,12 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.lowering import Linear, Operand
+from onnxfold.passes.fold.types import is_wide
 
 _INT8 = (-128, 127)
 _ACCUMULATOR_LIMIT = 2**31 - 1
+_WIDE_LIMIT = 2**52  # of the sum of both halves, which float64 holds exactly
+_LARGEST_BYTE = 255
 _FLOAT32_ROUNDING = 2.0**-22  # of a product of two scales, and of its product with a code
 _MOST_CODES_MOVED = 1e-3
 _SPARE_BITS = 2**24  # codes of a bias alone in its channel: as exact as float32
@@ -32,11 +35,11 @@ class InexactError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Accumulator:
-    """An int32 accumulation that cannot overflow.
+    """An accumulation that cannot overflow: int32, of halves of 16-bit codes int32 each.
 
     Attributes:
         w: The second operand, with raised scales where they had to be.
-        bias_codes: int32 [channels] in units of s_x s_w, or None.
+        bias_codes: [channels] in units of s_x s_w, or None; int64 beside 16-bit codes.
         bound: Its largest magnitude.
     """
 
@@ -142,10 +145,11 @@ def bias_in_codes(x: AffineType, w: Operand, bias: Array | None, *, axis: int) -
         InexactError: The accumulator, or the bias alone, could leave int32.
     """
     if w.codes is None:
-        return Accumulator(w, None, _ACCUMULATOR_LIMIT)
+        return Accumulator(w, None, _sums_limit(x) * _sums_limit(w.type) // _ACCUMULATOR_LIMIT)
     magnitude = _largest_sums(x, w.type, w.codes, axis)
+    largest = _bound(magnitude, _sums_limit(x))
     if bias is None:
-        return Accumulator(w, None, _bound(magnitude))
+        return Accumulator(w, None, largest)
     scale = np.broadcast_to(w.type.scale.astype(np.float64), bias.shape)
     units = _units(x, w, bias)
     dead = (magnitude == 0) & (np.abs(bias / units) > _SPARE_BITS)
@@ -154,8 +158,14 @@ def bias_in_codes(x: AffineType, w: Operand, bias: Array | None, *, axis: int) -
         w = _with_scales(w, np.where(dead, raised, scale), axis)
         units = _units(x, w, bias)
     codes = np.rint(bias / units)
-    bound = _bound(magnitude + np.abs(codes))
-    return Accumulator(w, codes.astype(np.int32), bound)
+    wide = is_wide(x)
+    bound = _bound(magnitude + np.abs(codes), _WIDE_LIMIT if wide else _ACCUMULATOR_LIMIT)
+    return Accumulator(w, codes.astype(np.int64 if wide else np.int32), bound)
+
+
+def _sums_limit(affine: AffineType) -> int:
+    """How large sums may become so that int32 holds those of codes, or of either half of them."""
+    return _ACCUMULATOR_LIMIT * max(affine.reach, _LARGEST_BYTE) // _LARGEST_BYTE
 
 
 def _units(x: AffineType, w: Operand, bias: Array) -> Array:
@@ -169,19 +179,17 @@ def _units(x: AffineType, w: Operand, bias: Array) -> Array:
 
 def _largest_sums(x: AffineType, affine: AffineType, codes: Array, axis: int) -> Array:
     """Per channel, the largest |sum (q_x - z_x)(q_w - z_w)| that any input can give."""
-    low, high = x.limits
-    zero = int(x.zero_point)
     others = tuple(i for i in range(codes.ndim) if i != axis)
     zeros = affine.zero_point.astype(np.int64)
     if zeros.ndim:
         zeros = zeros.reshape([-1 if i == axis else 1 for i in range(codes.ndim)])
     centred = np.abs(codes.astype(np.int64) - zeros)
-    return np.sum(centred, axis=others) * max(high - zero, zero - low)
+    return np.sum(centred, axis=others) * x.reach
 
 
-def _bound(magnitude: Array) -> int:
-    """The largest of ``magnitude``, which must fit int32."""
-    if bool(np.any(magnitude > _ACCUMULATOR_LIMIT)):
+def _bound(magnitude: Array, limit: int) -> int:
+    """The largest of ``magnitude``, which ``limit`` must hold."""
+    if bool(np.any(magnitude > limit)):
         raise InexactError(
             f"an int32 accumulator could overflow (up to {float(np.max(magnitude)):.3g})",
             "raise the scale of the weights in that channel",
@@ -225,8 +233,11 @@ def accumulator_type(linear: Linear) -> AffineType | None:
 
     With a scale a channel, both the axis and how it is broadcast depend on the rank.
 
-    Where the bias falls between its codes, it is not in them: see ``residual_bias``.
+    None as well where int32 does not hold it. Where the bias falls between its codes, it is not in
+    them: see ``residual_bias``.
     """
+    if linear.bound > _ACCUMULATOR_LIMIT:
+        return None
     scale: Array = np.asarray(linear.x.type.scale * linear.w.type.scale, np.float32)
     zeros = np.zeros(scale.shape, np.int32)
     if scale.ndim == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxfold.passes.fold.plan import Plan
-from onnxfold.passes.fold.types import is_activation_type, is_dequantize, is_quantize
+from onnxfold.passes.fold.types import is_dequantize, is_quantize
 from onnxfold.passes.rewriter import Rewriter
 
 
@@ -49,7 +49,7 @@ def _unusable(node: ir.Node, plan: Plan) -> str:
     affine, name = plan.types.parameters(node), node.outputs[0].name
     if affine is None:
         return f"the scale of '{name}' is blocked, not constant, or not float32"
-    if is_activation_type(affine):
+    if plan.types.takes(affine):
         return ""
     kind = "per channel" if affine.dtype.bitwidth == 8 else f"to {affine.dtype.name.lower()}"
     return f"'{name}' is quantized {kind}, which no integer kernel takes"

@@ -32,7 +32,6 @@ from onnxfold.passes.fold.targets.target import Target
 from onnxfold.passes.fold.types import (
     Quantized,
     TypeState,
-    is_activation_type,
     is_dequantize,
     is_parametric,
     is_quantize,
@@ -80,7 +79,7 @@ def make_plan(model: ir.Model, scopes: Scopes, target: Target) -> Plan:
         scopes: Its scopes, for opsets.
         target: How codes are held, and what is declined.
     """
-    types = TypeState(recode=target.recode)
+    types = TypeState(recode=target.recode, wide=target.wide)
     graphs = tuple(all_graphs(model))
     find_wants(graphs, types)
     plan = Plan(types, graphs, [node for graph in graphs for node in graph])
@@ -169,7 +168,7 @@ def _rounded_here(node: ir.Node, plan: Plan, target: Target) -> Lowering | None:
     if not is_quantize(node) or types.get(node.inputs[0]) is not None:
         return None
     affine = types.parameters(node)
-    if affine is None or not is_activation_type(affine):
+    if affine is None or not types.takes(affine):
         return None
     internal = types.internal(affine)
     found = (
@@ -262,7 +261,7 @@ def _on_codes(node: ir.Node, types: TypeState) -> Lowering | None:
 def _quantize(node: ir.Node, types: TypeState) -> Lowering | None:
     source, output = node.inputs[0], node.outputs[0]
     affine = types.parameters(node)
-    if source is None or affine is None or not is_activation_type(affine):
+    if source is None or affine is None or not types.takes(affine):
         return None
     internal = types.internal(affine)
     types.put(output, Quantized(internal))
@@ -297,7 +296,7 @@ def _dequantize(node: ir.Node, types: TypeState) -> Lowering | None:
             output, f"the scale of '{output.name}' is blocked, not constant, or not float32"
         )
         return None
-    if not is_activation_type(affine):
+    if not types.takes(affine):
         kind = "per channel" if affine.dtype.bitwidth == 8 else f"of type {affine.dtype.name}"
         types.refuse(output, f"'{output.name}' is quantized {kind}, which no integer kernel takes")
         return None

@@ -16,6 +16,8 @@ QUANTIZE = "QuantizeLinear"
 DEQUANTIZE = "DequantizeLinear"
 CODE_TYPES = (ir.DataType.UINT8, ir.DataType.INT8)
 """The types of activation codes that integer kernels take."""
+WIDE_CODE_TYPES = (ir.DataType.UINT16, ir.DataType.INT16)
+"""The types that some targets compute with in halves of 8 bits."""
 
 _QDQ_DOMAINS = ("", "com.microsoft")
 _RECODING_SHIFT = 128  # int8 codes + 128 are uint8 codes of the same real numbers
@@ -46,6 +48,7 @@ class TypeState:
 
     Attributes:
         recode: Whether int8 activations are held as uint8 (zero point + 128).
+        wide: Whether activations may have 16 bits.
         wants: For a value all of whose readers quantize it alike: that type.
         code_dtypes: For values that are codes themselves (not reals), their type as written.
         moved: Codes of integer constants behind Transpose, Reshape and the like.
@@ -57,8 +60,9 @@ class TypeState:
         reaches: For an int32 accumulator: its largest magnitude.
     """
 
-    def __init__(self, *, recode: bool) -> None:
+    def __init__(self, *, recode: bool, wide: bool = False) -> None:
         self.recode = recode
+        self.wide = wide
         self.wants: dict[ir.Value, AffineType] = {}
         self.code_dtypes: dict[ir.Value, ir.DataType] = {}
         self.moved: dict[ir.Value, Array] = {}
@@ -86,11 +90,15 @@ class TypeState:
             self._known.pop(value, None)
 
     def activation(self, value: ir.Value | None) -> AffineType | None:
-        """The type of ``value`` if integer kernels can take its codes: per tensor, 8 bits."""
+        """The type of ``value`` if activations may have it."""
         known = self.get(value)
-        if known is None or not is_activation_type(known.type):
-            return None
-        return known.type
+        return known.type if known is not None and self.takes(known.type) else None
+
+    def takes(self, affine: AffineType) -> bool:
+        """Whether activations may have this type: per tensor, of 8 bits, of 16 where ``wide``."""
+        if self.wide and is_wide(affine):
+            return affine.per_tensor
+        return is_activation_type(affine)
 
     def accumulator(self, value: ir.Value | None) -> AffineType | None:
         """The type of ``value`` if its codes are the int32 sums of a product."""
@@ -169,6 +177,11 @@ def is_parametric(node: ir.Node) -> bool:
 def is_activation_type(affine: AffineType) -> bool:
     """Whether integer kernels take activations of this type."""
     return affine.per_tensor and affine.dtype in CODE_TYPES
+
+
+def is_wide(affine: AffineType) -> bool:
+    """Whether codes of this type have 16 bits."""
+    return affine.dtype in WIDE_CODE_TYPES
 
 
 def is_quantize(node: ir.Node) -> bool:

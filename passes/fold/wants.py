@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import constant_scalar
-from onnxfold.passes.fold.types import TypeState, is_activation_type, is_dequantize, is_quantize
+from onnxfold.passes.fold.types import TypeState, is_dequantize, is_quantize
 
 COMMUTING: dict[str, tuple[int, ...] | None] = {
     "Cast": (0,),
@@ -93,7 +93,7 @@ def want_of_use(node: ir.Node, index: int, types: TypeState) -> AffineType | Non
     """The type that ``node`` quantizes its input ``index`` to, at once or in the end."""
     if is_quantize(node):
         affine = types.parameters(node) if index == 0 else None
-        if affine is None or not is_activation_type(affine):
+        if affine is None or not types.takes(affine):
             return None
         return types.internal(affine)
     if not commutes(node, index):
@@ -109,7 +109,7 @@ def is_dequantized(value: ir.Value | None, types: TypeState) -> bool:
     while value is not None and (node := value.producer()) is not None:
         if is_dequantize(node):
             affine = types.parameters(node)
-            return affine is not None and is_activation_type(affine)
+            return affine is not None and types.takes(affine)
         if not commutes(node, 0):
             return False
         value = node.inputs[0]

@@ -18,6 +18,7 @@ from onnxfold.runtime.verify.regions import RegionBudget, RegionResult, check_re
 
 _MOST_STEPS = 1
 _MISMATCH_RATE = 1e-3
+_STEP_ROUNDING = 2.0**-6  # of real numbers that stand for 16-bit codes, as float32
 _CONFIDENCE = 0.999  # hundreds of regions are judged at once
 _MOST_REASONS = 4
 
@@ -138,7 +139,7 @@ def region_holds(region: RegionResult) -> bool:
     if not region.quantized:
         return region.mismatches == 0
     rate = rate_lower_bound(region.mismatches, region.elements, _CONFIDENCE)
-    return region.largest <= _MOST_STEPS + 1e-3 and rate <= _MISMATCH_RATE
+    return region.largest <= _MOST_STEPS + _STEP_ROUNDING and rate <= _MISMATCH_RATE
 
 
 def _reason(region: RegionResult) -> str:

@@ -21,7 +21,7 @@ from onnxfold.passes.fold.rules.operands import (
 )
 from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded
 from onnxfold.passes.fold.rules.sums import no_sum, sum_of_two, weighted_sum
-from onnxfold.passes.fold.types import Quantized, TypeState
+from onnxfold.passes.fold.types import Quantized, TypeState, is_wide
 
 
 def rescale(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -74,7 +74,8 @@ def relu(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     """max(x, 0): the smallest code becomes the zero point."""
     affine, want = types.activation(node.inputs[0]), types.want(node.outputs[0])
     clamps = affine is not None and int(affine.zero_point) != affine.limits[0]
-    if clamps and want is not None and want is not affine:
+    narrow = affine is not None and not is_wide(affine)
+    if clamps and narrow and want is not None and want is not affine:
         # One table, where limiting the codes would leave them to be requantized.
         return if_function(node, types)
     return _clamp(node, node.inputs[0], (0.0, None), types)

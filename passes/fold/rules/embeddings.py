@@ -10,7 +10,7 @@ from onnxfold.passes.fold.lowering import Lookup, Lowering, Move, Refusal
 from onnxfold.passes.fold.rules.movement import move
 from onnxfold.passes.fold.rules.operands import real_constant
 from onnxfold.passes.fold.rules.refusals import touches_quantization
-from onnxfold.passes.fold.types import Quantized, TypeState, is_activation_type
+from onnxfold.passes.fold.types import Quantized, TypeState
 
 _MIDDLE = 128
 
@@ -25,7 +25,7 @@ def select(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         table = _rounded_table(node, types)
         if table is not None:
             return table
-    if known is not None and known.codes is not None and not is_activation_type(known.type):
+    if known is not None and known.codes is not None and not types.takes(known.type):
         lookup = _lookup(node, known)
         if lookup is not None:
             return lookup

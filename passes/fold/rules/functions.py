@@ -14,7 +14,7 @@ from onnxfold.passes.fold.lowering import Function, Lowering, Operand, Refusal
 from onnxfold.passes.fold.numerics import evaluate
 from onnxfold.passes.fold.rules.operands import has_computed_codes, real_constant
 from onnxfold.passes.fold.rules.refusals import not_quantized, not_rounded, touches_quantization
-from onnxfold.passes.fold.types import Quantized, TypeState
+from onnxfold.passes.fold.types import Quantized, TypeState, is_wide
 from onnxfold.passes.fold.unrounded import FunctionOf
 
 ElementwiseRule = Callable[[ir.Node, TypeState], Lowering | Refusal | None]
@@ -75,7 +75,18 @@ def if_function(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
         if lowering is not None:
             types.put(output, Quantized(want))
             return lowering
-    return not_a_number(tables[-1].source) if tables else None
+    return _no_table(tables[-1], types) if tables else None
+
+
+def _no_table(found: FunctionOf, types: TypeState) -> Refusal:
+    """Why a function has no table."""
+    affine = types.activation(found.source)
+    if found.axis is not None and affine is not None and is_wide(affine):
+        return Refusal(
+            f"its table would have 65,536 entries for each channel of '{found.source.name}'",
+            f"quantize '{found.source.name}' to 8 bits",
+        )
+    return not_a_number(found.source)
 
 
 def quantized_function(node: ir.Node, want: AffineType, types: TypeState) -> Lowering | None:
@@ -89,9 +100,14 @@ def quantized_function(node: ir.Node, want: AffineType, types: TypeState) -> Low
 def _tabulated(
     found: FunctionOf, nodes: Sequence[ir.Node], want: AffineType, types: TypeState
 ) -> Function | None:
-    """The table of ``found``, written in place of the last of ``nodes``; None with NaN in it."""
+    """The table of ``found``, written in place of the last of ``nodes``.
+
+    None with NaN in it, and where it would have one of 65,536 entries a channel.
+    """
     affine = types.activation(found.source)
     assert affine is not None
+    if is_wide(affine) and found.axis is not None:
+        return None
     low, high = affine.limits
     numbers = results(found, affine.dequantize(np.arange(low, high + 1)), types)
     if bool(np.any(np.isnan(numbers))):

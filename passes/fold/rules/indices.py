@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxfold.passes.fold.lowering import Lowering, Move, Refusal
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
-from onnxfold.passes.fold.types import Quantized, TypeState, is_activation_type
+from onnxfold.passes.fold.types import Quantized, TypeState
 
 
 def index(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -17,7 +17,7 @@ def index(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     known = types.get(data)
     if data is None or known is None:
         return not_quantized(data, types)
-    if not is_activation_type(known.type):
+    if not types.takes(known.type):
         return Refusal("it reads per-channel or wide codes", "quantize per tensor to 8 bits")
     others = tuple(value for value in node.inputs[1:] if value is not None)
     return Move(node=node, reads=(data,), plain=others, covered=(node,))

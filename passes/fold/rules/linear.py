@@ -21,8 +21,10 @@ from onnxfold.passes.fold.lowering import Linear, Lowering, Operand, Refusal
 from onnxfold.passes.fold.rules.normalization import batch_norm_step
 from onnxfold.passes.fold.rules.operands import operand, reads, real_constant
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
-from onnxfold.passes.fold.types import Quantized, TypeState
+from onnxfold.passes.fold.types import Quantized, TypeState, is_wide
 from onnxfold.passes.walk import use_count
+
+_LARGEST_BYTE = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +121,8 @@ def _may_overflow(node: ir.Node, x: AffineType, w: AffineType) -> bool:
 
 
 def _reach(affine: AffineType) -> int:
-    """The largest distance of a code from its zero point."""
-    low, high = affine.limits
-    return max(high - int(affine.zero_point), int(affine.zero_point) - low)
+    """The largest distance from the zero point of what a kernel reads: codes, or their halves."""
+    return _LARGEST_BYTE if is_wide(affine) else affine.reach
 
 
 def gemm(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:

@@ -20,7 +20,8 @@ from onnxfold.passes.fold.lowering import (
 )
 from onnxfold.passes.fold.rules.operands import joined_operands, reads, reals
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
-from onnxfold.passes.fold.types import Quantized, TypeState, is_activation_type
+from onnxfold.passes.fold.targets.block_moves import block_sizes
+from onnxfold.passes.fold.types import Quantized, TypeState, is_wide
 from onnxfold.passes.walk import use_count
 
 
@@ -32,7 +33,7 @@ def move(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     known = types.get(data)
     if data is None or known is None:
         return not_quantized(data, types)
-    if not is_activation_type(known.type):
+    if not types.takes(known.type):
         return Refusal("it moves per-channel or wide codes", "quantize per tensor to 8 bits")
     for output in node.outputs:
         types.put(output, Quantized(known.type))
@@ -173,13 +174,21 @@ def dropout(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     return identity(node, types)
 
 
+def move_blocks(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
+    """DepthToSpace and SpaceToDepth; of 16 bits they have no kernel, but one of known sizes."""
+    affine = types.activation(node.inputs[0])
+    if affine is not None and is_wide(affine) and block_sizes(node.inputs[0]) is None:
+        return Refusal("its sizes are not known", "infer shapes first, with fixed sizes")
+    return move(node, types)
+
+
 RULES = {
     "Cast": cast,
     "CastLike": cast,
     "CenterCropPad": move,
     "Compress": move,
     "Concat": concat,
-    "DepthToSpace": move,
+    "DepthToSpace": move_blocks,
     "Dropout": dropout,
     "Expand": move,
     "Flatten": move,
@@ -195,7 +204,7 @@ RULES = {
     "ScatterElements": scatter,
     "ScatterND": scatter,
     "Slice": move,
-    "SpaceToDepth": move,
+    "SpaceToDepth": move_blocks,
     "Split": move,
     "Squeeze": move,
     "Tile": move,
@@ -205,7 +214,9 @@ RULES = {
 }
 """Rules by op type; CenterCropPad and Trilu fill with the zero point (see ``write_move``)."""
 
-ON_CODES = frozenset(name for name, each in RULES.items() if each in (move, identity)) - {
+ON_CODES = frozenset(
+    name for name, each in RULES.items() if each in (move, move_blocks, identity)
+) - {
     "CenterCropPad",
     "Trilu",
 }

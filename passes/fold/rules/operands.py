@@ -10,13 +10,13 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array, constant_array
 from onnxfold.passes.fold.lowering import Operand
-from onnxfold.passes.fold.types import TypeState, is_activation_type
+from onnxfold.passes.fold.types import TypeState
 
 
 def operand(value: ir.Value | None, types: TypeState) -> Operand | None:
     """``value`` as an operand of an integer kernel; None where it cannot be one."""
     known = types.get(value)
-    if known is None or not is_activation_type(known.type):
+    if known is None or not types.takes(known.type):
         return None
     return Operand(known.type, None if known.codes is not None else value, known.codes)
 
@@ -34,7 +34,7 @@ def reals(*operands: Operand) -> tuple[ir.Value, ...]:
 def has_computed_codes(value: ir.Value | None, types: TypeState) -> bool:
     """Whether ``value`` has codes that integer kernels take and that are not constant."""
     known = types.get(value)
-    return known is not None and known.codes is None and is_activation_type(known.type)
+    return known is not None and known.codes is None and types.takes(known.type)
 
 
 def real_constant(value: ir.Value | None, types: TypeState) -> Array | None:

@@ -14,7 +14,8 @@ from onnxfold.passes.fold.lowering import (
 from onnxfold.passes.fold.rules.operands import reads
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.rules.rounded import rounded_operand
-from onnxfold.passes.fold.types import Quantized, TypeState
+from onnxfold.passes.fold.targets.windows import has_known_windows
+from onnxfold.passes.fold.types import Quantized, TypeState, is_wide
 
 
 def max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
@@ -28,6 +29,12 @@ def max_pool(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     affine = types.activation(data)
     if data is None or affine is None:
         return not_quantized(data, types)
+    if is_wide(affine) and (len(node.outputs) > 1 or not has_known_windows(node)):
+        return Refusal(
+            "MaxPool of 16 bits has no integer form with indices, or with windows that depend on "
+            "sizes not known",
+            f"quantize '{data.name}' to 8 bits, or fix the input shapes",
+        )
     types.put(node.outputs[0], Quantized(affine))
     return Move(node=node, reads=(data,), covered=(node,))
 

@@ -17,7 +17,7 @@ from onnxfold.passes.fold.lowering import (
 from onnxfold.passes.fold.rules.operands import reads
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
 from onnxfold.passes.fold.rules.rounded import rounded_operand
-from onnxfold.passes.fold.types import Quantized, TypeState
+from onnxfold.passes.fold.types import Quantized, TypeState, is_wide
 from onnxfold.passes.shapes import axes_of
 
 
@@ -63,7 +63,7 @@ def running_sum(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
     size = None if index is None or shape is None else shape[int(index)]
     if not isinstance(size, int) or axis is None:
         return Refusal("the size of its axis is not known", "fix the input shapes")
-    if size > _MOST_CODES:
+    if size > _MOST_CODES and not is_wide(operand.type):
         return Refusal("an int32 sum could overflow", "split it along its axis")
     types.put(node.outputs[0], Quantized(want))
     return RunningSum(

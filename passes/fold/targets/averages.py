@@ -20,7 +20,9 @@ from onnxfold.passes.fold.lowering import (
 )
 from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.fold.targets.fixed_point import IntegerOps, Term, centred, quotient, rescale
+from onnxfold.passes.fold.targets.wide_codes import combined, parts_of
 from onnxfold.passes.fold.targets.windows import WindowAxis, window_axes
+from onnxfold.passes.fold.types import is_wide
 from onnxfold.passes.literals import AttributeValue
 
 _INT32, _INT64, _UINT8 = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8
@@ -52,17 +54,20 @@ def decline(lowering: Reduction | AveragePool) -> Refusal | None:
 
 
 def reduction(lowering: Reduction, build: Builder) -> ir.Value:
-    """ReduceSum in int32, then one rescaling."""
+    """ReduceSum in int32, of 16-bit codes in int64 where there are many; then one rescaling."""
     output, x = lowering.node.outputs[0], lowering.operand
     assert lowering.axes is not None
     assert lowering.divisor is not None
     codes = build.operand(x, output.name or "sum")
     count = _count(codes.shape, lowering.axes)
-    wide = centred(codes, x.type, output, build)
+    bound = _INT32_LIMIT if count is None else _largest_code(x.type) * count
+    if count is None and is_wide(x.type):
+        bound *= _LARGEST_CODE
+    wide = _summable(centred(codes, x.type, output, build), bound, output, build)
     axes = build.constant(np.asarray(lowering.axes, np.int64), "axes")
     keepdims = {"keepdims": int(lowering.keepdims)}
-    total = build.insert("ReduceSum", [wide, axes], output, _INT32, attributes=keepdims)
-    bound = _INT32_LIMIT if count is None else _LARGEST_CODE * count
+    dtype = wide.dtype or _INT32
+    total = build.insert("ReduceSum", [wide, axes], output, dtype, attributes=keepdims)
     factor = float(x.type.scale) / lowering.divisor / float(lowering.type.scale)
     return rescale([Term(total, np.asarray(factor), 0, bound)], lowering.type, output, build)
 
@@ -71,11 +76,12 @@ def running_sum(lowering: RunningSum, build: Builder) -> ir.Value:
     """CumSum in int32, then one rescaling."""
     node, output, x = lowering.node, lowering.node.outputs[0], lowering.operand
     codes = build.operand(x, output.name or "sum")
-    wide = centred(codes, x.type, output, build)
-    inputs = [wide, node.inputs[1]]
-    total = build.insert("CumSum", inputs, output, _INT32, attributes=node.attributes)
+    bound = _largest_code(x.type) * lowering.size
+    wide = _summable(centred(codes, x.type, output, build), bound, output, build)
+    inputs, dtype = [wide, node.inputs[1]], wide.dtype or _INT32
+    total = build.insert("CumSum", inputs, output, dtype, attributes=node.attributes)
     factor = np.asarray(float(x.type.scale) / float(lowering.type.scale))
-    term = Term(total, factor, 0, _LARGEST_CODE * lowering.size)
+    term = Term(total, factor, 0, bound)
     return rescale([term], lowering.type, output, build)
 
 
@@ -105,19 +111,31 @@ def average_pool(lowering: AveragePool, build: Builder, *, quantized_kernels: bo
     }
     uniform = all(axis.counts is None for axis in axes)
     shape = [channels, 1, *(axis.size for axis in axes)]
-    if quantized_kernels and uniform:
+    narrow = not (is_wide(lowering.operand.type) or is_wide(lowering.type))
+    if quantized_kernels and uniform and narrow:
         return _scaled_windows(lowering, shape, attributes, build)
     x, output = lowering.operand, lowering.node.outputs[0]
-    inputs = [
-        build.operand(x, output.name or "pool"),
-        build.constant(np.ones(shape, np.uint8), "window"),
-        build.zero_point(x.type),
-        build.constant(np.asarray(0, np.uint8), "zero_point"),
-    ]
-    total = build.insert("ConvInteger", inputs, output, _INT32, attributes=attributes)
+    ones = build.constant(np.ones(shape, np.uint8), "window")
+    zero_point = build.constant(np.asarray(0, np.uint8), "zero_point")
+    sums: list[tuple[int, ir.Value]] = []
+    for part in parts_of(build.operand(x, output.name or "pool"), x.type, output, build):
+        inputs = [part.codes, ones, part.zero_point, zero_point]
+        found = build.insert("ConvInteger", inputs, output, _INT32, attributes=attributes)
+        sums.append((part.unit, found))
     factor = float(x.type.scale) / _covered(axes) / float(lowering.type.scale)
-    bound = _LARGEST_CODE * math.prod(axis.size for axis in axes)
+    bound = _largest_code(x.type) * math.prod(axis.size for axis in axes)
+    total = combined(sums, bound, output, build)
     return rescale([Term(total, factor, 0, bound)], lowering.type, output, build)
+
+
+def _largest_code(affine: AffineType) -> int:
+    return (1 << affine.dtype.bitwidth) - 1
+
+
+def _summable(codes: ir.Value, bound: int, like: ir.Value, build: Builder) -> ir.Value:
+    """int32 ``codes``, as int64 where that does not hold their sums."""
+    dtype = _INT32 if bound <= _INT32_LIMIT else _INT64
+    return IntegerOps(build, like, codes.shape).cast(codes, dtype)
 
 
 def _whole_map(lowering: AveragePool, axes: list[WindowAxis], build: Builder) -> ir.Value:
@@ -183,10 +201,11 @@ def interpolation(lowering: Interpolation, build: Builder) -> ir.Value:
     codes = build.operand(x, output.name or "resize")
     weights = [_integer_weights(matrix) for _, matrix in lowering.matrices]
     reach = math.prod(int(np.max(np.sum(np.abs(matrix), axis=1))) for matrix, _ in weights)
-    dtype = _INT32 if _LARGEST_CODE * reach <= _INT32_LIMIT else _INT64
+    dtype = _INT32 if _largest_code(x.type) * reach <= _INT32_LIMIT else _INT64
     factor = Fraction(float(x.type.scale)) / Fraction(float(lowering.type.scale))
-    divided = _is_divided(factor, math.prod(parts for _, parts in weights))
-    parts, bound = 1, _LARGEST_CODE
+    narrow = not (is_wide(x.type) or is_wide(lowering.type))
+    divided = narrow and _is_divided(factor, math.prod(parts for _, parts in weights))
+    parts, bound = 1, _largest_code(x.type)
     value = centred(codes, x.type, output, build)
     if dtype == _INT64:
         value = IntegerOps(build, output, codes.shape).cast(value, _INT64)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import Array
 from onnxfold.passes.fold.lowering import Operand
-from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, TypeState
+from onnxfold.passes.fold.types import DEQUANTIZE, QUANTIZE, TypeState, is_wide
 from onnxfold.passes.literals import AttributeValue
 from onnxfold.passes.rewriter import Rewriter
 
@@ -20,6 +20,7 @@ CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
 _DIGEST_BYTES = 32
+_WIDE_OPSET = 21
 
 
 class Builder:
@@ -31,6 +32,7 @@ class Builder:
         codes: For each original value: the value that holds its codes.
         anchor: The node before which everything is inserted.
         names: The values that were inserted, and the bases of their names, in order.
+        halves: For 16-bit codes, in each graph: their upper and lower bytes.
         reals: For codes that stand for real numbers without rounding them: those numbers.
     """
 
@@ -39,6 +41,7 @@ class Builder:
         self.types = types
         self.codes: dict[ir.Value, ir.Value] = {}
         self.reals: dict[tuple[ir.Value, AffineType], ir.Value] = {}
+        self.halves: dict[tuple[object, ir.Value], tuple[ir.Value, ir.Value]] = {}
         self.names: dict[ir.Value, str] = {}
         self.anchor: ir.Node
         self._constants: dict[tuple[object, ...], ir.Value] = {}
@@ -121,7 +124,13 @@ class Builder:
 
     def quantize(self, real: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:
         """QuantizeLinear of ``real``."""
-        return self.insert(QUANTIZE, [real, *self.parameters(affine)], like, affine.dtype)
+        inputs = [real, *self.parameters(affine)]
+        return self.insert(QUANTIZE, inputs, like, affine.dtype, domain=self._domain(affine))
+
+    def _domain(self, affine: AffineType) -> str:
+        """That of the Q and DQ that know the type: of 16 bits, those of ai.onnx do since 21."""
+        old = self.rewriter.opset(self.anchor) < _WIDE_OPSET
+        return CONTRIB if old and is_wide(affine) else ""
 
     def dequantize(self, codes: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:
         """DequantizeLinear of ``codes``; of int32 it takes no zero point."""
@@ -129,7 +138,13 @@ class Builder:
         inputs = [codes, self.scale(affine)] if wide else [codes, *self.parameters(affine)]
         axis = None if affine.axis is None else {"axis": affine.axis}
         return self.insert(
-            DEQUANTIZE, inputs, like, ir.DataType.FLOAT, attributes=axis, shape=codes.shape
+            DEQUANTIZE,
+            inputs,
+            like,
+            ir.DataType.FLOAT,
+            attributes=axis,
+            domain=self._domain(affine),
+            shape=codes.shape,
         )
 
     def dequantize_unfused(self, codes: ir.Value, affine: AffineType, like: ir.Value) -> ir.Value:

@@ -27,7 +27,7 @@ _MOST_BITS = 52  # more of a float64 factor are zeros
 _BITWISE_AND = 18  # the first opset that has it; Mod is ten times slower
 _LARGEST_DENOMINATOR = 2**20
 _FRACTION_PRECISION = 2**50  # a float64 factor, two operations behind float32 scales
-_CODES = 256  # between the smallest and the largest result
+_MOST_OFF = 2.0**-10  # of a code, by which a factor may be off its real number
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def rescale(
 
     Args:
         terms: At least one.
-        affine: Per tensor, of 8 bits; its scale is not used again, factors are in its codes.
+        affine: Per tensor; its scale is not used again, factors are in its codes.
         like: What the result is shaped like and named after.
         build: Where it is written.
         constant: What is added besides, in codes (float64); broadcastable to the result.
@@ -72,19 +72,20 @@ def rescale(
     zero = int(affine.zero_point)
     largest = sum(float(np.max(np.abs(term.factor))) * term.bound for term in terms)
     largest += 0.0 if constant is None else float(np.max(np.abs(constant), initial=0.0))
-    headroom = _headroom(largest)
+    headroom = _headroom(largest, affine)
     bits = min(_MOST_BITS, _NUMERATOR_BITS - headroom.bit_length())
     factors = [_integers(term.factor, bits) for term in terms]
     added = np.zeros((), np.int64) if constant is None else _integers(constant, bits)
     for term, factor in zip(terms, factors, strict=True):
         added = added - factor * term.zero
-    # Congruent to the zero point modulo 256, so that the last Cast, which wraps, removes the rest.
+    # Congruent to the zero point modulo 2^8 or 2^16: the last Cast, which wraps, removes the rest.
     base = headroom + zero
     added = added + (base << bits)
     half = 1 << (bits - 1)
     write = IntegerOps(build, like, like.shape if shape is None else shape)
+    span = high - low + (0.0 if constant is None else float(np.max(np.abs(constant), initial=0.0)))
     scaled = [
-        _scaled(term.value, factor, like, build)
+        _scaled(term, factor, bits, span, like, build)
         for term, factor in zip(terms, factors, strict=True)
     ]
     total = scaled[0]
@@ -124,7 +125,7 @@ def quotient(
     """
     low, high = affine.limits
     zero, parts = int(affine.zero_point), factor.denominator
-    headroom = _headroom(float(factor * bound))
+    headroom = _headroom(float(factor * bound), affine)
     write = IntegerOps(build, like, like.shape)
     numerator = write.mul(value, np.asarray(factor.numerator, np.int64))
     position = write.add(numerator, np.asarray((headroom + zero) * parts, np.int64))
@@ -137,16 +138,33 @@ def quotient(
     return write.cast(write.clip(codes, headroom + low, headroom + high), affine.dtype)
 
 
-def _headroom(largest: float) -> int:
-    """What is added to codes, a multiple of 256, so that none is negative."""
-    return _CODES * math.ceil((max(largest, 1.0) + 1) / _CODES + 1)
+def _headroom(largest: float, affine: AffineType) -> int:
+    """What is added to codes, a multiple of how many there are, so that none is negative."""
+    codes = 1 << affine.dtype.bitwidth
+    return codes * math.ceil((max(largest, 1.0) + 1) / codes + 1)
 
 
-def _scaled(value: ir.Value, factor: Array, like: ir.Value, build: Builder) -> ir.Value:
-    """``value`` times ``factor`` in int64; it may be smaller than what it is added to."""
-    wide = IntegerOps(build, like, value.shape).cast(value, _INT64)
-    shape = _broadcast(value.shape, ir.Shape(factor.shape))
-    return IntegerOps(build, like, shape).mul(wide, factor)
+def _scaled(
+    term: Term, factor: Array, bits: int, span: float, like: ir.Value, build: Builder
+) -> ir.Value:
+    """``term`` in int64, times 2^bits; it may be smaller than what it is added to.
+
+    Where the integer ``factor`` is too coarse for how large v is, what it leaves out is added as
+    (v / 2^k) times a second one. Of v only what does not leave the ``span`` of the codes counts.
+    """
+    alike = IntegerOps(build, like, term.value.shape)
+    wide = alike.cast(term.value, _INT64)
+    write = IntegerOps(build, like, _broadcast(term.value.shape, ir.Shape(factor.shape)))
+    scaled = write.mul(wide, factor)
+    smallest = float(np.min(np.abs(term.factor), where=term.factor != 0, initial=np.inf))
+    counted = min(term.bound, span / smallest)
+    if term.zero or math.ldexp(counted, -bits - 1) <= _MOST_OFF:
+        return scaled
+    dropped, raised = int(counted).bit_length() // 2, 1 << term.bound.bit_length()
+    rest = _integers(np.ldexp(term.factor, bits) - factor, dropped)
+    upper = alike.shift_right(alike.add(wide, np.asarray(raised, np.int64)), dropped)
+    upper = alike.add(alike.cast(upper, _INT64), np.asarray(-(raised >> dropped), np.int64))
+    return write.op("Add", [scaled, write.mul(upper, rest)], _INT64)
 
 
 def _broadcast(first: ir.Shape | None, second: ir.Shape | None) -> ir.Shape | None:

@@ -25,4 +25,6 @@ def write(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
             return standard.write_integer(lowering, build)
 
 
-TARGET = Target("integer", True, write, standard.decline, standard.shift, accumulates=True)
+TARGET = Target(
+    "integer", True, write, standard.decline, standard.shift, accumulates=True, wide=True
+)

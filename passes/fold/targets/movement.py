@@ -1,7 +1,7 @@
 """Data movement on codes, and limits on them, written the same way for all integer targets.
 
-Where the oldest supported ONNX Runtime has no 8-bit kernel of an op (``_WIDENED``), it is done on
-wider integers, which hold all codes.
+Where the oldest supported ONNX Runtime has no 8-bit kernel of an op (``_WIDENED``), or none of 16
+bits (``_NARROW_ONLY``), it is done on wider integers, which hold all codes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ import onnx_ir as ir
 from onnxfold.passes.affine import AffineType
 from onnxfold.passes.constants import constant_array
 from onnxfold.passes.fold.lowering import Clamp, Move, Scatter
+from onnxfold.passes.fold.targets.block_moves import space_to_depth, wide_depth_to_space
 from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.fold.targets.fixed_point import IntegerOps
+from onnxfold.passes.fold.targets.wide_max_pool import write_wide_max_pool
+from onnxfold.passes.fold.types import is_wide
 from onnxfold.passes.literals import AttributeValue
 
 _INT32, _INT64 = ir.DataType.INT32, ir.DataType.INT64
 _WIDENED = {"CenterCropPad": _INT32, "TopK": _INT32, "Trilu": _INT64}
+_NARROW_ONLY = frozenset({"ArgMax", "ArgMin", "Pad", "ReduceMax", "ReduceMin", "Resize"})
 _FILLS_WITH_ZERO = frozenset({"CenterCropPad", "Trilu"})
 _AXES_ARE_INPUTS = 18
 """Since this opset ReduceMax takes its axes as an input."""
 _RESIZE_HAS_AXES = 18
 _CROP = "tf_crop_and_resize"
+_BLOCKS = {"DepthToSpace": wide_depth_to_space, "SpaceToDepth": space_to_depth}
 
 
 def write_move(move: Move, build: Builder) -> Sequence[ir.Value]:
@@ -41,18 +46,23 @@ def write_move(move: Move, build: Builder) -> Sequence[ir.Value]:
         value = inputs[position]
         assert value is not None
         inputs[position] = build.codes_of(value)
+    dtype = _kernel_type(node, known.type)
     for position, array in move.constants.items():
         inputs += [None] * (position + 1 - len(inputs))
-        inputs[position] = build.constant(array, f"{node.outputs[0].name}_fill")
+        fill = array.astype(dtype.numpy())
+        inputs[position] = build.constant(fill, f"{node.outputs[0].name}_fill")
     if node.op_type == "GlobalMaxPool":
         return [_reduce_max(node, inputs[0], known.type, build)]
-    if node.op_type == "SpaceToDepth" and (found := _space_to_depth(node, inputs[0], build)):
+    if node.op_type == "MaxPool" and is_wide(known.type):
+        return [write_wide_max_pool(node, inputs[0], known.type, build)]
+    if node.op_type in _BLOCKS and (found := _BLOCKS[node.op_type](node, inputs[0], build)):
         return [found]
+    attributes = _attributes(node, known.type)
     if node.op_type == "Resize" and (sizes := _sizes(node, inputs[0], build)):
-        return _insert(move, [inputs[0], None, None, sizes[0]], known.type.dtype, build, sizes[1])
-    if node.op_type in _WIDENED and not _can_stay_narrow(node, known.type):
-        return _widened(move, inputs, known.type, build)
-    return _insert(move, inputs, known.type.dtype, build, _attributes(node, known.type))
+        inputs, attributes = [inputs[0], None, None, sizes[0]], sizes[1]
+    if dtype != known.type.dtype:
+        return _widened(move, inputs, attributes, known.type, build)
+    return _insert(move, inputs, dtype, build, attributes)
 
 
 def write_scatter(scatter: Scatter, codes: Sequence[ir.Value], build: Builder) -> ir.Value:
@@ -65,12 +75,15 @@ def write_scatter(scatter: Scatter, codes: Sequence[ir.Value], build: Builder) -
 
 def write_clamp(clamp: Clamp, build: Builder) -> ir.Value:
     """Limits on codes as a Clip of codes."""
-    output, dtype = clamp.node.outputs[0], clamp.type.dtype
+    output, codes = clamp.node.outputs[0], build.codes_of(clamp.reads[0])
+    dtype = _INT32 if is_wide(clamp.type) else clamp.type.dtype
+    write = IntegerOps(build, output, output.shape)
     bounds = [
         build.constant(np.array(bound, dtype.numpy()), "code_limit")
         for bound in (clamp.low, clamp.high)
     ]
-    return build.insert("Clip", [build.codes_of(clamp.reads[0]), *bounds], output, dtype)
+    clipped = write.op("Clip", [write.cast(codes, dtype), *bounds], dtype)
+    return write.cast(clipped, clamp.type.dtype)
 
 
 def _insert(
@@ -132,16 +145,25 @@ def _sizes(
     return constant, {**attributes, "axes": axes} if has_axes else attributes
 
 
-def _can_stay_narrow(node: ir.Node, affine: AffineType) -> bool:
-    """Whether its kernel for 8 bits exists, and fills with what stands for 0."""
-    return node.op_type == "CenterCropPad" and affine.symmetric
+def _kernel_type(node: ir.Node, affine: AffineType) -> ir.DataType:
+    """The type its kernel moves: that of the codes where there is one that fills as it should."""
+    if is_wide(affine):
+        wider = _WIDENED.get(node.op_type)
+        return wider or (_INT32 if node.op_type in _NARROW_ONLY else affine.dtype)
+    if node.op_type == "CenterCropPad" and affine.symmetric:
+        return affine.dtype
+    return _WIDENED.get(node.op_type, affine.dtype)
 
 
 def _widened(
-    move: Move, inputs: list[ir.Value | None], affine: AffineType, build: Builder
+    move: Move,
+    inputs: list[ir.Value | None],
+    attributes: Mapping[str, AttributeValue | ir.Attr],
+    affine: AffineType,
+    build: Builder,
 ) -> Sequence[ir.Value]:
     """The op on wider integers; as distances from the zero point where it fills with zeros."""
-    node, dtype, codes = move.node, _WIDENED[move.node.op_type], inputs[0]
+    node, dtype, codes = move.node, _kernel_type(move.node, affine), inputs[0]
     output = node.outputs[0]
     assert codes is not None
     offset = affine.zero_point.astype(dtype.numpy())
@@ -150,7 +172,7 @@ def _widened(
     wide = before.cast(codes, dtype)
     if centred:
         wide = before.op("Sub", [wide, build.constant(offset, "zero_point_wide")], dtype)
-    first, *others = _insert(move, [wide, *inputs[1:]], dtype, build, node.attributes)
+    first, *others = _insert(move, [wide, *inputs[1:]], dtype, build, attributes)
     if build.types.get(output) is None:
         return [first, *others]
     after = IntegerOps(build, output, output.shape)
@@ -164,38 +186,14 @@ def _reduce_max(
 ) -> ir.Value:
     """GlobalMaxPool, which has no integer form, as the reduction it is."""
     output = node.outputs[0]
+    assert codes is not None
     known = (value.shape for value in (node.inputs[0], output) if value is not None)
     rank = next(len(shape) for shape in known if shape is not None)
-    axes = list(range(2, rank))
-    if build.rewriter.opset(node) < _AXES_ARE_INPUTS:
-        attributes = {"axes": axes}
-        return build.insert("ReduceMax", [codes], output, affine.dtype, attributes=attributes)
-    inputs = [codes, build.constant(np.array(axes, np.int64), "axes")]
-    return build.insert("ReduceMax", inputs, output, affine.dtype)
-
-
-def _space_to_depth(node: ir.Node, codes: ir.Value | None, build: Builder) -> ir.Value | None:
-    """SpaceToDepth as a Transpose; None where more than the batch size is not known."""
-    output, block = node.outputs[0], node.attributes.get_int("blocksize", 1)
-    if codes is None or codes.dtype is None or codes.shape is None:
-        return None
-    sizes = [size for size in list(codes.shape)[1:] if isinstance(size, int)]
-    if len(sizes) != 3 or 0 in sizes:
-        return None
-    channels, rows, columns = sizes[0], sizes[1] // block, sizes[2] // block
-    split = [0, channels, rows, block, columns, block]
-    joined = [0, channels * block * block, rows, columns]
-    dtype, batch = codes.dtype, codes.shape[0]
-
-    def reshape(value: ir.Value, to: list[int]) -> ir.Value:
-        shape = build.constant(np.array(to, np.int64), "shape")
-        known = ir.Shape([batch, *to[1:]])
-        return build.insert("Reshape", [value, shape], output, dtype, shape=known)
-
-    perm = [0, 3, 5, 1, 2, 4]
-    blocks = reshape(codes, split)
-    shape = ir.Shape([batch, *[split[axis] for axis in perm[1:]]])
-    turned = build.insert(
-        "Transpose", [blocks], output, dtype, attributes={"perm": perm}, shape=shape
-    )
-    return reshape(turned, joined)
+    axes, dtype = list(range(2, rank)), _INT32 if is_wide(affine) else affine.dtype
+    inputs = [IntegerOps(build, output, codes.shape).cast(codes, dtype)]
+    attributes: dict[str, AttributeValue] = {"axes": axes}
+    if build.rewriter.opset(node) >= _AXES_ARE_INPUTS:
+        inputs.append(build.constant(np.array(axes, np.int64), "axes"))
+        attributes = {}
+    after = IntegerOps(build, output, output.shape)
+    return after.cast(after.op("ReduceMax", inputs, dtype, attributes), affine.dtype)

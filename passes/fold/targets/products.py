@@ -11,14 +11,19 @@ from onnxfold.passes.fold.accumulate import bias_is_exact, has_coarse_bias
 from onnxfold.passes.fold.lowering import Linear
 from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.fold.targets.fixed_point import Term, rescale
+from onnxfold.passes.fold.targets.wide_codes import Part, combined, parts_of
+from onnxfold.passes.fold.types import is_wide
 
 _INT32 = ir.DataType.INT32
-_UINT8_SHIFT = 128  # int8 weights + 128 are uint8: ONNX Runtime's ConvInteger is slow on int8
+_UINT8_SHIFT = 128
+"""int8 weights + 128 are uint8: ONNX Runtime's ConvInteger is slow on int8, and pairs of products
+of uint8 never leave what x86 kernels add them in."""
 
 
 def with_quantized_kernels(linear: Linear, build: Builder) -> ir.Value:
     """QLinearConv, or QLinearMatMul where there is no bias; else as ``with_integer_kernels``."""
-    if linear.type is None or has_coarse_bias(linear):
+    wide = is_wide(linear.x.type) or is_wide(linear.w.type)
+    if linear.type is None or wide or is_wide(linear.type) or has_coarse_bias(linear):
         return with_integer_kernels(linear, build)
     if linear.operator.op_type == "Conv":
         return convolution(linear, build)
@@ -33,16 +38,18 @@ def has_batched_channels(linear: Linear) -> bool:
 
 
 def with_integer_kernels(linear: Linear, build: Builder) -> ir.Value:
-    """ConvInteger or MatMulInteger, the bias in int32 or with the rescaling to codes.
+    """ConvInteger or MatMulInteger, the bias with their sums or with the rescaling to codes.
 
     Without type the result is the accumulator where that has a type, else dequantized.
     """
     total = accumulated(linear, build)
+    dtype = total.dtype or _INT32
     exact_bias = linear.bias is None or bias_is_exact(linear)
     if linear.bias_codes is not None and exact_bias:
         shape = channel_shape(linear, linear.bias_codes)
-        codes = build.constant(linear.bias_codes.reshape(shape), f"{linear.output.name}_bias")
-        total = build.insert("Add", [total, codes], linear.output, _INT32)
+        bias = linear.bias_codes.reshape(shape).astype(dtype.numpy())
+        codes = build.constant(bias, f"{linear.output.name}_bias")
+        total = build.insert("Add", [total, codes], linear.output, dtype)
     if build.types.get(linear.output) is not None and linear.type is None:
         return total
     if linear.type is None:
@@ -108,30 +115,33 @@ def data(linear: Linear, build: Builder) -> ir.Value:
 
 
 def accumulated(linear: Linear, build: Builder) -> ir.Value:
-    """The int32 sums of (q_x - z_x)(q_w - z_w)."""
+    """The sums of (q_x - z_x)(q_w - z_w): int32, int64 where 16-bit codes need it."""
     conv = linear.operator.op_type == "Conv"
-    weights, zero_point = _weights(linear, build, as_uint8=conv)
-    inputs = [data(linear, build), weights, build.zero_point(linear.x.type), zero_point]
-    return build.insert(
-        "ConvInteger" if conv else "MatMulInteger",
-        inputs,
-        linear.output,
-        _INT32,
-        attributes=linear.operator.attributes if conv else None,
-    )
+    attributes = linear.operator.attributes if conv else None
+    sums: list[tuple[int, ir.Value]] = []
+    weights = _weights(linear, build, as_uint8=conv or is_wide(linear.x.type))
+    for x in parts_of(data(linear, build), linear.x.type, linear.output, build):
+        for w in weights:
+            inputs = [x.codes, w.codes, x.zero_point, w.zero_point]
+            kernel = "ConvInteger" if conv else "MatMulInteger"
+            found = build.insert(kernel, inputs, linear.output, _INT32, attributes=attributes)
+            sums.append((x.unit * w.unit, found))
+    return combined(sums, linear.bound, linear.output, build)
 
 
-def _weights(linear: Linear, build: Builder, *, as_uint8: bool) -> tuple[ir.Value, ir.Value]:
+def _weights(linear: Linear, build: Builder, *, as_uint8: bool) -> list[Part]:
     name, w = f"{linear.output.name}_weights", linear.w
+    if is_wide(w.type):
+        return parts_of(build.operand(w, name), w.type, linear.output, build)
     zero_points = np.unique(w.type.zero_point)
     zero_point = zero_points.reshape(()) if zero_points.size == 1 else w.type.zero_point
     if w.codes is None or not as_uint8:
-        codes = build.operand(w, name)
-        return codes, build.constant(zero_point.astype(w.type.dtype.numpy()), "zero_point")
+        zero = zero_point.astype(w.type.dtype.numpy())
+        return [Part(build.operand(w, name), build.constant(zero, "zero_point"))]
     # For convolutions, accumulation_weights leaves the same zero point in all channels.
     shifted = (w.codes.astype(np.int64) + _UINT8_SHIFT).astype(np.uint8)
-    zero = np.asarray(int(zero_point) + _UINT8_SHIFT, np.uint8)
-    return build.constant(shifted, name), build.constant(zero, "zero_point")
+    zero = (np.asarray(zero_point, np.int64) + _UINT8_SHIFT).astype(np.uint8)
+    return [Part(build.constant(shifted, name), build.constant(zero, "zero_point"))]
 
 
 def channel_shape(linear: Linear, per_channel: Array) -> list[int]:
@@ -149,7 +159,12 @@ def _dequantized(linear: Linear, total: ir.Value, build: Builder, *, with_bias: 
     rank = 0 if linear.output.shape is None else len(linear.output.shape)
     axis = None if scale.ndim == 0 else (1 if conv else rank - 1)
     affine = AffineType(scale, np.zeros(scale.shape, np.int32), _INT32, axis)
-    real = build.dequantize(total, affine, linear.output)
+    if total.dtype == _INT32:
+        real = build.dequantize(total, affine, linear.output)
+    else:  # DequantizeLinear takes no int64
+        spread = scale.reshape(channel_shape(linear, scale)) if scale.ndim else scale
+        affine = AffineType(spread, np.zeros(spread.shape, np.int64), ir.DataType.INT64)
+        real = build.dequantize_unfused(total, affine, linear.output)
     if not with_bias:
         return real
     assert linear.bias is not None

@@ -41,11 +41,13 @@ from onnxfold.passes.fold.lowering import (
 from onnxfold.passes.fold.targets import averages, products
 from onnxfold.passes.fold.targets.builder import Builder
 from onnxfold.passes.fold.targets.curves import write_curve, write_slopes
-from onnxfold.passes.fold.targets.fixed_point import Term, centred, rescale
+from onnxfold.passes.fold.targets.fixed_point import IntegerOps, Term, centred, rescale
 from onnxfold.passes.fold.targets.lookup import write_lookup
 from onnxfold.passes.fold.targets.movement import write_clamp, write_move, write_scatter
 from onnxfold.passes.fold.targets.tables import look_up
 from onnxfold.passes.fold.targets.target import Target
+from onnxfold.passes.fold.targets.wide_codes import decline_wide
+from onnxfold.passes.fold.types import is_wide
 
 _INT32 = ir.DataType.INT32
 
@@ -67,9 +69,8 @@ def write_integer(lowering: Lowering, build: Builder) -> Sequence[ir.Value]:
         case Requantize() if lowering.operand.type.dtype == _INT32:
             return [_rounded_accumulator(lowering, build)]
         case Requantize():
-            table = requantization_table(lowering.operand.type, lowering.type)
-            codes = build.codes_of(lowering.reads[0])
-            return [look_up(codes, table, lowering.type, lowering.node.outputs[0], build)]
+            codes, output = build.codes_of(lowering.reads[0]), lowering.node.outputs[0]
+            return [_requantized(codes, lowering.operand.type, lowering.type, output, build)]
         case Function():
             return [_function(lowering, build)]
         case Curve():
@@ -106,9 +107,9 @@ def decline(lowering: Lowering) -> Refusal | None:
     """What needs sizes that are not known."""
     match lowering:
         case Reduction() | AveragePool():
-            return averages.decline(lowering)
+            return decline_wide(lowering) or averages.decline(lowering)
         case _:
-            return None
+            return decline_wide(lowering)
 
 
 def shift(
@@ -122,13 +123,24 @@ def shift(
     return build.insert("Cast", [added], like, new.dtype, attributes={"to": int(new.dtype)})
 
 
-TARGET = Target("standard", True, write, decline, shift, accumulates=True)
+TARGET = Target("standard", True, write, decline, shift, accumulates=True, wide=True)
 
 
 def requantization_table(old: AffineType, new: AffineType) -> Array:
     """Codes of ``new`` for all codes of ``old``, [256]."""
     low, high = old.limits
     return new.quantize(old.dequantize(np.arange(low, high + 1)))
+
+
+def _requantized(
+    codes: ir.Value, old: AffineType, new: AffineType, like: ir.Value, build: Builder
+) -> ir.Value:
+    """Codes of another type: by a table, where it is not one of 65,536 entries."""
+    if not is_wide(old):
+        return look_up(codes, requantization_table(old, new), new, like, build)
+    factor = np.asarray(float(old.scale) / float(new.scale))
+    term = Term(codes, factor, int(old.zero_point), old.reach)
+    return rescale([term], new, like, build, shape=codes.shape)
 
 
 def _rounded_accumulator(lowering: Requantize, build: Builder) -> ir.Value:
@@ -142,7 +154,10 @@ def _rounded_accumulator(lowering: Requantize, build: Builder) -> ir.Value:
 def _function(function: Function, build: Builder) -> ir.Value:
     output = function.node.outputs[0]
     codes = build.operand(function.operand, output.name or "argument")
-    return look_up(codes, function.table, function.type, output, build, axis=function.axis)
+    lowest = function.operand.type.limits[0]
+    return look_up(
+        codes, function.table, function.type, output, build, lowest=lowest, axis=function.axis
+    )
 
 
 def _sum(lowering: Sum, build: Builder) -> ir.Value:
@@ -167,14 +182,7 @@ def _term(
         factor = factor.reshape([-1] + [1] * behind)
     if unit.dtype == _INT32:
         return Term(codes, factor, 0, np.iinfo(np.int32).max)
-    return Term(codes, factor, int(unit.zero_point), _reach(unit))
-
-
-def _reach(affine: AffineType) -> int:
-    """The largest magnitude of q - zero_point."""
-    low, high = affine.limits
-    zero = int(affine.zero_point)
-    return max(high - zero, zero - low)
+    return Term(codes, factor, int(unit.zero_point), unit.reach)
 
 
 def _product(lowering: Product, build: Builder) -> ir.Value:
@@ -184,9 +192,11 @@ def _product(lowering: Product, build: Builder) -> ir.Value:
         centred(build.operand(each, f"{output.name}_factor"), each.type, output, build)
         for each in lowering.operands
     ]
-    product = build.insert("Mul", factors, output, _INT32)
+    bound = first.type.reach * second.type.reach
+    dtype = _INT32 if bound <= np.iinfo(np.int32).max else ir.DataType.INT64
+    wide = [IntegerOps(build, output, each.shape).cast(each, dtype) for each in factors]
+    product = build.insert("Mul", wide, output, dtype)
     scale = float(first.type.scale) * float(second.type.scale) / float(affine.scale)
-    bound = _reach(first.type) * _reach(second.type)
     return rescale([Term(product, np.asarray(scale), 0, bound)], affine, output, build)
 
 
@@ -196,19 +206,32 @@ def _joined(lowering: Joined, build: Builder) -> ir.Value:
     for operand in lowering.operands:
         value = build.operand(operand, f"{output.name}_part")
         if operand.type is not affine:
-            table = requantization_table(operand.type, affine)
-            value = look_up(value, table, affine, output, build)
+            value = _requantized(value, operand.type, affine, output, build)
         codes.append(value)
     if isinstance(lowering, Select):
-        condition = node.inputs[0]
-        assert condition is not None
-        return build.insert("Where", [condition, *codes], output, affine.dtype)
+        return _where(node.inputs[0], codes, output, affine, build)
     if isinstance(lowering, Scatter):
         return write_scatter(lowering, codes, build)
     if isinstance(lowering, Concat):
         attributes = node.attributes
         return build.insert("Concat", codes, output, affine.dtype, attributes=attributes)
     return _extremum(node.op_type, codes, output, affine, build)
+
+
+def _where(
+    condition: ir.Value | None,
+    codes: Sequence[ir.Value],
+    output: ir.Value,
+    affine: AffineType,
+    build: Builder,
+) -> ir.Value:
+    """Where on codes; on those of 16 bits in int32, for which ONNX Runtime has a kernel."""
+    assert condition is not None
+    if not is_wide(affine):
+        return build.insert("Where", [condition, *codes], output, affine.dtype)
+    wide = [IntegerOps(build, output, each.shape).cast(each, _INT32) for each in codes]
+    chosen = build.insert("Where", [condition, *wide], output, _INT32)
+    return IntegerOps(build, output, output.shape).cast(chosen, affine.dtype)
 
 
 def _extremum(

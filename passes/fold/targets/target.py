@@ -39,6 +39,7 @@ class Target:
         shift: Converts between int8 and uint8 codes of the same numbers.
         dequantizes_weights: Whether linear ops that stay float get their weights ahead of time.
         accumulates: Whether an unrounded product is int32 codes for all that reads it.
+        wide: Whether it computes with activations of 16 bits.
         keeps_names: Whether what replaces an operator takes over the names around it.
     """
 
@@ -49,6 +50,7 @@ class Target:
     shift: Shift
     dequantizes_weights: bool = False
     accumulates: bool = False
+    wide: bool = False
     keeps_names: bool = False
 
 

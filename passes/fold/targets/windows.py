@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from onnxfold.passes.constants import Array
 
+_SPATIAL = 2  # batch and channels come first
+
 
 @dataclass(frozen=True, eq=False)
 class WindowAxis:
@@ -38,7 +40,7 @@ class WindowAxis:
 
 
 def window_axes(node: ir.Node, shape: ir.Shape) -> list[WindowAxis] | None:
-    """The windows of AveragePool ``node`` along each spatial axis of data of ``shape``.
+    """The windows of pool ``node`` along each spatial axis of data of ``shape``.
 
     Returns:
         None where they depend on sizes that are not known, or are not the same in all versions
@@ -59,6 +61,19 @@ def window_axes(node: ir.Node, shape: ir.Shape) -> list[WindowAxis] | None:
             return None
         axes.append(found)
     return axes
+
+
+def has_known_windows(node: ir.Node) -> bool:
+    """Whether the windows of pool ``node`` are known, see ``window_axes``."""
+    return window_axes(node, shape_of_image(node)) is not None
+
+
+def shape_of_image(node: ir.Node) -> ir.Shape:
+    """The shape of what pool ``node`` reads, maybe of sizes not known."""
+    source = node.inputs[0]
+    rank = _SPATIAL + len(node.attributes.get_ints("kernel_shape") or ())
+    unknown = ir.Shape([None] * rank)
+    return unknown if source is None or source.shape is None else source.shape
 
 
 def _padding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,19 @@ def test_every_dialect_becomes_canonical(dialect: str, network: str) -> None:
             assert producer.op_type == "DequantizeLinear"
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["standard", "integer"])
+@pytest.mark.parametrize("dialect", _WIDE)
+def test_16_bit_activations_are_computed_in_halves(dialect: str, target: str) -> None:
+    model, remarks = _fold(image_network(DIALECTS[dialect]), target)
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts["ConvInteger"] == 6
+    assert counts["MatMulInteger"] == 2
+    if dialect.startswith("aimet"):  # the sizes are known
+        assert counts["QuantizeLinear"] == counts["DequantizeLinear"] == 1
+        assert not remarks
+
+
+@pytest.mark.parametrize("target", ["ort", "qdq"])
 @pytest.mark.parametrize("dialect", _WIDE)
 def test_16_bit_activations_stay_with_a_reason(dialect: str, target: str) -> None:
     model, remarks = _fold(image_network(DIALECTS[dialect]), target)

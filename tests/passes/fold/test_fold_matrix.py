@@ -77,11 +77,8 @@ LEFT: dict[tuple[str, str], str] = {
         "kernel takes",
         "ort",
     ): ("Conv, 16-bit activations"),
-    ("`x` is quantized to uint16, which no integer kernel takes", "standard qdq integer"): (
+    ("`x` is quantized to uint16, which no integer kernel takes", "qdq"): (
         "Conv, 16-bit activations"
-    ),
-    ("`x` is quantized to uint16, which no integer kernel takes", "standard integer"): (
-        "Conv, 16-bit output"
     ),
     ("the scale of `x` is blocked, not constant, or not float32", ALL): ("Conv, float16 scales"),
     ("only its weights are quantized: `x` is not quantized", ALL): ("Conv, float activations"),
