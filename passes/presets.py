@@ -52,7 +52,7 @@ FINISH = "masked-sum,sum-before-layer-norm"
 START_CODES = "round-biases"
 """Before ``compile`` folds for ONNX Runtime: what its kernels round, the fold may not."""
 
-FINISH_CODES = f"fast-gelu,transpose-heads,remove-dead-code,{FINISH}"
+FINISH_CODES = f"fast-gelu,scale-quick-gelu,transpose-heads,remove-dead-code,{FINISH}"
 """The same for models on codes, within a part of a code."""
 
 FOLD = (

@@ -54,6 +54,7 @@ PASSES: dict[str, str] = {
     "narrow-global-max-pool": "fuse.narrow_global_max_pool:NarrowGlobalMaxPool",
     "narrow-expand": "fuse.narrow_expand:NarrowExpand",
     "scale-factor": "fuse.scale_factor:ScaleFactor",
+    "scale-quick-gelu": "fuse.scale_quick_gelu:ScaleQuickGelu",
     "sum-before-layer-norm": "fuse.sum_before_layer_norm:SumBeforeLayerNorm",
     # quantize
     "align-concat": "quantize.align_concat:AlignConcat",
@@ -65,6 +66,7 @@ PASSES: dict[str, str] = {
     "integer-io": "quantize.integer_io:IntegerIo",
     "insert-qdq": "quantize.insert_qdq:InsertQdq",
     "quantize-dynamic": "quantize.quantize_dynamic:QuantizeDynamic",
+    "quick-gelu": "quantize.quick_gelu:QuickGelu",
     "quantize-weights": "quantize.quantize_weights:QuantizeWeights",
     "store-float16": "quantize.store_float16:StoreFloat16",
     "smooth-quant": "quantize.smooth_quant:SmoothQuant",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,93 +9,35 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxfold.passes.base import Contract
-from onnxfold.passes.constants import constant_array, constant_scalar
+from onnxfold.passes.constants import constant_array
+from onnxfold.passes.gelu import Gelu
 from onnxfold.passes.patterns import PatternPass, RuleTable, rule
 from onnxfold.passes.rewriter import Rewriter
-from onnxfold.passes.walk import use_count
 
 _CONTRIB = "com.microsoft"
 _LARGEST_ERROR = 4.8e-4
 """Of 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), over all x."""
 _PART_OF_STEP = 0.25
-_TOLERANCE = 1e-5
 
 
-@rule("fast-gelu", "Erf")
+@rule("fast-gelu", "Erf", "Gelu")
 def _fast_gelu(node: ir.Node, rewriter: Rewriter) -> None:
-    data = _divided_by_root_2(node.inputs[0])
-    plus_one = _only_reader(node.outputs[0], "Add")
-    if data is None or plus_one is None or not _has_number(plus_one, 1.0):
+    found = Gelu.match(node)
+    if found is None or not _is_rounded(found.last.outputs[0]):
         return
-    last = _gelu_end(plus_one, data)
-    if last is not None and _is_rounded(last.outputs[0]):
+    if found.last is not node:
         rewriter.add_source(node)
-        _replace(last, data, rewriter)
-
-
-@rule("fast-gelu-operator", "Gelu")
-def _operator(node: ir.Node, rewriter: Rewriter) -> None:
-    approximation = node.attributes.get_string("approximate", "none")
-    if node.inputs[0] is not None and approximation == "none" and _is_rounded(node.outputs[0]):
-        _replace(node, node.inputs[0], rewriter)
-
-
-def _replace(last: ir.Node, data: ir.Value, rewriter: Rewriter) -> None:
-    output = last.outputs[0]
+    output = found.last.outputs[0]
     gelu = rewriter.insert(
-        last,
+        found.last,
         "FastGelu",
-        [data],
+        [found.data],
         name=f"{output.name}_fast",
         domain=_CONTRIB,
         dtype=output.dtype,
         shape=output.shape,
     )
-    rewriter.replace_node(last, [gelu])
-
-
-def _divided_by_root_2(value: ir.Value | None) -> ir.Value | None:
-    """x, where ``value`` is x / sqrt(2)."""
-    node = None if value is None else value.producer()
-    if node is None or node.domain or node.op_type not in ("Div", "Mul"):
-        return None
-    divides = node.op_type == "Div"
-    wanted = math.sqrt(2.0) if divides else math.sqrt(0.5)
-    for data, number in _operands(node)[: 1 if divides else 2]:
-        if _is(number, wanted):
-            return data
-    return None
-
-
-def _gelu_end(plus_one: ir.Node, data: ir.Value) -> ir.Node | None:
-    """The Mul that ends 0.5 x (1 + erf), which is multiplied in any order."""
-    node, factors = plus_one, {"x": False, "half": False}
-    while not all(factors.values()):
-        reader = _only_reader(node.outputs[0], "Mul")
-        if reader is None:
-            return None
-        other = next((each for each in reader.inputs if each is not node.outputs[0]), None)
-        found = tuple(_parts(other, data))
-        if not found or any(factors[each] for each in found):
-            return None
-        factors.update(dict.fromkeys(found, True))
-        node = reader
-    return node
-
-
-def _parts(value: ir.Value | None, data: ir.Value) -> Iterator[str]:
-    """Which factors of a Gelu ``value`` is: x, a half, or both; nothing where it is another."""
-    node = None if value is None else value.producer()
-    if value is data:
-        yield "x"
-    elif _is(value, 0.5):
-        yield "half"
-    elif (
-        node is not None
-        and (node.op_type, node.domain) == ("Mul", "")
-        and any(each is data and _is(number, 0.5) for each, number in _operands(node))
-    ):
-        yield from ("x", "half")
+    rewriter.replace_node(found.last, [gelu])
 
 
 def _is_rounded(value: ir.Value) -> bool:
@@ -113,27 +53,6 @@ def _is_rounded(value: ir.Value) -> bool:
     return True
 
 
-def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    if use_count(value) != 1 or value.is_graph_output():
-        return None
-    reader = next(iter(value.uses())).node
-    return reader if reader.op_type == op_type and not reader.domain else None
-
-
-def _operands(node: ir.Node) -> tuple[tuple[ir.Value | None, ir.Value | None], ...]:
-    left, right = node.inputs
-    return (left, right), (right, left)
-
-
-def _has_number(node: ir.Node, number: float) -> bool:
-    return any(_is(each, number) for each in node.inputs)
-
-
-def _is(value: ir.Value | None, number: float) -> bool:
-    found = constant_scalar(value)
-    return found is not None and abs(found - number) <= _TOLERANCE
-
-
 @dataclass(frozen=True)
 class FastGelu(PatternPass):
     """Replace the error function of a Gelu by a hyperbolic tangent, where its result is rounded.
@@ -147,5 +66,5 @@ class FastGelu(PatternPass):
     contract: ClassVar[Contract] = Contract.APPROXIMATE
 
     def rules(self) -> RuleTable:
-        """Written out, and as an operator."""
-        return (_fast_gelu, _operator)
+        """The one rule."""
+        return (_fast_gelu,)

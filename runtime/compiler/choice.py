@@ -119,17 +119,19 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Compensations for rounding that cost nothing at run time.
+    """Compensations for rounding that cost nothing at run time; and what saves time for a little.
 
     Attributes:
         rungs: In the order in which they are tried.
         always: Those that are tried even where the budget is met without them.
         reach_db: By how much the budget may be missed for dear rungs to be tried.
+        cheaper: Rungs that save time, and are taken as long as they cost hardly any accuracy.
     """
 
     rungs: tuple[str, ...] = ()
     always: frozenset[str] = frozenset()
     reach_db: float = 6.0
+    cheaper: tuple[str, ...] = ()
 
     @property
     def only_cheap(self) -> Ladder:

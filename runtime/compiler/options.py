@@ -71,6 +71,7 @@ _RUNGS_OF_MODES = {"int4-weights": ("gptq",)}
 _ACTIVATIONS_OF_MODES: dict[str, Activations] = {"full-integer": "s8", "16x8": "s16"}
 _OF_PRODUCTS = ("transformer", "recurrent", "dense")
 _CHEAP = ("weight-ranges", "align-concat", "equalize", "smooth-quant", "correct-bias")
+_CHEAPER = ("quick-gelu",)
 _SEARCHED = {
     "fast": ("min-max",),
     "balanced": ("min-max", "percentile"),
@@ -214,7 +215,9 @@ class CompileOptions:
         few = self.weights in ("s4", "u4")
         rungs = _RUNGS if few or self.preset == "best" else _RUNGS[: _RUNGS.index(_DEAREST)]
         reach = _REACH_OF_4_BITS_DB if few else _REACH_DB
-        return Ladder(rungs, frozenset(_ALWAYS[self.preset]), reach)
+        # Kernels of ONNX Runtime; ``best`` gives no accuracy for time.
+        cheaper = () if self.target != "ort" or self.preset == "best" else _CHEAPER
+        return Ladder(rungs, frozenset(_ALWAYS[self.preset]), reach, cheaper)
 
     def starting_choices(self, family: Family) -> list[Choice]:
         """Where the search begins, the widest first.

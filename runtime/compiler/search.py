@@ -15,10 +15,11 @@ that it can be tested without either. What it does:
 6. What meets the budget is timed, interleaved with the original and the optimized float model.
 7. From the fastest, one class of layers after another that gained nothing alone is tried in float;
    it stays there where that is faster.
-8. A little time buys accuracy: the layers that make most noise for the time they save go to float
+8. Rungs that save time are climbed as long as the budget is met and they add hardly any noise.
+9. A little time buys accuracy: the layers that make most noise for the time they save go to float
    as long as that costs a few per cent. Where asked, the whole curve of what accuracy costs is
    measured; where so much speed is asked for, the most accurate point that has it is taken.
-9. Nothing is chosen that is slower than the original, nor slower than float by a second
+10. Nothing is chosen that is slower than the original, nor slower than float by a second
    measurement of another kind.
 """
 
@@ -51,7 +52,8 @@ _MOST_REPAIRED = 2
 _FEW_LAYERS = 0.25
 """Of all: whoever needs no more in float is hardly beaten by what was slower with none."""
 _WORTH_TIME_DB = 0.5
-"""Accuracy beyond the budget that gains less is not worth any time."""
+"""Accuracy beyond the budget that gains less is not worth any time; nor is the time saved by what
+costs more."""
 
 
 def search(
@@ -83,6 +85,7 @@ def search(
         log.add(each.choice.name, each.quality, latency[each.choice.name], "measured")
     best = in_order(accepted, latency)[0]
     best = _refine(subject, best, gaining, log)
+    best = _cheaper(subject, best, log)
     best, latency = _balanced(subject, best, log)
     if not _gains(latency[best.choice.name], latency):
         log.add(best.choice.name, best.quality, latency[best.choice.name], "not faster than float")
@@ -142,6 +145,24 @@ def _may_be_faster(
         return False
     latency = subject.time([found])[found.choice.name]
     return any(times[each.choice.name].is_faster(latency) for each in others)
+
+
+def _cheaper(subject: Subject[ModelT], best: Candidate[ModelT], log: Log) -> Candidate[ModelT]:
+    """``best`` with every rung that saves time, within the budget and at hardly more noise.
+
+    What they save is less than can be timed here, but known of the kernels.
+    """
+    for rung in subject.ladder.cheaper if best.choice.scheme == "static" else ():
+        choice = best.choice.compensated(rung)
+        attempt = None if subject.is_idle(choice) else subject.candidate(choice)
+        if attempt is None:
+            continue
+        gain = attempt.quality.score - best.quality.score
+        taken = attempt.quality.passed and gain >= -_WORTH_TIME_DB
+        outcome = "saves time" if taken else "not worth the noise"
+        log.add(choice.name, attempt.quality, None, outcome, gain_db=gain)
+        best = attempt if taken else best
+    return best
 
 
 def _balanced(

@@ -507,3 +507,24 @@ def test_what_is_faster_by_no_more_than_timings_spread_does_not_replace_what_is_
 
 def test_a_spread_without_limit_does_not_hide_what_is_much_faster() -> None:
     assert Latency(1.0, 0.8, spread=0.5).is_faster(Latency(1.0, 1.0, spread=0.5))
+
+
+@pytest.mark.parametrize(
+    ("score", "passed", "taken"), [(-0.4, True, True), (-0.6, True, False), (-0.4, False, False)]
+)
+def test_what_saves_time_is_taken_while_it_costs_hardly_any_accuracy(
+    score: float, passed: bool, taken: bool
+) -> None:
+    def built(choice: Choice) -> Model | None:
+        return frozenset({*(build(choice) or ()), *choice.rungs})
+
+    def judge(model: Model) -> Quality:
+        quick = "quick" in model
+        return Quality(passed or not quick, score if quick else 0.0, "")
+
+    world = replace(
+        subject({"body": -6.0}), build=built, judge=judge, ladder=Ladder(cheaper=("quick",))
+    )
+    selection = search(world, [LINEAR])
+    assert ("quick" in selection.model) is taken
+    assert outcomes(selection)["linear + quick"] == ("chosen" if taken else "not worth the noise")
