@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.demosaic.picture import draw
-from examples.demosaic.schemes import four_bits, integer, one_map, optimized
+from examples.demosaic.schemes import four_bits, integer, one_map, optimized, wide_integer
 from fixtures.demosaicnet import (
     BORDER,
     EVALUATION,
@@ -44,11 +44,12 @@ Decibels = Mapping[str, Mapping[str, float]]
 SIDE = 256
 CALIBRATION = 16
 """Cuts of photographs that calibrate; others than those that judge."""
-FLOAT, NAIVE, COMPENSATED, INTEGER, FOUR_BITS = (
+FLOAT, NAIVE, COMPENSATED, INTEGER, WIDE, FOUR_BITS = (
     "float",
     "one map for all",
     "the same, compensated",
     "integer graph",
+    "integer graph, activations of 16 bits",
     "weights of 4 bits",
 )
 
@@ -60,7 +61,7 @@ class Outcome:
     Attributes:
         decibels: PSNR by network and photograph.
         held_out: the same for photographs in view of which no scheme was chosen.
-        float_operators: operators on floats between the integer graph's codes.
+        float_operators: operators on floats between the codes of the integer graphs.
     """
 
     decibels: Decibels
@@ -107,16 +108,18 @@ def run(folder: Path, progress: Progress) -> Outcome:
         NAIVE: one_map(original, feeds, compensated=False),
         COMPENSATED: one_map(original, feeds, compensated=True),
         INTEGER: integer(original, feeds),
+        WIDE: wide_integer(original, feeds),
         FOUR_BITS: four_bits(original, feeds),
     }
-    for name in (FLOAT, INTEGER):
-        ir.save(networks[name], folder / f"demosaicnet.{name.split()[0]}.onnx")
+    for name, stem in ((FLOAT, "float"), (INTEGER, "integer"), (WIDE, "integer16")):
+        ir.save(networks[name], folder / f"demosaicnet.{stem}.onnx")
     progress.stage("restoring photographs", len(networks) * len(images))
     found = {name: _restore(model, images, progress) for name, model in networks.items()}
     name, image = next(iter(images.items()))
     shown = {network: found[network][name] for network in (FLOAT, NAIVE, INTEGER)}
     draw(inner(image), inner(mosaic_of(image)), shown, folder / "demosaic.png")
-    float_operators = len(float_ops_between(networks[INTEGER], strict=True))
+    graphs = (networks[INTEGER], networks[WIDE])
+    float_operators = sum(len(float_ops_between(each, strict=True)) for each in graphs)
     seen, unseen = (_decibels(found, images, names) for names in (EVALUATION, HELD_OUT))
     return Outcome(seen, unseen, float_operators)
 
@@ -157,7 +160,9 @@ def _print(outcome: Outcome) -> None:
     console = Console(width=None if Console().is_terminal else 110)
     console.print(_table("PSNR in dB", outcome.decibels))
     console.print(_table("PSNR in dB, photographs held out", outcome.held_out))
-    console.print(f"float operators between the integer graph's codes: {outcome.float_operators}")
+    console.print(
+        f"float operators between the codes of the integer graphs: {outcome.float_operators}"
+    )
 
 
 def _table(title: str, decibels: Decibels) -> Table:

@@ -33,6 +33,8 @@ Feeds = Sequence[dict[str, NDArray[np.float32]]]
 
 _ALPHA = 0.9
 """Nearly all of the outliers go into weights: these have a scale a channel, and GPTQ."""
+_SPARE = 2.0
+"""One of 16 bits."""
 _BLOCK = 32
 _BLOCKS_OPSET = 21
 
@@ -62,10 +64,34 @@ def integer(model: ir.Model, feeds: Feeds) -> ir.Model:
     observed = tensors_to_observe(aligned, PlacementOptions())
     ranges = calibrate(aligned, observed, feeds, method="mse")
     ranges = Ranges({**ranges, **_of_the_mosaic(aligned, extremes)})
-    quantized = Pipeline((InsertQdq(ranges),)).run(aligned.clone()).model
-    moments = measure_input_moments(aligned, None, feeds, quantized=quantized)
+    return _in_integers(aligned, InsertQdq(ranges), feeds)
+
+
+def wide_integer(model: ir.Model, feeds: Feeds) -> ir.Model:
+    """Return the same with activations of 16 bits, of which kernels of 8 multiply either half.
+
+    There are bits to spare: ranges are twice as wide as what was seen in the calibration data, and
+    channels need not have like ranges, which would only make the weights less even.
+
+    Args:
+        model: the float network, simplified.
+        feeds: calibration data.
+    """
+    model = _upgraded(model)
+    extremes = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds)
+    aligned = Pipeline((AlignConcat(extremes),)).run(model.clone()).model
+    seen = calibrate(aligned, tensors_to_observe(aligned, PlacementOptions()), feeds)
+    wider = {name: (_SPARE * low, _SPARE * high) for name, (low, high) in seen.items()}
+    ranges = Ranges({**wider, **_of_the_mosaic(aligned, extremes)})
+    return _in_integers(aligned, InsertQdq(ranges, activations="u16"), feeds)
+
+
+def _in_integers(model: ir.Model, insert: InsertQdq, feeds: Feeds) -> ir.Model:
+    """Return ``model`` with Q/DQ pairs, weights rounded together, biases corrected, folded."""
+    quantized = Pipeline((insert,)).run(model.clone()).model
+    moments = measure_input_moments(model, None, feeds, quantized=quantized)
     quantized = Pipeline((Gptq(moments, centered=True),)).run(quantized).model
-    errors = measure_output_errors(aligned, quantized, feeds)
+    errors = measure_output_errors(model, quantized, feeds)
     quantized = Pipeline((CorrectBias(errors),)).run(quantized).model
     _keep_sums(quantized)
     lower = parse_passes(f"infer-shapes,{folding('integer')},{TIDY}")
@@ -83,11 +109,7 @@ def four_bits(model: ir.Model, feeds: Feeds) -> ir.Model:
         model: the float network, simplified.
         feeds: calibration data.
     """
-    model = (
-        Pipeline(parse_passes(f"upgrade-opset{{to={_BLOCKS_OPSET}}},infer-shapes"))
-        .run(model.clone())
-        .model
-    )
+    model = _upgraded(model)
     ranges = calibrate(model, tensors_to_observe(model, PlacementOptions()), feeds)
     moments = measure_input_moments(model, None, feeds)
     small = [node for node in _linear(model) if min(_parameter(node, 1).shape[:2]) < _BLOCK]
@@ -105,6 +127,12 @@ def four_bits(model: ir.Model, feeds: Feeds) -> ir.Model:
     quantized = Pipeline((Gptq(moments, centered=True),)).run(quantized).model
     errors = measure_output_errors(model, quantized, feeds)
     return Pipeline((CorrectBias(errors),)).run(quantized).model
+
+
+def _upgraded(model: ir.Model) -> ir.Model:
+    """Return the network for operators that know codes of 4 and 16 bits, and blocks."""
+    passes = parse_passes(f"upgrade-opset{{to={_BLOCKS_OPSET}}},infer-shapes")
+    return Pipeline(passes).run(model.clone()).model
 
 
 def _of_the_mosaic(model: ir.Model, ranges: Ranges) -> dict[str, tuple[float, float]]:

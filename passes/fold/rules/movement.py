@@ -20,7 +20,7 @@ from onnxfold.passes.fold.lowering import (
 )
 from onnxfold.passes.fold.rules.operands import joined_operands, reads, reals
 from onnxfold.passes.fold.rules.refusals import not_quantized, touches_quantization
-from onnxfold.passes.fold.targets.block_moves import block_sizes
+from onnxfold.passes.fold.targets.block_moves import channels_of
 from onnxfold.passes.fold.types import Quantized, TypeState, is_wide
 from onnxfold.passes.walk import use_count
 
@@ -175,10 +175,10 @@ def dropout(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
 
 
 def move_blocks(node: ir.Node, types: TypeState) -> Lowering | Refusal | None:
-    """DepthToSpace and SpaceToDepth; of 16 bits they have no kernel, but one of known sizes."""
+    """DepthToSpace and SpaceToDepth; of 16 bits they have no kernel: moves of known channels."""
     affine = types.activation(node.inputs[0])
-    if affine is not None and is_wide(affine) and block_sizes(node.inputs[0]) is None:
-        return Refusal("its sizes are not known", "infer shapes first, with fixed sizes")
+    if affine is not None and is_wide(affine) and channels_of(node.inputs[0]) is None:
+        return Refusal("its number of channels is not known", "infer shapes first")
     return move(node, types)
 
 

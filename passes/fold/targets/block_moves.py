@@ -1,6 +1,12 @@
-"""SpaceToDepth and DepthToSpace on codes as the Transpose of blocks that they are."""
+"""SpaceToDepth and DepthToSpace on codes as the Transpose of blocks that they are.
+
+Where only the number of channels is known, one axis after the other: a Reshape leaves one size
+open, and copies those before it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -8,14 +14,17 @@ import onnx_ir as ir
 from onnxfold.passes.fold.targets.builder import Builder
 
 _BYTE_BITS = 8
+_IMAGE_RANK = 4
 
 
 def space_to_depth(node: ir.Node, codes: ir.Value | None, build: Builder) -> ir.Value | None:
-    """SpaceToDepth, which has no kernel for codes; None where a size is not known."""
-    sizes = block_sizes(codes)
-    if codes is None or sizes is None:
+    """SpaceToDepth, which has no kernel for codes; None for 8 bits where a size is not known."""
+    sizes, block = _sizes(codes), node.attributes.get_int("blocksize", 1)
+    if codes is None or codes.dtype is None:
         return None
-    block = node.attributes.get_int("blocksize", 1)
+    if sizes is None:
+        is_wide = codes.dtype.bitwidth > _BYTE_BITS
+        return _gathered(codes, block, node, build) if is_wide else None
     channels, rows, columns = sizes[0], sizes[1] // block, sizes[2] // block
     split = [0, channels, rows, block, columns, block]
     joined = [0, channels * block * block, rows, columns]
@@ -23,11 +32,12 @@ def space_to_depth(node: ir.Node, codes: ir.Value | None, build: Builder) -> ir.
 
 
 def wide_depth_to_space(node: ir.Node, codes: ir.Value | None, build: Builder) -> ir.Value | None:
-    """DepthToSpace, which has no kernel for 16 bits; None for 8, or where a size is not known."""
-    sizes = block_sizes(codes)
-    if codes is None or codes.dtype is None or sizes is None or codes.dtype.bitwidth <= _BYTE_BITS:
+    """DepthToSpace, which has no kernel for 16 bits; None for 8."""
+    sizes, block = _sizes(codes), node.attributes.get_int("blocksize", 1)
+    if codes is None or codes.dtype is None or codes.dtype.bitwidth <= _BYTE_BITS:
         return None
-    block = node.attributes.get_int("blocksize", 1)
+    if sizes is None:
+        return _spread(codes, block, node, build)
     channels, rows, columns = sizes[0] // (block * block), sizes[1], sizes[2]
     joined = [0, channels, rows * block, columns * block]
     if node.attributes.get_string("mode", "DCR") == "DCR":
@@ -37,7 +47,62 @@ def wide_depth_to_space(node: ir.Node, codes: ir.Value | None, build: Builder) -
     return _shuffled(codes, split, perm, joined, node.outputs[0], build)
 
 
-def block_sizes(value: ir.Value | None) -> list[int] | None:
+def channels_of(value: ir.Value | None) -> int | None:
+    """The number of channels of an image; None where it is not known."""
+    if value is None or value.shape is None or len(value.shape) != _IMAGE_RANK:
+        return None
+    channels = value.shape[1]
+    return channels if isinstance(channels, int) else None
+
+
+def _spread(codes: ir.Value, block: int, node: ir.Node, build: Builder) -> ir.Value:
+    """DepthToSpace of an image whose channels are known."""
+    channels = channels_of(node.inputs[0])
+    assert channels is not None
+    step = _Step(node.outputs[0], codes.dtype or ir.DataType.UINT16, build)
+    rest = channels // block
+    value = step.transpose(codes, [0, 3, 2, 1])
+    if node.attributes.get_string("mode", "DCR") != "DCR":
+        value = step.reshape(value, [0, 0, 0, rest // block, block * block])
+        value = step.transpose(value, [0, 1, 2, 4, 3])
+        value = step.reshape(value, [0, 0, 0, channels])
+    value = step.transpose(step.reshape(value, [0, 0, -1, rest]), [0, 2, 1, 3])
+    value = step.reshape(value, [0, 0, -1, rest // block])
+    return step.transpose(value, [0, 3, 1, 2], last=True)
+
+
+def _gathered(codes: ir.Value, block: int, node: ir.Node, build: Builder) -> ir.Value:
+    """SpaceToDepth of an image whose channels are known."""
+    channels = channels_of(node.inputs[0])
+    assert channels is not None
+    step = _Step(node.outputs[0], codes.dtype or ir.DataType.UINT16, build)
+    value = step.reshape(step.transpose(codes, [0, 2, 3, 1]), [0, 0, -1, block * channels])
+    value = step.transpose(value, [0, 2, 1, 3])
+    value = step.reshape(value, [0, 0, -1, block * block * channels])
+    return step.transpose(value, [0, 3, 2, 1], last=True)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Writes moves of values of ``dtype``, named after ``output``."""
+
+    output: ir.Value
+    dtype: ir.DataType
+    build: Builder
+
+    def reshape(self, value: ir.Value, sizes: list[int]) -> ir.Value:
+        shape = self.build.constant(np.array(sizes, np.int64), "shape")
+        return self.build.insert("Reshape", [value, shape], self.output, self.dtype, shape=None)
+
+    def transpose(self, value: ir.Value, perm: list[int], *, last: bool = False) -> ir.Value:
+        shape = self.output.shape if last else None
+        attributes = {"perm": perm}
+        return self.build.insert(
+            "Transpose", [value], self.output, self.dtype, attributes=attributes, shape=shape
+        )
+
+
+def _sizes(value: ir.Value | None) -> list[int] | None:
     """Channels, rows and columns of an image; None where one is not known."""
     if value is None or value.shape is None:
         return None

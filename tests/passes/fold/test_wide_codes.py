@@ -520,3 +520,24 @@ def test_sums_that_leave_int32(target: str, fake_quant: Callable[..., Any]) -> N
     assert np.allclose(unrounded, numbers, rtol=1e-6)
     assert off_rounding(rounded, numbers / float(np.float32(0.1)), 5) <= FLOAT_SCALES
     assert np.all(summed == 5 + round(40000 * 65526 * float(np.float32(1e-4)) / 5))
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        "DepthToSpace <blocksize = 2>",
+        'DepthToSpace <blocksize = 2, mode = "CRD">',
+        "SpaceToDepth <blocksize = 3>",
+    ],
+)
+def test_blocks_move_where_sizes_are_not_known(move: str, parse: Callable[..., ir.Model]) -> None:
+    model = parse(
+        f"""agraph (int16[N,8,H,W] x) => (int16[N,C,R,D] y) <float s = {{0.5}}, int16 z = {{3}}>
+        {{ d = DequantizeLinear (x, s, z)  m = {move} (d)  y = QuantizeLinear (m, s, z) }}"""
+    )
+    folded, remarks = fold(model, "integer")
+    assert {node.op_type for node in folded.graph} == {"Transpose", "Reshape"}
+    assert not remarks
+    codes = corner_codes(np.random.default_rng(0), (2, 8, 6, 9), "int16")
+    feed = {"x": codes}
+    assert np.array_equal(results(folded, feed)["y"], Session(model, REFERENCE).run(feed)["y"])
