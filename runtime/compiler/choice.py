@@ -21,6 +21,8 @@ FASTER_BY = 0.98
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.03, 0.06
 """By how much two timings of one model differ even on a quiet machine; and what is taken for noise
 at most, where nothing would be faster than anything otherwise."""
+_EQUAL_DB = 0.5
+"""What compensations that cost no time make of a score."""
 
 
 Scheme = Literal["static", "dynamic", "weights", "float16"]
@@ -208,7 +210,8 @@ def in_order(
 ) -> list[Candidate[ModelT]]:
     """``candidates``, the fastest first; of those that are as fast as can be told, the nearest.
 
-    What is equal in both stays in the order given, so that noise of a measurement decides little.
+    What is equal in both stays in the order given, so that noise of a measurement decides little;
+    scores are equal as far as compensations move them.
 
     Args:
         candidates: With latencies.
@@ -219,7 +222,9 @@ def in_order(
         times = {each.choice.name: latency[each.choice.name] for each in waiting}
         fastest = min(times.values(), key=lambda each: each.relative)
         equal = [each for each in waiting if not fastest.is_faster(times[each.choice.name])]
-        nearest = max(equal, key=lambda each: (each.quality.passed, each.quality.score))
+        highest = max(each.quality.score for each in equal)
+        near = (each for each in equal if each.quality.score >= highest - _EQUAL_DB)
+        nearest = next(near, equal[0])
         found.append(nearest)
         waiting.remove(nearest)
     return found

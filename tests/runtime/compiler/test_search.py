@@ -489,15 +489,22 @@ def test_the_chosen_must_be_confirmed_on_one_thread(relative: float, chosen: set
 @pytest.mark.parametrize("noise", [-0.02, 0.0, 0.02])
 def test_of_what_is_as_fast_as_is_known_the_nearest_is_chosen(noise: float) -> None:
     """Whichever of the two the clock calls faster this time."""
-    world = subject({"body": -6.0, "Add": noise * 4.0}, {"Add": 0.5})
+    world = subject({"body": -6.0, "Add": noise * 4.0}, {"Add": 0.8})
     assert search(world, [WIDE, LINEAR]).name == "linear"
+
+
+@pytest.mark.parametrize("damage", [-0.1, 0.1])
+def test_what_is_equal_in_time_and_score_stays_in_order(damage: float) -> None:
+    world = subject({"body": -6.0}, {"Add": damage})
+    assert search(world, [WIDE, LINEAR]).name == "everything"
+    assert search(world, [LINEAR, WIDE]).name == "linear"
 
 
 @pytest.mark.parametrize(("spread", "chosen"), [(0.0, "everything"), (0.05, "linear")])
 def test_what_is_faster_by_no_more_than_timings_spread_does_not_replace_what_is_nearer(
     spread: float, chosen: str
 ) -> None:
-    world = subject({"body": -6.0, "Add": -0.16}, {"Add": 0.5})
+    world = subject({"body": -6.0, "Add": -0.16}, {"Add": 0.8})
 
     def clock(models: Mapping[str, Model]) -> dict[str, Latency]:
         return {name: replace(each, spread=spread) for name, each in world.clock(models).items()}
