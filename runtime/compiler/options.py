@@ -173,9 +173,9 @@ class CompileOptions:
     def widens(self) -> bool:
         """Whether layers that miss the budget with 8 bits are tried with activations of 16.
 
-        They stay between Q/DQ pairs: only where those are what is asked for are they no loss.
+        Target ``ort`` has no operators for them, and would leave a float one between Q/DQ pairs.
         """
-        return self.target == "qdq" and self.mode is None and self.activations in ("u8", "s8")
+        return self.target != "ort" and self.mode is None and self.activations in ("u8", "s8")
 
     @property
     def needed_opset(self) -> int:

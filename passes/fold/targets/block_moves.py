@@ -11,40 +11,44 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxfold.passes.affine import AffineType
 from onnxfold.passes.fold.targets.builder import Builder
+from onnxfold.passes.fold.types import is_wide
 
-_BYTE_BITS = 8
 _IMAGE_RANK = 4
 
 
-def space_to_depth(node: ir.Node, codes: ir.Value | None, build: Builder) -> ir.Value | None:
+def space_to_depth(
+    node: ir.Node, codes: ir.Value | None, affine: AffineType, build: Builder
+) -> ir.Value | None:
     """SpaceToDepth, which has no kernel for codes; None for 8 bits where a size is not known."""
     sizes, block = _sizes(codes), node.attributes.get_int("blocksize", 1)
-    if codes is None or codes.dtype is None:
+    if codes is None:
         return None
     if sizes is None:
-        is_wide = codes.dtype.bitwidth > _BYTE_BITS
-        return _gathered(codes, block, node, build) if is_wide else None
+        return _gathered(codes, block, node, affine, build) if is_wide(affine) else None
     channels, rows, columns = sizes[0], sizes[1] // block, sizes[2] // block
     split = [0, channels, rows, block, columns, block]
     joined = [0, channels * block * block, rows, columns]
-    return _shuffled(codes, split, [0, 3, 5, 1, 2, 4], joined, node.outputs[0], build)
+    return _shuffled(codes, split, [0, 3, 5, 1, 2, 4], joined, node.outputs[0], affine, build)
 
 
-def wide_depth_to_space(node: ir.Node, codes: ir.Value | None, build: Builder) -> ir.Value | None:
+def wide_depth_to_space(
+    node: ir.Node, codes: ir.Value | None, affine: AffineType, build: Builder
+) -> ir.Value | None:
     """DepthToSpace, which has no kernel for 16 bits; None for 8."""
     sizes, block = _sizes(codes), node.attributes.get_int("blocksize", 1)
-    if codes is None or codes.dtype is None or codes.dtype.bitwidth <= _BYTE_BITS:
+    if codes is None or not is_wide(affine):
         return None
     if sizes is None:
-        return _spread(codes, block, node, build)
+        return _spread(codes, block, node, affine, build)
     channels, rows, columns = sizes[0] // (block * block), sizes[1], sizes[2]
     joined = [0, channels, rows * block, columns * block]
     if node.attributes.get_string("mode", "DCR") == "DCR":
         split, perm = [0, block, block, channels, rows, columns], [0, 3, 4, 1, 5, 2]
     else:
         split, perm = [0, channels, block, block, rows, columns], [0, 1, 4, 2, 5, 3]
-    return _shuffled(codes, split, perm, joined, node.outputs[0], build)
+    return _shuffled(codes, split, perm, joined, node.outputs[0], affine, build)
 
 
 def channels_of(value: ir.Value | None) -> int | None:
@@ -55,11 +59,13 @@ def channels_of(value: ir.Value | None) -> int | None:
     return channels if isinstance(channels, int) else None
 
 
-def _spread(codes: ir.Value, block: int, node: ir.Node, build: Builder) -> ir.Value:
+def _spread(
+    codes: ir.Value, block: int, node: ir.Node, affine: AffineType, build: Builder
+) -> ir.Value:
     """DepthToSpace of an image whose channels are known."""
     channels = channels_of(node.inputs[0])
     assert channels is not None
-    step = _Step(node.outputs[0], codes.dtype or ir.DataType.UINT16, build)
+    step = _Step(node.outputs[0], affine.dtype, build)
     rest = channels // block
     value = step.transpose(codes, [0, 3, 2, 1])
     if node.attributes.get_string("mode", "DCR") != "DCR":
@@ -71,11 +77,13 @@ def _spread(codes: ir.Value, block: int, node: ir.Node, build: Builder) -> ir.Va
     return step.transpose(value, [0, 3, 1, 2], last=True)
 
 
-def _gathered(codes: ir.Value, block: int, node: ir.Node, build: Builder) -> ir.Value:
+def _gathered(
+    codes: ir.Value, block: int, node: ir.Node, affine: AffineType, build: Builder
+) -> ir.Value:
     """SpaceToDepth of an image whose channels are known."""
     channels = channels_of(node.inputs[0])
     assert channels is not None
-    step = _Step(node.outputs[0], codes.dtype or ir.DataType.UINT16, build)
+    step = _Step(node.outputs[0], affine.dtype, build)
     value = step.reshape(step.transpose(codes, [0, 2, 3, 1]), [0, 0, -1, block * channels])
     value = step.transpose(value, [0, 2, 1, 3])
     value = step.reshape(value, [0, 0, -1, block * block * channels])
@@ -116,11 +124,12 @@ def _shuffled(
     perm: list[int],
     joined: list[int],
     output: ir.Value,
+    affine: AffineType,
     build: Builder,
 ) -> ir.Value:
     """``codes`` with axes split, transposed and joined again; 0 stands for the batch size."""
     assert codes.shape is not None
-    dtype, batch = codes.dtype or ir.DataType.UINT8, codes.shape[0]
+    dtype, batch = affine.dtype, codes.shape[0]
 
     def reshape(value: ir.Value, to: list[int]) -> ir.Value:
         shape = build.constant(np.array(to, np.int64), "shape")

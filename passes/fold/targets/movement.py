@@ -55,7 +55,9 @@ def write_move(move: Move, build: Builder) -> Sequence[ir.Value]:
         return [_reduce_max(node, inputs[0], known.type, build)]
     if node.op_type == "MaxPool" and is_wide(known.type):
         return [write_wide_max_pool(node, inputs[0], known.type, build)]
-    if node.op_type in _BLOCKS and (found := _BLOCKS[node.op_type](node, inputs[0], build)):
+    if node.op_type in _BLOCKS and (
+        found := _BLOCKS[node.op_type](node, inputs[0], known.type, build)
+    ):
         return [found]
     attributes = _attributes(node, known.type)
     if node.op_type == "Resize" and (sizes := _sizes(node, inputs[0], build)):

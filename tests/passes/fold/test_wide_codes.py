@@ -541,3 +541,31 @@ def test_blocks_move_where_sizes_are_not_known(move: str, parse: Callable[..., i
     codes = corner_codes(np.random.default_rng(0), (2, 8, 6, 9), "int16")
     feed = {"x": codes}
     assert np.array_equal(results(folded, feed)["y"], Session(model, REFERENCE).run(feed)["y"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_codes_whose_type_is_not_inferred(target: str, parse: Callable[..., ir.Model]) -> None:
+    """Behind com.microsoft's QuantizeLinear nothing has a type or a shape."""
+    weights = ", ".join(str(each) for each in range(-8, 8))
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        agraph (float[1,4,4,4] x) => (int16[1,4,4,4] y, int16[1,4,4,4] v)
+        <float s = {{0.0002}}, int16 z = {{-3}}, float t = {{0.00003}}, float u = {{0.04}},
+         int8[4,4,1,1] w = {{{weights}}}, int8 zero = {{0}}>
+        {{
+            q = com.microsoft.QuantizeLinear (x, s, z)
+            d = com.microsoft.DequantizeLinear (q, s, z)
+            k = DequantizeLinear (w, u, zero)
+            c = Conv (d, k)
+            r = Sigmoid (d)
+            y = com.microsoft.QuantizeLinear (r, t, z)
+            v = com.microsoft.QuantizeLinear (c, s, z)
+        }}"""
+    )
+    folded, remarks = fold(model, target)
+    assert not {"Conv", "Sigmoid", "DequantizeLinear"} & {node.op_type for node in folded.graph}
+    assert not remarks
+    feed = {"x": np.random.default_rng(0).normal(size=(1, 4, 4, 4)).astype(np.float32)}
+    want, got = Session(model, REFERENCE).run(feed), results(folded, feed)
+    assert np.array_equal(want["y"], got["y"])
+    assert np.max(np.abs(want["v"].astype(np.int64) - got["v"])) <= 1

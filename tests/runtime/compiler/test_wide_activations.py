@@ -71,6 +71,20 @@ def test_a_damaged_layer_gets_16_bits_for_its_activations(
     assert model_bytes(again.model) == model_bytes(outcome.model)
 
 
+@pytest.mark.parametrize("target", ["standard", "integer"])
+def test_integers_of_16_bits_are_multiplied_in_halves(
+    target: str, model: ir.Model, data: dict[str, Array]
+) -> None:
+    outcome = onnxfold.compile(model, data=data, target=target, budget="sqnr=25", preset="fast")
+    assert "UINT16" in types_of_activations(outcome.model)
+    kinds = [node.op_type for node in outcome.model.graph]
+    assert "MatMul" not in kinds
+    assert kinds.count("MatMulInteger") >= 2
+    expected: Array = Session(model).run(data)["y"]
+    noise = np.mean((Session(outcome.model).run(data)["y"] - expected) ** 2)
+    assert 10 * np.log10(float(np.mean(expected**2)) / float(noise)) > 25
+
+
 def test_what_is_made_for_onnx_runtime_goes_to_float(
     model: ir.Model, data: dict[str, Array]
 ) -> None:
