@@ -54,8 +54,8 @@ class AffineType:
     def reach(self) -> int:
         """The largest distance of a code from a zero point."""
         low, high = self.limits
-        zero = self.zero_point.astype(np.int64)
-        return int(max(high - np.min(zero), np.max(zero) - low))
+        zeros = [int(each) for each in self.zero_point.reshape(-1)]
+        return max(high - min(zeros), max(zeros) - low)
 
     @property
     def symmetric(self) -> bool:
