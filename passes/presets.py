@@ -132,6 +132,9 @@ def fold_pass(
     return f"{before}fold-qdq{{target={target}{option}}}"
 
 
+WIDE_TARGETS = ("standard", "integer")
+"""The targets of the fold that compute with activations of 16 bits."""
+
 Mode = Literal["dynamic-range", "full-integer", "16x8", "float16", "int4-weights"]
 """The modes of post-training quantization that TensorFlow Lite has, by its names; and one more."""
 
@@ -141,15 +144,15 @@ def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
 
     ``dynamic-range``: products and LSTMs on int8 with ranges taken at every run, weights of GRU and
     RNN stored in int8. ``full-integer``: int8 activations and weights, integer inputs and outputs,
-    folded. ``16x8``: int16 activations around zero and int8 weights, as Q/DQ. ``float16``: weights
-    stored in float16. ``int4-weights``: weights of products in 4 bits, in blocks of 32; those of
-    LSTM, GRU and RNN in 8.
+    folded. ``16x8``: int16 activations around zero and int8 weights, folded for targets that
+    compute with them, else as Q/DQ. ``float16``: weights stored in float16. ``int4-weights``:
+    weights of products in 4 bits, in blocks of 32; those of LSTM, GRU and RNN in 8.
 
     Args:
         mode: The mode.
         ranges: The file of what values tensors take: needed by ``full-integer`` (for inputs and
             outputs too) and ``16x8``.
-        target: What ``full-integer`` folds for.
+        target: What ``full-integer`` and ``16x8`` fold for.
     """
     path = _quoted(ranges)
     match mode:
@@ -160,7 +163,8 @@ def quantizing(mode: Mode, ranges: str = "", target: str = "ort") -> str:
             return f"insert-qdq{{ranges={path} activations=s8}},{edges},{folding(target)}"
         case "16x8":
             insert = f"insert-qdq{{ranges={path} activations=s16 symmetric}}"
-            return f"upgrade-opset{{to=21 strict}},infer-shapes,{insert},{TIDY}"
+            end = folding(target) if target in WIDE_TARGETS else TIDY
+            return f"upgrade-opset{{to=21 strict}},infer-shapes,{insert},{end}"
         case "float16":
             return f"store-float16,{TIDY}"
         case "int4-weights":

@@ -14,7 +14,14 @@ from onnxfold.passes.base import Contract, Pass
 from onnxfold.passes.constants import Array
 from onnxfold.passes.io_types import float_edges
 from onnxfold.passes.pipeline import Pipeline
-from onnxfold.passes.presets import FINISH, FINISH_CODES, START_CODES, TIDY, folding
+from onnxfold.passes.presets import (
+    FINISH,
+    FINISH_CODES,
+    START_CODES,
+    TIDY,
+    WIDE_TARGETS,
+    folding,
+)
 from onnxfold.passes.quantize.convert_float32 import computes_in_others
 from onnxfold.passes.quantize.input_moments import InputMoments
 from onnxfold.passes.quantize.insert_qdq import InsertQdq
@@ -130,6 +137,7 @@ class Builder:
         self._tidy = parse_passes(f"{TIDY}{finish}")
         self._insertion = options.insertion
         self._mode = options.mode
+        self._keeps_pairs = options.mode == "16x8" and options.target not in WIDE_TARGETS
         self._progress = progress
         self._prepared: dict[tuple[str, ...], _Stage] = {(): _upgraded(optimized, options)}
         self._caches: dict[tuple[str, ...], CalibrationCache] = {}
@@ -159,8 +167,8 @@ class Builder:
         return stage.model if _is_quantized(stage) else None
 
     def _finish(self, choice: Choice) -> tuple[Pass, ...]:
-        """What comes after quantization; only static schemes of 8 bits leave something to fold."""
-        if choice.scheme != "static" or self._mode == "16x8":
+        """What comes after quantization; only static schemes leave something to fold."""
+        if choice.scheme != "static" or self._keeps_pairs:
             return self._tidy
         if self._mode != "full-integer":
             return self._fold

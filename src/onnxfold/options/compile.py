@@ -22,7 +22,7 @@ from onnxfold.options.shared import (
 MODES = {
     "dynamic-range": "products and LSTMs on int8, with ranges taken at every run",
     "full-integer": "int8 throughout, inputs and outputs too",
-    "16x8": "int16 activations, int8 weights, as Q/DQ",
+    "16x8": "int16 activations, int8 weights, as Q/DQ; for standard and integer folded",
     "float16": "weights stored in float16",
     "int4-weights": "weights of products in 4 bits, rounded by what they do to the outputs",
 }

@@ -12,6 +12,7 @@ import onnxfold
 from onnxfold.passes.constants import Array
 from onnxfold.passes.serialization import model_bytes
 from onnxfold.runtime.compiler.choice import WIDENED
+from onnxfold.runtime.compiler.options import Target
 from onnxfold.runtime.session import Session
 
 FEATURES = 16
@@ -73,7 +74,7 @@ def test_a_damaged_layer_gets_16_bits_for_its_activations(
 
 @pytest.mark.parametrize("target", ["standard", "integer"])
 def test_integers_of_16_bits_are_multiplied_in_halves(
-    target: str, model: ir.Model, data: dict[str, Array]
+    target: Target, model: ir.Model, data: dict[str, Array]
 ) -> None:
     outcome = onnxfold.compile(model, data=data, target=target, budget="sqnr=25", preset="fast")
     assert "UINT16" in types_of_activations(outcome.model)
@@ -81,8 +82,20 @@ def test_integers_of_16_bits_are_multiplied_in_halves(
     assert "MatMul" not in kinds
     assert kinds.count("MatMulInteger") >= 2
     expected: Array = Session(model).run(data)["y"]
-    noise = np.mean((Session(outcome.model).run(data)["y"] - expected) ** 2)
+    found: Array = Session(outcome.model).run(data)["y"]
+    noise = np.mean((found - expected) ** 2)
     assert 10 * np.log10(float(np.mean(expected**2)) / float(noise)) > 25
+
+
+@pytest.mark.parametrize(("target", "products"), [("integer", "MatMulInteger"), ("qdq", "MatMul")])
+def test_the_mode_of_16_by_8_bits_is_folded_for_targets_that_can(
+    target: Target, products: str, model: ir.Model, data: dict[str, Array]
+) -> None:
+    outcome = onnxfold.compile(model, data=data, target=target, budget="sqnr=20", mode="16x8")
+    assert outcome.report.passed
+    kinds = {node.op_type for node in outcome.model.graph}
+    assert {"MatMul", "MatMulInteger"} & kinds == {products}
+    assert set(types_of_activations(outcome.model)) == {"INT16"}
 
 
 def test_what_is_made_for_onnx_runtime_goes_to_float(
