@@ -59,6 +59,8 @@ def guard_float_ops(plan: Plan, rewriter: Rewriter, *, float_weights: bool = Fal
         if node.graph is None:
             continue
         if is_quantize(node):
+            _write_zero_point(node, plan, rewriter)
+            _drop_type(node, rewriter)
             merged = merged_source(node, plan.types)
             if merged is not None:
                 _separate(node, [merged], rewriter)
@@ -193,12 +195,13 @@ def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     """Write an absent zero point down: it says what the codes are.
 
     ONNX Runtime puts pairs with the same parameters around movements, and a QuantizeLinear without
-    a zero point makes uint8 codes. Sums in int32 have none: no pair of theirs can be loaded.
+    a zero point makes uint8 codes. It takes the codes of Add, Mul, Where and Concat for uint8 where
+    only output_dtype says int8. Sums in int32 have none: no pair of theirs can be loaded.
     """
     affine = plan.types.parameters(node)
     if len(node.inputs) > 2 or affine is None:
         return
-    if constant_array(node.inputs[0]) is not None:
+    if is_dequantize(node) and constant_array(node.inputs[0]) is not None:
         if not has_one_zero_point(node, affine):
             return
     elif affine.dtype in (ir.DataType.UINT8, ir.DataType.INT32):
@@ -206,6 +209,16 @@ def _write_zero_point(node: ir.Node, plan: Plan, rewriter: Rewriter) -> None:
     with rewriter.step("guard-zero-point", node):
         name = f"{node.outputs[0].name}_zero_point"
         rewriter.set_input(node, 2, rewriter.constant(node, affine.zero_point, name=name))
+
+
+def _drop_type(quantize: ir.Node, rewriter: Rewriter) -> None:
+    """Drop a type that the zero point says as well.
+
+    ONNX Runtime makes int8 codes uint8, leaves output_dtype int8, and refuses the model it made.
+    """
+    if len(quantize.inputs) > 2 and "output_dtype" in quantize.attributes:
+        with rewriter.step("guard-zero-point", quantize):
+            rewriter.set_attribute(quantize, "output_dtype", None)
 
 
 def _bring_in(node: ir.Node, rewriter: Rewriter) -> None:

@@ -315,6 +315,20 @@ MISREAD = {
             ),
         )
     },
+    **{
+        f"int8 codes of {op}, their type {said}": Case(
+            _real(
+                f"{_PAIR} m = {op} o = QuantizeLinear <output_dtype = 3> ({how})"
+                " y = DequantizeLinear (o, r)",
+                f"{_S8}, float r = {{0.07}}, int8 e = {{0}}, bool[4] k = {{1, 0, 0, 1}}",
+            ),
+            fails=True,
+            factors=2 if "Where" in op else 0,  # the lowering's
+            since="1.32" if "twice" in said else "1.23",
+        )
+        for said, how in (("told by an attribute", "m, r"), ("told twice", "m, r, e"))
+        for op in ("Add (x, x)", "Mul (x, x)", "Where (k, x, x)")
+    },
     "int8 codes without a zero point behind a movement": Case(
         _real(
             "p = QuantizeLinear (q, s, z) x = DequantizeLinear (p, s)"
@@ -386,10 +400,11 @@ def test_a_guard_costs_at_most_a_multiplication(
     FoldQdq(target).run(model)
     added = Counter(node.op_type for node in model.graph) - before
     integer = {"QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "Gemm", "Reshape", "Clip"}
+    integer |= {"QLinearAdd", "QLinearMul"}
     through_float = {"Cast"} if "MaxPool" in case and target == "ort" else set[str]()
     if "int32" in case:
         through_float.add("Cast")  # in place of the DequantizeLinear
-    if "two roundings" in case or "Softmax" in case:
+    if any(each in case for each in ("two roundings", "Softmax", "Where")):
         through_float |= {"Cast", "Sub"}  # the lowering's, without a guard
     pairs = {"QuantizeLinear", "DequantizeLinear"}  # of one type, which any runtime merges
     assert set(added) <= {*pairs, *integer, *through_float, "Mul"}
